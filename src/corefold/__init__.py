@@ -1,0 +1,50 @@
+"""Train small cores, fold them into big weights: low-rank learning with deep, compressible factorizations."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from corefold._when_imported import when_imported
+from corefold.core import FactorChain
+
+if TYPE_CHECKING:
+    from corefold.adapters import (
+        BasesCallback,
+        DeepLoraConfig,
+        DeepLoraModel,
+        export_lora,
+        initialize_bases,
+        param_groups,
+    )
+
+__version__ = "0.1.0"
+__all__ = [
+    "BasesCallback",
+    "DeepLoraConfig",
+    "DeepLoraModel",
+    "FactorChain",
+    "export_lora",
+    "initialize_bases",
+    "param_groups",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # PEFT brings transformers with it, which takes seconds: it loads with the first name that needs it.
+    if name not in __all__:
+        raise AttributeError(f"module 'corefold' has no attribute {name!r}")
+    from corefold import adapters
+
+    return getattr(adapters, name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
+
+
+def _register() -> None:
+    import corefold.adapters  # noqa: F401
+
+
+# PEFT finds a saved adapter's class in a table. It must hold Deep LoRA whichever of the two is imported first.
+when_imported("peft", _register)

@@ -1,0 +1,32 @@
+"""Floor 1: Deep LoRA as a PEFT method. Importing this package registers it with PEFT."""
+
+try:
+    import peft as _peft  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        'Deep LoRA needs PEFT and transformers; install them with: pip install "corefold[peft]"'
+    ) from error
+
+from corefold.adapters.bases import initialize_bases
+from corefold.adapters.callback import BasesCallback
+from corefold.adapters.config import DeepLoraConfig
+from corefold.adapters.export import LoraExport, export_lora, to_lora
+from corefold.adapters.layer import DeepLoraLayer, DeepLoraLinear
+from corefold.adapters.model import DeepLoraModel
+from corefold.adapters.optim import param_groups
+from corefold.adapters.registry import register
+
+register()
+
+__all__ = [
+    "BasesCallback",
+    "DeepLoraConfig",
+    "DeepLoraLayer",
+    "DeepLoraLinear",
+    "DeepLoraModel",
+    "LoraExport",
+    "export_lora",
+    "initialize_bases",
+    "param_groups",
+    "to_lora",
+]

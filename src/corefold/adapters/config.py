@@ -1,0 +1,95 @@
+"""The configuration of a Deep LoRA adapter."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from peft import PeftConfig
+from peft.utils.peft_types import PeftType
+
+from corefold.adapters.card import write_card
+from corefold.adapters.registry import NAME, enum_member
+from corefold.core import Bases
+
+
+@dataclass
+class DeepLoraConfig(PeftConfig):
+    """Configuration of Deep LoRA, used like `peft.LoraConfig`.
+
+    Each targeted weight W (out x in) becomes `W + left @ (W_L ... W_1 - init_scale**depth * I) @ right.T`, which
+    is W exactly until training moves the factors. Call `corefold.initialize_bases` after wrapping, or train with
+    `corefold.BasesCallback`: random bases barely learn.
+
+    Args:
+        r: width of the core, what LoRA calls the rank; at most the smaller side of each targeted layer.
+        depth: number of core factors (L in the paper).
+        init_scale: each factor starts at init_scale * I (epsilon in the paper, 1e-3 there; 0.1 here because under
+            Adam a small start leaves the core without a gradient once the head has fitted).
+        bases: where `initialize_bases` takes the bases from; see `corefold.core.bases_from_singular_vectors`.
+        basis_lr_ratio: learning rate of the bases over that of the core (gamma in the paper); 0 freezes them.
+        target_modules: names of the layers, a regular expression, or "all-linear"; by default PEFT's choice for
+            LoRA on the same model.
+        exclude_modules: names, or a regular expression, of layers left alone.
+        layers_to_transform: indices of the blocks adapted; default all.
+        layers_pattern: name of the list of blocks, for models where PEFT cannot tell.
+        rank_pattern: widths for some layers, by name or regular expression, in place of r.
+        modules_to_save: layers trained and saved in full, a new classifier for instance.
+        bias: "none", "all" or "deeplora_only": which biases train.
+        init_weights: False starts from random factors instead of the identity; for tests.
+        initialized: set by `initialize_bases`; tells that the bases came from data.
+
+    """
+
+    r: int = 8
+    depth: int = 3
+    init_scale: float = 0.1
+    bases: Bases = "gradient"
+    basis_lr_ratio: float = 0.0
+    target_modules: list[str] | str | None = None
+    exclude_modules: list[str] | str | None = None
+    layers_to_transform: list[int] | int | None = None
+    layers_pattern: list[str] | str | None = None
+    rank_pattern: dict[str, int] = field(default_factory=dict)
+    modules_to_save: list[str] | None = None
+    bias: Literal["none", "all", "deeplora_only"] = "none"
+    init_weights: bool = True
+    initialized: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = enum_member(PeftType, NAME)
+        for name in ("target_modules", "exclude_modules"):
+            value = getattr(self, name)
+            setattr(self, name, set(value) if isinstance(value, list) else value)
+        for name, width in {"r": self.r, **self.rank_pattern}.items():
+            if width <= 0:
+                raise ValueError(
+                    f"`r` should be a positive integer value but the value passed is {width} (for {name!r})"
+                )
+        if self.depth < 1:
+            raise ValueError(f"depth is the number of core factors, at least 1; got {self.depth}")
+        if not self.init_scale > 0:
+            raise ValueError(
+                f"init_scale must be positive: a chain of zeros never moves; got {self.init_scale}"
+            )
+        if self.basis_lr_ratio < 0:
+            raise ValueError(
+                f"basis_lr_ratio must be 0 (frozen bases) or positive; got {self.basis_lr_ratio}"
+            )
+        if self.bases not in get_args(Bases):
+            raise ValueError(f"bases must be one of {', '.join(get_args(Bases))}; got {self.bases!r}")
+        if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
+            raise ValueError("`layers_to_transform` cannot be used when `target_modules` is a str.")
+        if isinstance(self.target_modules, str) and self.layers_pattern is not None:
+            raise ValueError("`layers_pattern` cannot be used when `target_modules` is a str.")
+        if self.layers_pattern and not self.layers_to_transform:
+            raise ValueError(
+                "When `layers_pattern` is specified, `layers_to_transform` must also be specified."
+            )
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: object) -> None:
+        """Save the configuration and, beside it, a model card that says how to load the adapter."""
+        super().save_pretrained(str(save_directory), **kwargs)
+        write_card(save_directory, self)

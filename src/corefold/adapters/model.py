@@ -1,0 +1,84 @@
+"""The tuner that puts Deep LoRA into a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+from peft.utils.other import get_pattern_key
+from torch import nn
+
+from corefold.adapters.config import DeepLoraConfig
+from corefold.adapters.layer import DeepLoraLayer, DeepLoraLinear
+
+
+class DeepLoraModel(BaseTuner):
+    """A model whose targeted layers carry Deep LoRA adapters; made by `peft.get_peft_model`."""
+
+    prefix = "deeplora_"
+    tuner_layer_cls = DeepLoraLayer
+    target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+
+    def _create_and_replace(
+        self,
+        config: DeepLoraConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        *,
+        parameter_name: str | None = None,
+    ) -> None:
+        r = config.rank_pattern.get(get_pattern_key(config.rank_pattern.keys(), current_key), config.r)
+        try:
+            if isinstance(target, DeepLoraLayer):
+                target.update_layer(adapter_name, r, config)
+                return
+            base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
+            if not isinstance(base, nn.Linear):
+                raise TypeError(
+                    f"Target module {base} is not supported. Deep LoRA adapts torch.nn.Linear layers; leave "
+                    f"{current_key} out of target_modules or name it in exclude_modules."
+                )
+            new_module = DeepLoraLinear(target, adapter_name, r, config)
+        except ValueError as error:
+            raise ValueError(f"{current_key}: {error}") from error
+        if adapter_name not in self.active_adapters:
+            new_module.requires_grad_(False)
+        self._replace_module(parent, target_name, new_module, target)
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        # PEFT calls this around every forward; without it `adapter_names=` would be dropped in silence.
+        names = kwargs.get("adapter_names")
+        if names is None:
+            yield
+            return
+        if self.training:
+            raise ValueError("Cannot pass `adapter_names` when the model is in training mode.")
+        layers = [module for module in self.modules() if isinstance(module, DeepLoraLayer)]
+        known = {name for layer in layers for name in layer.deeplora_factors}
+        if unknown := {*names} - known - {"__base__"}:
+            raise ValueError(f"Trying to infer with non-existing adapter(s): {', '.join(sorted(unknown))}")
+        handles = [
+            layer.register_forward_pre_hook(partial(_add_names, names), with_kwargs=True) for layer in layers
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def _add_names(names: list[str], module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    if len(args[0]) != len(names):
+        raise ValueError(
+            "Length of `adapter_names` should be the same as the number of inputs, but got "
+            f"{len(names)} and {len(args[0])} respectively."
+        )
+    return args, {**kwargs, "adapter_names": names}

@@ -1,0 +1,28 @@
+"""Floor 0: factor chains, their bases and spectra. Tensors in, tensors out; torch only."""
+
+from corefold.core.chain import FactorChain, start_product
+from corefold.core.sketch import GradientSketch
+from corefold.core.spectrum import effective_rank, numerical_rank, stable_rank
+from corefold.core.subspace import (
+    Bases,
+    bases_from_gradient,
+    bases_from_singular_vectors,
+    complete,
+    principal_angles,
+    wide_bases,
+)
+
+__all__ = [
+    "Bases",
+    "FactorChain",
+    "GradientSketch",
+    "bases_from_gradient",
+    "bases_from_singular_vectors",
+    "complete",
+    "effective_rank",
+    "numerical_rank",
+    "principal_angles",
+    "stable_rank",
+    "start_product",
+    "wide_bases",
+]

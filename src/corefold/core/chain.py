@@ -1,0 +1,113 @@
+"""The factor chain, the one object that corefold trains, merges and exports.
+
+Source: Yaras, Wang, Balzano, Qu, "Compressible Dynamics in Deep Overparameterized Low-Rank Learning &
+Adaptation", ICML 2024 (arXiv 2406.04112), sections 2 and 4.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import reduce
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class FactorChain:
+    r"""A low-rank matrix written as two tall bases around a small, deep core:
+
+        dense = left @ (W_L ... W_2 W_1 - start * I) @ right.T
+
+    with `W_1 = factors[0]`, the factor applied first. Every factor starts at `init_scale * I` and the bases are
+    orthonormal, so with `start = init_scale ** depth` an untrained chain is exactly zero; the paper leaves
+    `start` at 0 because its init_scale of 1e-3 makes that product 1e-9.
+
+    Attributes:
+        left: basis of the output side, (out, width).
+        factors: the core's factors in the order applied, (depth, width, width).
+        right: basis of the input side, (in, width).
+        start: what the product of the factors was at the start, taken off the core's diagonal.
+
+    """
+
+    left: Float[Tensor, "out width"]
+    factors: Float[Tensor, "depth width width"]
+    right: Float[Tensor, "in width"]
+    start: float = 0.0
+
+    @classmethod
+    def at_start(
+        cls,
+        left: Float[Tensor, "out width"],
+        right: Float[Tensor, "in width"],
+        depth: int,
+        init_scale: float,
+    ) -> FactorChain:
+        """The chain before training: all `depth` factors `init_scale * I`, the product exactly zero."""
+        eye = torch.eye(left.shape[1], dtype=left.dtype, device=left.device)
+        factors = (init_scale * eye).repeat(depth, 1, 1)
+        return cls(left, factors, right, start_product(init_scale, depth, left.dtype))
+
+    def core(self) -> Float[Tensor, "width width"]:
+        """`W_L ... W_2 W_1 - start * I`."""
+        product = reduce(lambda done, factor: factor @ done, self.factors.unbind(0))
+        if not self.start:
+            return product
+        return product - self.start * torch.eye(product.shape[0], dtype=product.dtype, device=product.device)
+
+    def __call__(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
+        """`x @ dense.T`, without forming the dense matrix."""
+        return (x @ self.right) @ (self.left @ self.core()).mT
+
+    def dense(self) -> Float[Tensor, "out in"]:
+        """The matrix itself."""
+        return (self.left @ self.core()) @ self.right.mT
+
+    def singular_values(self) -> Float[Tensor, " width"]:
+        """Singular values of `dense`, largest first, from two QRs of tall bases and one small SVD."""
+        return self._svd()[1].to(self.left.dtype)
+
+    def collapse(
+        self, rank: int | None = None, tol: float | None = None
+    ) -> tuple[Float[Tensor, "out rank"], Float[Tensor, "rank in"]]:
+        """A LoRA pair `(b, a)` with `b @ a` equal to `dense`, or the best approximation of it.
+
+        Args:
+            rank: keep this many directions, 1 to width. Default: all of them, which is exact.
+            tol: keep the fewest directions (at least one) with `norm(dense - b @ a) <= tol * norm(dense)`, in
+                the Frobenius norm. By Eckart and Young no other pair of that rank comes closer.
+
+        Raises:
+            ValueError: both given, or rank or tol outside its range.
+
+        """
+        width = self.left.shape[1]
+        if rank is not None and tol is not None:
+            raise ValueError(f"collapse takes rank or tol, not both; got rank={rank} and tol={tol}")
+        if rank is not None and not 1 <= rank <= width:
+            raise ValueError(f"rank must lie between 1 and the chain's width {width}; got {rank}")
+        if tol is not None and not 0 <= tol < 1:
+            raise ValueError(f"tol is a relative error, 0 <= tol < 1; got {tol}")
+        u, s, v = self._svd()
+        if tol is not None:
+            lost = s.square().flip(0).cumsum(0).flip(0).sqrt()  # lost[k] = error of keeping k directions
+            rank = max(1, int((lost > tol * lost[0]).sum()))
+        root = s[:rank].sqrt()
+        b, a = u[:, :rank] * root, (v[:, :rank] * root).mT
+        return b.to(self.left.dtype).contiguous(), a.to(self.left.dtype).contiguous()
+
+    def _svd(self) -> tuple[Tensor, Tensor, Tensor]:
+        # Small products underflow and QR of a nearly orthonormal basis is cheap, so float64 costs nothing here.
+        double = FactorChain(self.left.double(), self.factors.double(), self.right.double(), self.start)
+        q_left, r_left = torch.linalg.qr(double.left)
+        q_right, r_right = torch.linalg.qr(double.right)
+        u, s, vh = torch.linalg.svd(r_left @ double.core() @ r_right.mT, full_matrices=False)
+        return q_left @ u, s, q_right @ vh.mT
+
+
+def start_product(init_scale: float, depth: int, dtype: torch.dtype) -> float:
+    """`init_scale ** depth`, rounded in `dtype` step by step, as a product of the factors rounds it."""
+    scale = torch.tensor(init_scale, dtype=dtype)
+    return reduce(lambda done, factor: factor * done, [scale] * depth).item()

@@ -1,0 +1,77 @@
+"""A streaming low-rank sketch of a weight's gradient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+POWER_ITERATIONS = 2
+
+
+@dataclass(frozen=True)
+class GradientSketch:
+    """The running sum `G = sum(g^T x)` of a linear layer's weight gradient, kept as `left diag(values) right^T`.
+
+    Neither `G` (out x in) nor any past batch is held: memory is O((out + in) size). One batch is exact up to
+    `size` directions; over several the error is what truncation discarded, so `size` should exceed the number of
+    directions wanted. Each `add` is a truncated randomised SVD of old sketch plus new batch (Halko, Martinsson,
+    Tropp 2011, algorithm 4.4).
+
+    Attributes:
+        left: (out, size), orthonormal columns.
+        values: singular values of the sketch, (size,), largest first.
+        right: (in, size), orthonormal columns.
+        tokens: rows of x seen so far.
+
+    """
+
+    left: Float[Tensor, "out size"]
+    values: Float[Tensor, " size"]
+    right: Float[Tensor, "in size"]
+    tokens: int = 0
+
+    @classmethod
+    def empty(
+        cls, out_features: int, in_features: int, size: int, like: Shaped[Tensor, "..."]
+    ) -> GradientSketch:
+        """A sketch of nothing, of at most min(out, in, size) directions, on the device of `like`."""
+        size = min(size, out_features, in_features)
+        dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+        zeros = torch.zeros(out_features + in_features, size, dtype=dtype, device=like.device)
+        return cls(zeros[:out_features], zeros.new_zeros(size), zeros[out_features:])
+
+    def add(
+        self,
+        output_grad: Shaped[Tensor, "*batch out"],
+        inputs: Shaped[Tensor, "*batch in"],
+        generator: torch.Generator | None = None,
+    ) -> GradientSketch:
+        """The sketch of `G + output_grad^T inputs`, both flattened to (tokens, features)."""
+        g = output_grad.reshape(-1, self.left.shape[0]).to(self.left)
+        x = inputs.reshape(-1, self.right.shape[0]).to(self.right)
+        scaled = self.left * self.values
+
+        def matmul(columns: Tensor) -> Tensor:
+            return scaled @ (self.right.mT @ columns) + g.mT @ (x @ columns)
+
+        def transposed(columns: Tensor) -> Tensor:
+            return self.right @ (scaled.mT @ columns) + x.mT @ (g @ columns)
+
+        size = self.values.shape[0]
+        start = torch.randn(x.shape[1], size, generator=generator, dtype=torch.float64).to(x)
+        q = torch.linalg.qr(matmul(start)).Q
+        for _ in range(POWER_ITERATIONS):
+            q = torch.linalg.qr(matmul(torch.linalg.qr(transposed(q)).Q)).Q
+        p, r = torch.linalg.qr(transposed(q))
+        u, s, vh = torch.linalg.svd(r)  # G ~ q (p r)^T = (q v) diag(s) (p u)^T
+        return replace(self, left=q @ vh.mT, values=s, right=p @ u, tokens=self.tokens + x.shape[0])
+
+    def carried(self) -> int:
+        """How many directions stand above rounding."""
+        floor = (
+            self.values[0] * max(self.left.shape[0], self.right.shape[0]) * torch.finfo(self.values.dtype).eps
+        )
+        return int((self.values > floor).sum())

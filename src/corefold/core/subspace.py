@@ -1,0 +1,118 @@
+"""Bases of a chain from a gradient, in closed form, and the angles between subspaces.
+
+Gradient descent from a small orthogonal start moves each wide factor in one fixed subspace of dimension twice
+the gradient's rank (Yaras et al. 2024, theorem 2.1). With G = U S V^T the gradient of the loss with respect to
+the full matrix and Q the orthogonal map that the wide factors multiply to at the start, that subspace is
+
+    right = orth[ V , Q^T U ]        left = Q right = orth[ Q V , U ]
+
+Q is random, so `Q V` and `Q^T U` are random frames: no wide factor is ever built.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Bases = Literal["gradient", "spectral", "random"]
+
+
+def wide_bases(
+    u: Float[Tensor, "out k"], v: Float[Tensor, "in k"], q: Float[Tensor, "out in"]
+) -> tuple[Float[Tensor, "out width"], Float[Tensor, "in width"]]:
+    """The closed form for a given start `q` (semi-orthogonal, out x in); width is 2k.
+
+    For a rectangular `q` only the larger side sees both halves, so the smaller one follows from it and is then
+    orthonormalised (the authors leave it as it falls). Square: exactly `left = q @ right`.
+    """
+    return _orth(torch.cat([q @ v, u], 1)), _orth(torch.cat([v, q.mT @ u], 1))
+
+
+def bases_from_singular_vectors(
+    u: Float[Tensor, "out k"],
+    v: Float[Tensor, "in k"],
+    width: int,
+    kind: Bases = "gradient",
+    generator: torch.Generator | None = None,
+) -> tuple[Float[Tensor, "out width"], Float[Tensor, "in width"]]:
+    """Orthonormal `(left, right)` of `width` columns from a gradient's top singular vectors, largest first.
+
+    Column i of `left` is paired with column i of `right` by the core's start. A gradient of too small a rank, or
+    of rank zero, is completed with random directions.
+
+    Args:
+        u: left singular vectors of the gradient; only those that carry something.
+        v: right singular vectors, as many.
+        width: columns wanted, at most min(out, in).
+        kind: `"gradient"`, the paper's: half the columns follow the gradient on each side, their partners are
+            random (the frames `Q V` and `Q^T U`, made orthogonal to the other half so that the pair stays exactly
+            aligned in every shape); `"spectral"`: all columns follow it, `left = -u`, `right = v`, and the chain
+            starts downhill (Kwon et al. 2023, arXiv 2311.05061); `"random"`: neither side follows it.
+        generator: source of the random directions, on the CPU.
+
+    Raises:
+        ValueError: width out of range, or an unknown kind.
+
+    """
+    if kind not in get_args(Bases):
+        raise ValueError(f"bases must be one of {', '.join(get_args(Bases))}; got {kind!r}")
+    if not 1 <= width <= min(u.shape[0], v.shape[0]):
+        raise ValueError(
+            f"width must lie between 1 and min(out, in) = {min(u.shape[0], v.shape[0])}; got {width}"
+        )
+    if kind == "random":
+        return complete(u[:, :0], width, generator), complete(v[:, :0], width, generator)
+    if kind == "spectral":
+        return complete(-u[:, :width], width, generator), complete(v[:, :width], width, generator)
+    right_half = width - width // 2
+    left = complete(u[:, : width // 2], width, generator)
+    right = complete(v[:, :right_half], width, generator)
+    # [Q V | U] beside [V | Q^T U]: the random part of one side is the partner of the gradient part of the other.
+    followed = min(width // 2, u.shape[1])
+    return left.roll(-followed, 1), right
+
+
+def bases_from_gradient(
+    gradient: Float[Tensor, "out in"],
+    width: int,
+    kind: Bases = "gradient",
+    generator: torch.Generator | None = None,
+) -> tuple[Float[Tensor, "out width"], Float[Tensor, "in width"]]:
+    """`bases_from_singular_vectors` of a dense gradient; see there."""
+    u, s, vh = torch.linalg.svd(gradient, full_matrices=False)
+    carried = int((s > s[0] * max(gradient.shape) * torch.finfo(s.dtype).eps).sum())
+    return bases_from_singular_vectors(u[:, :carried], vh[:carried].mT, width, kind, generator)
+
+
+def complete(
+    basis: Float[Tensor, "rows k"], width: int, generator: torch.Generator | None = None
+) -> Float[Tensor, "rows width"]:
+    """`basis` (orthonormal columns) followed by `width - k` random columns, all orthonormal."""
+    missing = width - basis.shape[1]
+    if missing <= 0:
+        return basis
+    # Drawn on the CPU in float64 so that a seed means the same bases on every device and dtype.
+    noise = torch.randn(basis.shape[0], missing, generator=generator, dtype=torch.float64).to(basis)
+    return torch.cat([basis, _orth(torch.cat([basis, noise], 1))[:, basis.shape[1] :]], 1)
+
+
+def principal_angles(a: Float[Tensor, "rows k"], b: Float[Tensor, "rows l"]) -> Float[Tensor, " angles"]:
+    """Angles between the column spaces of `a` and `b`, in radians, smallest first, min(k, l) of them.
+
+    Small angles come from sines and large ones from cosines (Bjorck and Golub 1973), so both are accurate.
+    """
+    if a.shape[1] < b.shape[1]:
+        a, b = b, a
+    qa, qb = _orth(a), _orth(b)
+    cosines = torch.linalg.svdvals(qa.mT @ qb).clamp(max=1)
+    sines = torch.linalg.svdvals(qb - qa @ (qa.mT @ qb)).flip(0).clamp(max=1)
+    return torch.where(cosines.square() > 0.5, sines.asin(), cosines.acos())
+
+
+def _orth(columns: Tensor) -> Tensor:
+    # QR is unique once R's diagonal is positive, so that orth[q @ x] is q @ orth[x] for an orthogonal q.
+    q, r = torch.linalg.qr(columns)
+    return q * torch.where(r.diagonal() < 0, -1.0, 1.0).to(q)
