@@ -1,0 +1,166 @@
+"""The settings of a fine-tuning run: the only source of the command's options and of config.yaml."""
+
+from __future__ import annotations
+
+import types
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from corefold.finetune.errors import InputError
+
+TaskKind = Literal["classification", "regression", "causal-lm"]
+Method = Literal["deep-lora", "lora"]
+Pair = Literal["joint", "separate"]
+Head = Literal["own", "mean"]
+
+
+def _setting(default: Any, help: str, *flags: str) -> Any:
+    return field(default=default, metadata={"help": help, "flags": flags})
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides a run, so that equal settings give equal results on one machine.
+
+    None means: chosen from the data and the model when the run starts (`config.yaml` holds what was chosen).
+
+    Raises:
+        InputError: a value out of range or of the wrong type; the line names the setting.
+    """
+
+    model: str = _setting("", "Model: a folder, a .gguf file, or a name on the Hugging Face hub.")
+    train: str = _setting(
+        "", "Training data: csv, tsv, jsonl or parquet file, or hub data set NAME[:CONFIG]:SPLIT."
+    )
+    eval: str | None = _setting(
+        None, "Evaluation data, as for --train. Default: a fifth of the training data."
+    )
+    text: str | None = _setting(None, "Column of the text (causal-lm: of the prompt).", "--text", "--prompt")
+    text_pair: str | None = _setting(None, "Column of a second text.")
+    label: str | None = _setting(
+        None,
+        "Column of the label, a class or a number (causal-lm: of the completion).",
+        "--label",
+        "--completion",
+    )
+    task: TaskKind | None = _setting(
+        None,
+        "Default: causal-lm for a language model without --label classes, else "
+        "regression for numbers with fractions or many values, else classification.",
+    )
+    method: Method = _setting("deep-lora", "Adapter.")
+    rank: int = _setting(8, "Width of the core, or rank of LoRA.")
+    depth: int = _setting(3, "Number of core factors (deep-lora).")
+    bases: Literal["gradient", "spectral", "random"] = _setting(
+        "gradient", "Where the bases come from (deep-lora)."
+    )
+    basis_lr_ratio: float = _setting(
+        0.0, "Learning rate of the bases over that of the core; 0 freezes (deep-lora)."
+    )
+    init_scale: float = _setting(0.1, "Start of each core factor (deep-lora).")
+    target_modules: str = _setting(
+        "all-linear", "Layers to adapt: all-linear, names with commas, or a regex."
+    )
+    lr: float | None = _setting(None, "Learning rate. Default: 1e-2 x 8 / rank for deep-lora, 3e-4 for lora.")
+    head_lr: float | None = _setting(
+        None, "Learning rate of the head. Default: 1e-2 if new, 1e-3 for the model's own."
+    )
+    steps: int = _setting(200, "Optimizer steps.")
+    batch_size: int = _setting(16, "Rows a step.")
+    samples: int | None = _setting(
+        None, "Train on that many rows, drawn by --seed, classes balanced as in the data."
+    )
+    eval_samples: int | None = _setting(None, "Evaluate on that many rows, drawn by --seed. Default: all.")
+    seed: int = _setting(0, "Seed of the draw, of a new head, of the order of rows and of random bases.")
+    pair: Pair | None = _setting(
+        None,
+        "Two texts as one input or as two embeddings. Default: separate for sentence encoders, else joint.",
+    )
+    head: Head | None = _setting(
+        None,
+        "Encoders: the model's own classification head, or a new one on mean-pooled "
+        "tokens. Default: own if the checkpoint has one for this task, else mean.",
+    )
+    separator: str = _setting("\n", "Between prompt and completion (causal-lm).")
+    max_length: int = _setting(256, "Longer inputs are cut to that many tokens.")
+    dtype: Literal["float32", "bfloat16"] = _setting(
+        "float32", "Precision of the base model; adapters stay float32."
+    )
+    tolerance: float = _setting(0.01, "Largest relative error of a layer's update in the exported LoRA.")
+    checkpoint_every: int | None = _setting(None, "Steps between checkpoints. Default: a tenth of --steps.")
+    tracker: str = _setting(
+        "none", "Tracker that transformers' Trainer knows: tensorboard, wandb, mlflow, ..."
+    )
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(RunConfig)
+        for each in fields(self):
+            value = getattr(self, each.name)
+            object.__setattr__(self, each.name, _checked(each.name, value, hints[each.name]))
+        for name in ("rank", "depth", "steps", "batch_size", "samples", "eval_samples", "max_length",
+                     "checkpoint_every"):  # fmt: skip
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise InputError(f"{_flag(name)} must be at least 1; got {getattr(self, name)}")
+        for name in ("lr", "head_lr", "init_scale"):
+            if getattr(self, name) is not None and not 0 < getattr(self, name) < float("inf"):
+                raise InputError(f"{_flag(name)} must be positive; got {getattr(self, name)}")
+        if self.basis_lr_ratio < 0:
+            raise InputError(f"--basis-lr-ratio must be 0 or positive; got {self.basis_lr_ratio}")
+        if not 0 <= self.tolerance < 1:
+            raise InputError(f"--tolerance is a relative error, 0 <= tolerance < 1; got {self.tolerance}")
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"--seed must lie between 0 and 2**32 - 1; got {self.seed}")
+
+    def filled(self, **chosen: Any) -> RunConfig:
+        """These settings with `chosen` for those that are still None."""
+        return replace(self, **{name: value for name, value in chosen.items() if getattr(self, name) is None})
+
+    def save(self, path: Path) -> None:
+        """Write as YAML."""
+        path.write_text(yaml.safe_dump(asdict(self), sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def load_settings(path: Path) -> dict[str, Any]:
+    """The settings of a YAML file, as keyword arguments of `RunConfig`.
+
+    Raises:
+        InputError: no such file, not a YAML mapping, or a setting that does not exist.
+    """
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read the settings {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(settings, dict):
+        raise InputError(f"{path} must hold settings, one 'name: value' a line")
+    known = {each.name for each in fields(RunConfig)}
+    if unknown := sorted(str(name) for name in settings if name not in known):
+        raise InputError(f"{path}: unknown setting {unknown[0]!r}; known: {', '.join(sorted(known))}")
+    return settings
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _checked(name: str, value: Any, hint: Any) -> Any:
+    """`value` if it has the annotated type; whole floats and numbers in YAML strings ('1e-3') are converted."""
+    allowed = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    if value is None and type(None) in allowed:
+        return None
+    (wanted,) = (each for each in allowed if each is not type(None))
+    if get_origin(wanted) is Literal:
+        if value not in get_args(wanted):
+            raise InputError(f"{_flag(name)} must be one of {', '.join(get_args(wanted))}; got {value!r}")
+        return value
+    try:
+        converted = wanted(value)
+        if isinstance(value, bool) or (wanted is int and float(value) != converted):
+            raise ValueError
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{_flag(name)} must be of type {wanted.__name__}; got {value!r}") from error
+    return converted

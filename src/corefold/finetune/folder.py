@@ -1,0 +1,146 @@
+"""The output folder of a run: what lies where, written whole and checked before use."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peft import PeftConfig, PeftModel
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from corefold.finetune.errors import InputError
+from corefold.finetune.models import EncoderModel, load_base, load_tokenizer
+from corefold.finetune.task import Task
+
+ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+HEAD, TASK, MANIFEST = "head.safetensors", "task.json", "manifest.json"
+CHECKED = (ADAPTER, ADAPTER_CONFIG, HEAD, TASK)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, loaded.
+
+    Attributes:
+        task: what it learned.
+        adapted: the base model with the adapter.
+        model: what predicts: `adapted`, or an `EncoderModel` around it.
+        tokenizer: as trained with.
+    """
+
+    task: Task
+    adapted: PeftModel
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+
+
+def prepare(out: Path, overwrite: bool) -> None:
+    """Make an output folder.
+
+    Raises:
+        InputError: it is a file, or holds something and `overwrite` is not set.
+    """
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file; -o names a folder")
+    if out.is_dir() and any(out.iterdir()) and not overwrite:
+        raise InputError(f"{out} is not empty; choose another -o, --overwrite it, or --resume the run in it")
+    out.mkdir(parents=True, exist_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never half of it."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def save_model(out: Path, run: Run) -> None:
+    """Write adapter, head, tokenizer and task, and last the manifest with their SHA-256."""
+    run.adapted.save_pretrained(str(out))
+    (out / HEAD).unlink(missing_ok=True)
+    if isinstance(run.model, EncoderModel) and run.model.head is not None:
+        save_file({k: v.contiguous() for k, v in run.model.head.state_dict().items()}, out / HEAD)
+    run.tokenizer.save_pretrained(str(out))
+    run.task.save(out / TASK)
+    write_json(out / MANIFEST, {name: _sha256(out / name) for name in CHECKED if (out / name).exists()})
+
+
+def check_adapter(out: Path) -> tuple[PeftConfig, dict[str, Tensor]]:
+    """Configuration and tensors of an adapter folder, verified against its manifest if it has one.
+
+    Raises:
+        InputError: no adapter, or a file that was cut or changed.
+    """
+    if not out.is_dir():
+        raise InputError(f"{out}: no such folder")
+    if not (out / ADAPTER_CONFIG).exists() or not (out / ADAPTER).exists():
+        raise InputError(f"{out} holds no adapter ({ADAPTER_CONFIG} and {ADAPTER})")
+    if (out / MANIFEST).exists():
+        for name, expected in json.loads((out / MANIFEST).read_text(encoding="utf-8")).items():
+            if not (out / name).exists():
+                raise InputError(f"{out / name} is missing; restore it or train again")
+            if _sha256(out / name) != expected:
+                raise InputError(
+                    f"{out / name} is not what training wrote (SHA-256 differs); restore it or train again"
+                )
+    try:
+        return PeftConfig.from_pretrained(str(out)), load_file(out / ADAPTER)
+    except SafetensorError as error:
+        raise InputError(f"{out / ADAPTER} is cut or broken: {error}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{out / ADAPTER_CONFIG} cannot be read: {error}") from error
+
+
+def load_run(out: Path) -> Run:
+    """Load what `save_model` wrote.
+
+    Raises:
+        InputError: not the folder of a finished run, or one that was changed.
+    """
+    check_adapter(out)
+    if not (out / TASK).exists() or not (out / MANIFEST).exists():
+        raise InputError(f"{out} is not the folder of a finished corefold finetune (no {TASK} or {MANIFEST})")
+    task = Task.load(out / TASK)
+    try:
+        adapted = PeftModel.from_pretrained(load_base(task), str(out))
+    except RuntimeError as error:
+        raise InputError(
+            f"{out} does not fit its base model {task.model}: {str(error).splitlines()[0]}"
+        ) from error
+    model: nn.Module = adapted
+    if task.head in ("mean", "cosine"):
+        model = EncoderModel(adapted, task)
+        if model.head is not None:
+            model.head.load_state_dict(load_file(out / HEAD))
+    model.eval()
+    return Run(task, adapted, model, load_tokenizer(str(out)))
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint in which everything was written; Trainer writes trainer_state.json last."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    return next((path for path in reversed(found) if _is_whole(path)), None)
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return all((checkpoint / name).exists() for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"))
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder of checkpoints, if there."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

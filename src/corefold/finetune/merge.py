@@ -1,0 +1,74 @@
+"""A run folded into its base: a plain transformers model that needs neither PEFT nor corefold."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from corefold.finetune.folder import Run, prepare
+from corefold.finetune.models import EncoderModel
+
+MODULE = "sentence_transformers.models."
+
+
+def merge(run: Run, directory: Path, *, overwrite: bool = False) -> None:
+    """Write the base model with the adapter folded into its weights, and the tokenizer.
+
+    A mean-pooled model is written as its encoder (`AutoModel` loads it) with the pooling and head in
+    sentence-transformers' layout beside it, so that `SentenceTransformer(directory).encode(texts)` returns the
+    embeddings, or the logits where the run has a head on single texts.
+
+    Args:
+        run: a loaded run; its model is merged and cannot be used as an adapter any more.
+        directory: the output folder.
+        overwrite: use the folder although it is not empty.
+
+    Raises:
+        InputError: the folder is not empty.
+    """
+    prepare(directory, overwrite)
+    merged = run.adapted.merge_and_unload(safe_merge=True)
+    merged.save_pretrained(str(directory))
+    run.tokenizer.save_pretrained(str(directory))
+    if isinstance(run.model, EncoderModel):
+        _write_pooling(run, directory, merged.config.hidden_size)
+
+
+def _write_pooling(run: Run, directory: Path, width: int) -> None:
+    modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
+    _write(
+        directory / "sentence_bert_config.json",
+        {"max_seq_length": run.task.max_length, "do_lower_case": False},
+    )
+    _write(
+        directory / "1_Pooling" / "config.json",
+        {
+            "word_embedding_dimension": width,
+            "pooling_mode_mean_tokens": True,
+            "pooling_mode_cls_token": False,
+        },
+    )
+    head = run.model.head
+    if head is not None:
+        dense = {
+            "in_features": head.in_features,
+            "out_features": head.out_features,
+            "bias": True,
+            "activation_function": "torch.nn.modules.linear.Identity",
+        }
+        _write(directory / "2_Dense" / "config.json", dense)
+        weights = {f"linear.{name}": tensor.contiguous() for name, tensor in head.state_dict().items()}
+        save_file(weights, directory / "2_Dense" / "model.safetensors")
+        if head.in_features == width:  # a head on [u, v, |u - v|] is no layer of the encoder
+            modules.append(("2_Dense", "Dense"))
+    listed = [{"idx": i, "name": str(i), "path": p, "type": MODULE + t} for i, (p, t) in enumerate(modules)]
+    _write(directory / "modules.json", listed)
+    run.task.save(directory / "task.json")
+
+
+def _write(path: Path, value: Any) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

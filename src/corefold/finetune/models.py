@@ -1,0 +1,175 @@
+"""The models of a run: loaded by transformers, adapted by PEFT, with a pooled head where one is needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from corefold.adapters import DeepLoraConfig
+from corefold.finetune.config import RunConfig
+from corefold.finetune.errors import InputError
+from corefold.finetune.task import Task
+
+
+def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint, with a padding token."""
+    tokenizer = _load(AutoTokenizer, source)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_base(task: Task, seed: int = 0) -> PreTrainedModel:
+    """The base model that the task needs; a head of its own that is new is drawn by `seed`."""
+    dtype = getattr(torch, task.dtype)
+    if task.head == "lm":
+        return _load(AutoModelForCausalLM, task.model, dtype=dtype)
+    if task.head != "own":
+        return _load(AutoModel, task.model, dtype=dtype)
+    regression = task.kind == "regression"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = _load(
+            AutoModelForSequenceClassification,
+            task.model,
+            dtype=dtype,
+            num_labels=task.outputs,
+            ignore_mismatched_sizes=True,
+            problem_type="regression" if regression else "single_label_classification",
+            **({} if regression else {"id2label": dict(enumerate(task.classes))}),
+        )
+    model.config.pad_token_id = load_tokenizer(task.model).pad_token_id
+    return model
+
+
+def _load(auto: Any, source: str, **kwargs: Any) -> Any:
+    if Path(source).suffix == ".gguf":
+        source, kwargs = str(Path(source).parent), {**kwargs, "gguf_file": Path(source).name}
+    try:
+        return auto.from_pretrained(source, **kwargs)
+    except (OSError, ValueError, KeyError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"the model {source} cannot be loaded: {first}") from error
+
+
+def adapt(base: PreTrainedModel, task: Task, config: RunConfig) -> PeftModel:
+    """`base` with a new adapter.
+
+    Raises:
+        InputError: no layer matches, or the rank is larger than a layer.
+    """
+    targets: Any = config.target_modules
+    if targets != "all-linear" and targets.replace(",", "").replace("_", "").isalnum():
+        targets = targets.split(",")
+    shared = {
+        "r": config.rank,
+        "target_modules": targets,
+        "task_type": {"own": "SEQ_CLS", "lm": "CAUSAL_LM"}.get(task.head, "FEATURE_EXTRACTION"),
+        # Mean pooling goes past an encoder's pooler: an adapter there would never be reached.
+        "exclude_modules": None if task.head in ("own", "lm") else r"(.*\.)?pooler\..*",
+    }
+    peft_config: PeftConfig
+    if config.method == "lora":
+        peft_config = LoraConfig(lora_alpha=2 * config.rank, **shared)
+        _check_rank(base, config.rank, targets)
+    else:
+        peft_config = DeepLoraConfig(
+            depth=config.depth,
+            bases=config.bases,
+            basis_lr_ratio=config.basis_lr_ratio,
+            init_scale=config.init_scale,
+            **shared,
+        )
+    try:
+        return get_peft_model(base, peft_config)  # type: ignore[return-value]
+    except (ValueError, TypeError) as error:
+        raise InputError(f"the model cannot be adapted: {str(error).splitlines()[0]}") from error
+
+
+def _check_rank(base: nn.Module, rank: int, targets: Any) -> None:
+    # PEFT accepts a LoRA wider than its layer; it only wastes memory and hides a typing error.
+    sides = [min(m.in_features, m.out_features) for m in base.modules() if isinstance(m, nn.Linear)]
+    if targets == "all-linear" and sides and rank > max(sides):
+        raise InputError(
+            f"the model cannot be adapted: r={rank} exceeds the smaller side of every layer ({max(sides)})"
+        )
+
+
+class EncoderModel(nn.Module):
+    """An adapted encoder with mean pooling and what the task puts on top.
+
+    One text: a linear head on its embedding. Two texts as two embeddings u, v: their cosine for regression, a
+    linear head on [u, v, |u - v|] for classes (Reimers and Gurevych 2019). Its state dict leaves out the frozen
+    base, so that checkpoints stay as small as the adapter.
+    """
+
+    def __init__(self, encoder: PeftModel, task: Task, seed: int = 0) -> None:
+        super().__init__()
+        self.encoder, self.task = encoder, task
+        self.head: nn.Linear | None = None
+        if task.head == "mean":
+            width = encoder.config.hidden_size * (3 if task.pair == "separate" else 1)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                self.head = nn.Linear(width, task.outputs)
+        self.register_state_dict_post_hook(_without_base)
+
+    def forward(
+        self, first: dict[str, Tensor], second: dict[str, Tensor] | None = None, labels: Tensor | None = None
+    ) -> SequenceClassifierOutput:
+        """Logits (rows, outputs) of a batch; for regression (rows,), on the scale of the task's outputs."""
+        u = self._embed(first)
+        if second is None:
+            logits = self._head(u)
+        else:
+            v = self._embed(second)
+            logits = (
+                torch.cosine_similarity(u, v)
+                if self.head is None
+                else self._head(torch.cat([u, v, (u - v).abs()], 1))
+            )
+        loss = None
+        if self.task.kind == "regression":
+            logits = logits.reshape(-1)
+            if labels is not None:
+                loss = nn.functional.mse_loss(logits, labels.to(logits.dtype))
+        elif labels is not None:
+            loss = nn.functional.cross_entropy(logits, labels)
+        return SequenceClassifierOutput(loss=loss, logits=logits)  # type: ignore[arg-type]
+
+    def _embed(self, tokens: dict[str, Tensor]) -> Tensor:
+        hidden = self.encoder(**tokens).last_hidden_state.float()
+        mask = tokens["attention_mask"].unsqueeze(-1).to(hidden)
+        return (hidden * mask).sum(1) / mask.sum(1)
+
+    def _head(self, features: Tensor) -> Tensor:
+        if self.head is None:
+            raise InputError("a single text needs a head; the task has none")
+        return self.head(features)
+
+
+def _without_base(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    adapter = module.encoder.base_model.prefix  # type: ignore[union-attr]
+    for key in [key for key in state if adapter not in key and not key.startswith(f"{prefix}head.")]:
+        del state[key]
+
+
+def build(task: Task, config: RunConfig) -> tuple[PeftModel, nn.Module]:
+    """The adapted model and what trains: the same, or an `EncoderModel` around it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        adapted = adapt(load_base(task, config.seed), task, config)
+    return adapted, adapted if task.head in ("own", "lm") else EncoderModel(adapted, task, config.seed)
