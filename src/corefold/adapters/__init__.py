@@ -10,7 +10,7 @@ except ImportError as error:
 from corefold.adapters.bases import initialize_bases
 from corefold.adapters.callback import BasesCallback
 from corefold.adapters.config import DeepLoraConfig
-from corefold.adapters.export import LoraExport, export_lora, to_lora
+from corefold.adapters.export import LoraExport, chains_of, export_lora, to_lora
 from corefold.adapters.layer import DeepLoraLayer, DeepLoraLinear
 from corefold.adapters.model import DeepLoraModel
 from corefold.adapters.optim import param_groups
@@ -25,6 +25,7 @@ __all__ = [
     "DeepLoraLinear",
     "DeepLoraModel",
     "LoraExport",
+    "chains_of",
     "export_lora",
     "initialize_bases",
     "param_groups",

@@ -41,8 +41,8 @@ class Run:
     tokenizer: PreTrainedTokenizerBase
 
 
-def prepare(out: Path, overwrite: bool) -> None:
-    """Make an output folder.
+def check_free(out: Path, overwrite: bool) -> None:
+    """Whether `out` can become an output folder; makes nothing.
 
     Raises:
         InputError: it is a file, or holds something and `overwrite` is not set.
@@ -51,7 +51,6 @@ def prepare(out: Path, overwrite: bool) -> None:
         raise InputError(f"{out} is a file; -o names a folder")
     if out.is_dir() and any(out.iterdir()) and not overwrite:
         raise InputError(f"{out} is not empty; choose another -o, --overwrite it, or --resume the run in it")
-    out.mkdir(parents=True, exist_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

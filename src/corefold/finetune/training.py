@@ -75,21 +75,19 @@ def finetune(
     Raises:
         InputError: anything wrong with settings, data, model or folder, or a loss that stops being finite.
     """
+    if not resume:
+        folder.check_free(out, overwrite)
     config = _with_absolute_paths(config)
     train, held_out, task = _read(config)
     config = _decided(config, task)
-    if not resume:
-        folder.prepare(out, overwrite)
-        folder.remove(out / "checkpoints")
-        for name in (folder.MANIFEST, "metrics.json"):
-            (out / name).unlink(missing_ok=True)
-        config.save(out / "config.yaml")
     tokenizer = load_tokenizer(config.model)
     rows = _Rows(
         encode(task, tokenizer, train, config.train),
         encode(task, tokenizer, held_out, config.eval or config.train),
     )
     adapted, model = build(task, config)
+    if not resume:
+        _begin(out, config)
     timer = _StepTimer()
     trainer = _trainer(config, task, model, tokenizer, rows, out, timer, progress)
     before = _once(out / "checkpoints" / "before.json", lambda: _evaluate(trainer, rows.eval))
@@ -125,6 +123,15 @@ def finetune(
     folder.write_json(out / "metrics.json", metrics)
     folder.remove(out / "checkpoints")
     return Result(out, config, task, metrics, trainer.state.log_history)
+
+
+def _begin(out: Path, config: RunConfig) -> None:
+    """Make the folder, and leave nothing in it that an earlier run would make this one look finished with."""
+    out.mkdir(parents=True, exist_ok=True)
+    folder.remove(out / "checkpoints")
+    for name in (folder.MANIFEST, "metrics.json"):
+        (out / name).unlink(missing_ok=True)
+    config.save(out / "config.yaml")
 
 
 def _with_absolute_paths(config: RunConfig) -> RunConfig:

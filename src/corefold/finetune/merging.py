@@ -8,7 +8,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from corefold.finetune.folder import Run, prepare
+from corefold.finetune.folder import Run, check_free
 from corefold.finetune.models import EncoderModel
 
 MODULE = "sentence_transformers.models."
@@ -29,7 +29,7 @@ def merge(run: Run, directory: Path, *, overwrite: bool = False) -> None:
     Raises:
         InputError: the folder is not empty.
     """
-    prepare(directory, overwrite)
+    check_free(directory, overwrite)
     merged = run.adapted.merge_and_unload(safe_merge=True)
     merged.save_pretrained(str(directory))
     run.tokenizer.save_pretrained(str(directory))

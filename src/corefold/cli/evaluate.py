@@ -1,0 +1,39 @@
+"""`corefold evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from corefold.cli.console import number, show_table
+
+NAME = "evaluate"
+HELP = """Score a fine-tuned model on a labelled table.
+
+Example: `corefold evaluate out test.csv --json scores.json`
+"""
+
+
+def run(
+    out: Annotated[Path, typer.Argument(help="Folder of a finished `corefold finetune`.")],
+    table: Annotated[
+        str, typer.Argument(help="csv, tsv, jsonl or parquet file, or hub data set NAME[:CONFIG]:SPLIT.")
+    ],
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows at a time.")] = 32,
+    json: Annotated[
+        Path | None, typer.Option("--json", help="Also write the scores to this .json file.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the .json file.")] = False,
+) -> None:
+    """The command."""
+    from corefold.finetune.folder import load_run, write_json
+    from corefold.finetune.prediction import check_output, evaluate
+
+    if json is not None:
+        check_output(json, overwrite, (".json",))
+    scores = evaluate(load_run(out), table, batch_size=batch_size)
+    if json is not None:
+        write_json(json, scores)
+    show_table(list(scores), [[number(value) for value in scores.values()]])

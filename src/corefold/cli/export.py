@@ -1,0 +1,46 @@
+"""`corefold export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from corefold.cli.console import console
+
+NAME = "export"
+HELP = """Write a Deep LoRA adapter as a plain LoRA, which stock PEFT and LoRA servers load.
+
+Example: `corefold export out -o out-lora --tolerance 0.05`
+"""
+
+
+def run(
+    out: Annotated[Path, typer.Argument(help="Folder of a Deep LoRA adapter.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Output folder.")],
+    tolerance: Annotated[
+        float,
+        typer.Option(
+            help="Largest relative error of a layer's update; directions not needed for it are dropped."
+        ),
+    ] = 0.0,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Use the output folder although it is not empty.")
+    ] = False,
+) -> None:
+    """The command."""
+    from corefold.adapters import DeepLoraConfig, to_lora
+    from corefold.finetune import InputError
+    from corefold.finetune.folder import check_adapter, check_free
+
+    if not 0 <= tolerance < 1:
+        raise InputError(f"--tolerance is a relative error, 0 <= tolerance < 1; got {tolerance}")
+    config, state = check_adapter(out)
+    if not isinstance(config, DeepLoraConfig):
+        raise InputError(f"{out} holds a {config.peft_type} adapter, not Deep LoRA; a LoRA needs no export")
+    check_free(output, overwrite)
+    try:
+        console.print(str(to_lora(config, state, output, tolerance)), highlight=False, soft_wrap=True)
+    except ValueError as error:
+        raise InputError(f"{out}: {error}") from error

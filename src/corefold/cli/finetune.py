@@ -1,0 +1,117 @@
+"""`corefold finetune`."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from corefold.cli.console import console, number, show_table
+from corefold.finetune import InputError, RunConfig, load_settings
+
+NAME = "finetune"
+HELP = """Fine-tune a model on a table of texts.
+
+Example: `corefold finetune --model sentence-transformers/all-MiniLM-L6-v2 --train train.csv --eval eval.csv
+--text review --label stars -o out`
+
+OUT holds the adapter, `lora/` (plain LoRA for stock PEFT), the tokenizer, `metrics.json`, `config.yaml`, which
+reruns it with `--config`, and `report.html`.
+"""
+
+OWN = {
+    "output": (Path, typer.Option("--output", "-o", help="Output folder.")),
+    "config": (Path | None, typer.Option("--config", help="YAML file of settings; options given here win.")),
+    "resume": (bool, typer.Option("--resume", help="Go on with the stopped run in OUT, with its settings.")),
+    "overwrite": (bool, typer.Option("--overwrite", help="Use OUT although it is not empty.")),
+}
+
+
+def run(
+    output: Path, config: Path | None = None, resume: bool = False, overwrite: bool = False, **given: Any
+) -> None:
+    """The command; its options beside these four are the fields of RunConfig."""
+    settings = {name: value for name, value in given.items() if value is not None}
+    if resume:
+        settings = _settings_of(output, settings, config)
+    elif config is not None:
+        settings = {**load_settings(config), **settings}
+    chosen = RunConfig(**settings)
+    if resume and (output / "metrics.json").exists():
+        console.print(f"the run in {output} is finished")
+    else:
+        from corefold.finetune import finetune
+
+        finetune(chosen, output, overwrite=overwrite, resume=resume)
+    show(output)
+
+
+def _settings_of(out: Path, given: dict[str, Any], config: Path | None) -> dict[str, Any]:
+    if not (out / "config.yaml").exists():
+        raise InputError(f"{out} holds no run to resume (no config.yaml)")
+    settings = load_settings(out / "config.yaml")
+    asked = {**(load_settings(config) if config else {}), **given}
+    for name, value in asked.items():
+        stored = settings.get(name)
+        same = stored == value or (isinstance(value, str) and str(Path(value).absolute()) == stored)
+        if not same and value is not None:
+            raise InputError(
+                f"--resume keeps the settings of {out}/config.yaml, where {name} is {stored!r}, not {value!r}"
+            )
+    return settings
+
+
+def show(out: Path) -> None:
+    """Write report.html from the files of a finished run, and print its scores."""
+    from corefold.cli.run_report import write_report
+
+    metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    names = [name for name in metrics["after"] if name != "loss"]
+    rows = [
+        [label, *(number(metrics[key].get(name)) for name in names)]
+        for key, label in (
+            ("baseline", "constant answer"),
+            ("before", "before training"),
+            ("after", "after training"),
+        )
+    ]
+    show_table([f"{metrics['rows']['eval']:,} rows", *names], rows)
+    adapter, timing = metrics["adapter"], metrics["timing"]
+    console.print(
+        f"{adapter['trainable_parameters']:,} parameters trained on {metrics['rows']['train']:,} rows, "
+        f"{number(timing['seconds_per_step'])} s a step; adapter {adapter['bytes']:,} bytes, as plain LoRA "
+        f"{adapter['lora_bytes']:,} (dropping what carries nothing saved {adapter['lora_bytes_saved']:,})",
+        highlight=False,
+    )
+    console.print(f"report: {write_report(out)}", highlight=False, soft_wrap=True)
+
+
+def _with_settings(command: Any) -> None:
+    """Give `command` one option for each field of RunConfig, so that they are declared in one place."""
+    hints = get_type_hints(RunConfig)
+    options: dict[str, Any] = {
+        name: (
+            Annotated[kind, option],
+            inspect.Parameter.empty if name == "output" else (False if kind is bool else None),
+        )
+        for name, (kind, option) in OWN.items()
+    }
+    for each in fields(RunConfig):
+        flags = each.metadata["flags"] or ("--" + each.name.replace("_", "-"),)
+        shown = "" if each.default in (None, "") else f" [default: {each.default!r}]".replace("'", "")
+        option = typer.Option(*flags, help=each.metadata["help"] + shown, show_default=False)
+        options[each.name] = (Annotated[hints[each.name] | None, option], None)
+    kind = inspect.Parameter.KEYWORD_ONLY
+    parameters = [
+        inspect.Parameter(name, kind, default=default, annotation=hint)
+        for name, (hint, default) in options.items()
+    ]
+    command.__signature__ = inspect.Signature(parameters)
+    command.__annotations__ = {name: hint for name, (hint, _) in options.items()}
+
+
+_with_settings(run)

@@ -1,0 +1,32 @@
+"""`corefold merge`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from corefold.cli.console import console
+
+NAME = "merge"
+HELP = """Fold an adapter into its base model: a plain transformers model.
+
+Example: `corefold merge out -o merged`
+"""
+
+
+def run(
+    out: Annotated[Path, typer.Argument(help="Folder of a finished `corefold finetune`.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Output folder.")],
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Use the output folder although it is not empty.")
+    ] = False,
+) -> None:
+    """The command."""
+    from corefold.finetune.folder import check_free, load_run
+    from corefold.finetune.merging import merge
+
+    check_free(output, overwrite)  # before the model loads, which takes longer
+    merge(load_run(out), output, overwrite=overwrite)
+    console.print(f"merged model in {output}", highlight=False, soft_wrap=True)

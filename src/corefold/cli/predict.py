@@ -1,0 +1,38 @@
+"""`corefold predict`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from corefold.cli.console import console
+
+NAME = "predict"
+HELP = """Predict for the rows of a table with a fine-tuned model.
+
+Example: `corefold predict out new.csv -o predicted.csv`
+"""
+
+
+def run(
+    out: Annotated[Path, typer.Argument(help="Folder of a finished `corefold finetune`.")],
+    table: Annotated[
+        str, typer.Argument(help="csv, tsv, jsonl or parquet file, or hub data set NAME[:CONFIG]:SPLIT.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Where to write: .csv, .tsv, .jsonl or .parquet.")
+    ],
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows at a time.")] = 32,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest generated text (causal-lm).")] = 64,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file.")] = False,
+) -> None:
+    """The command."""
+    from corefold.finetune.folder import load_run
+    from corefold.finetune.prediction import check_output, predict, write_table
+
+    check_output(output, overwrite)
+    predicted = predict(load_run(out), table, batch_size=batch_size, max_new_tokens=max_new_tokens)
+    write_table(predicted, output, overwrite)
+    console.print(f"{len(predicted):,} rows in {output}", highlight=False, soft_wrap=True)
