@@ -99,11 +99,11 @@ class FactorChain:
         return b.to(self.left.dtype).contiguous(), a.to(self.left.dtype).contiguous()
 
     def _svd(self) -> tuple[Tensor, Tensor, Tensor]:
-        # Small products underflow and QR of a nearly orthonormal basis is cheap, so float64 costs nothing here.
-        double = FactorChain(self.left.double(), self.factors.double(), self.right.double(), self.start)
-        q_left, r_left = torch.linalg.qr(double.left)
-        q_right, r_right = torch.linalg.qr(double.right)
-        u, s, vh = torch.linalg.svd(r_left @ double.core() @ r_right.mT, full_matrices=False)
+        # The core as the chain itself rounds it, or a start that cancels exactly would leave rounding behind;
+        # from there in float64, which tall bases and one small SVD make cheap.
+        q_left, r_left = torch.linalg.qr(self.left.double())
+        q_right, r_right = torch.linalg.qr(self.right.double())
+        u, s, vh = torch.linalg.svd(r_left @ self.core().double() @ r_right.mT, full_matrices=False)
         return q_left @ u, s, q_right @ vh.mT
 
 

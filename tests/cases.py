@@ -1,0 +1,67 @@
+"""The shapes, ranks, depths and dtypes that tests run over, and random objects in general position."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from corefold.core import FactorChain
+
+SHAPES = [(12, 12), (13, 13), (17, 10), (9, 16)]
+"""(out, in): square even and odd, tall, wide."""
+
+DEPTHS = [1, 2, 3, 4, 5]
+
+ROUNDING = {torch.float64: 1e-13, torch.float32: 2e-5}
+"""Relative error granted to a few dozen operations in each dtype."""
+
+DTYPES = list(ROUNDING)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    """A random stream on the CPU."""
+    return torch.Generator().manual_seed(seed)
+
+
+def gaussian(*shape: int, seed: int | torch.Generator = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Standard normal numbers, the same for a seed in every dtype."""
+    stream = generator(seed) if isinstance(seed, int) else seed
+    return torch.randn(*shape, generator=stream, dtype=torch.float64).to(dtype)
+
+
+def frame(rows: int, columns: int, seed: int | torch.Generator = 0) -> Tensor:
+    """Random orthonormal columns; for more columns than rows, orthonormal rows."""
+    if columns > rows:
+        return frame(columns, rows, seed).mT
+    return torch.linalg.qr(gaussian(rows, columns, seed=seed)).Q
+
+
+def matrix_with_spectrum(out: int, in_: int, values: list[float], seed: int = 0) -> Tensor:
+    """(out, in) with these nonzero singular values and random singular vectors."""
+    stream = generator(seed)
+    u, v = frame(out, len(values), stream), frame(in_, len(values), stream)
+    return u * torch.tensor(values, dtype=torch.float64) @ v.mT
+
+
+def random_chain(
+    out: int,
+    in_: int,
+    width: int,
+    depth: int,
+    *,
+    start: float = 0.3,
+    core_rank: int | None = None,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+) -> FactorChain:
+    """A chain far from its start: every factor different, bases neither orthonormal nor alike.
+
+    With `core_rank` the middle factor has that rank, so with `start=0` the whole chain has it.
+    """
+    stream = generator(seed)
+    factors = gaussian(depth, width, width, seed=stream) / width**0.5
+    if core_rank is not None:
+        u, s, vh = torch.linalg.svd(factors[depth // 2])
+        factors[depth // 2] = (u[:, :core_rank] * s[:core_rank]) @ vh[:core_rank]
+    left, right = gaussian(out, width, seed=stream), gaussian(in_, width, seed=stream)
+    return FactorChain(left.to(dtype), factors.to(dtype), right.to(dtype), start)

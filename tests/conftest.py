@@ -1,0 +1,5 @@
+"""Shapes in corefold.core's annotations are checked in every test; users pay nothing for them."""
+
+import jaxtyping
+
+jaxtyping.install_import_hook("corefold.core", "beartype.beartype")  # before anything imports corefold

@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from jaxtyping import TypeCheckError
+
+from cases import DEPTHS, DTYPES, ROUNDING, SHAPES, frame, gaussian, random_chain
+from corefold.core import FactorChain, start_product
+from laws import applied_in_order, best_error, orthonormal_columns, same_matrix, spans_same_space
+
+WIDTH = 5
+SCALES = [0.1, 1e-3, 0.3]
+
+
+def _dense(chain: FactorChain) -> torch.Tensor:
+    return applied_in_order(chain.left, chain.factors, chain.right, chain.start)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("depth", DEPTHS)
+@pytest.mark.parametrize(("out", "in_"), SHAPES)
+def test_dense_applies_factors_in_order(out, in_, depth, dtype):
+    chain = random_chain(out, in_, WIDTH, depth, dtype=dtype)
+    assert chain.dense().dtype == dtype
+    same_matrix(chain.dense(), _dense(chain), ROUNDING[dtype])
+
+
+@pytest.mark.parametrize("depth", DEPTHS[1:])
+def test_the_order_of_factors_matters(depth):
+    chain = random_chain(9, 16, WIDTH, depth)
+    turned = FactorChain(chain.left, chain.factors.flip(0), chain.right, chain.start)
+    assert (turned.dense() - chain.dense()).norm() > 0.1 * chain.dense().norm()
+
+
+def test_core_is_the_product_less_the_start():
+    chain = random_chain(6, 7, 4, 3, start=0.25)
+    first, second, third = chain.factors
+    same_matrix(chain.core(), third @ second @ first - 0.25 * torch.eye(4, dtype=torch.float64), 1e-14)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("batch", [(), (3,), (2, 3), (2, 1, 3), (0,)])
+@pytest.mark.parametrize(("out", "in_"), SHAPES)
+def test_call_is_a_linear_map(out, in_, batch, dtype):
+    chain = random_chain(out, in_, WIDTH, 3, dtype=dtype)
+    x = gaussian(*batch, in_, seed=1, dtype=dtype)
+    assert chain(x).dtype == dtype
+    same_matrix(chain(x), x.double() @ _dense(chain).mT, ROUNDING[dtype])
+
+
+@pytest.mark.parametrize("start", [0.0, 0.3])
+def test_gradients_flow_to_every_part(start):
+    chain = random_chain(5, 4, 3, 3)
+    x = gaussian(2, 4, seed=1)
+    parts = [part.requires_grad_() for part in (chain.left, chain.factors, chain.right, x)]
+    assert torch.autograd.gradcheck(
+        lambda left, factors, right, x: FactorChain(left, factors, right, start)(x), parts
+    )
+
+
+class TestAtStart:
+    @pytest.mark.parametrize("scale", SCALES)
+    @pytest.mark.parametrize("depth", DEPTHS)
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_is_exactly_zero(self, dtype, depth, scale):
+        left, right = frame(17, WIDTH, 1).to(dtype), frame(10, WIDTH, 2).to(dtype)
+        chain = FactorChain.at_start(left, right, depth, scale)
+        assert chain.factors.shape == (depth, WIDTH, WIDTH)
+        for factor in chain.factors:
+            assert torch.equal(factor, scale * torch.eye(WIDTH, dtype=dtype))
+        assert torch.equal(chain.dense(), torch.zeros(17, 10, dtype=dtype))
+        assert torch.equal(chain(gaussian(3, 10, dtype=dtype)), torch.zeros(3, 17, dtype=dtype))
+
+    @pytest.mark.parametrize("scale", SCALES)
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_collapses_to_exactly_zero(self, dtype, scale):
+        left, right = frame(17, WIDTH, 1).to(dtype), frame(10, WIDTH, 2).to(dtype)
+        chain = FactorChain.at_start(left, right, 3, scale)
+        assert not chain.singular_values().any()
+        for kept, (b, a) in (
+            (WIDTH, chain.collapse()),
+            (1, chain.collapse(tol=0.1)),
+            (1, chain.collapse(tol=0.0)),
+        ):
+            assert (b.shape, a.shape) == ((17, kept), (kept, 10))
+            assert not b.any()
+            assert not a.any()
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_without_the_offset_is_the_small_start(self, dtype):
+        left, right = frame(17, WIDTH, 1).to(dtype), frame(10, WIDTH, 2).to(dtype)
+        chain = FactorChain(left, FactorChain.at_start(left, right, 3, 0.1).factors, right)
+        same_matrix(chain.dense(), 1e-3 * frame(17, WIDTH, 1) @ frame(10, WIDTH, 2).mT, ROUNDING[dtype])
+
+    def test_trained_factors_leave_zero(self):
+        left, right = frame(17, WIDTH, 1), frame(10, WIDTH, 2)
+        chain = FactorChain.at_start(left, right, 3, 0.1)
+        moved = FactorChain(left, chain.factors + 0.01 * gaussian(3, WIDTH, WIDTH), right, chain.start)
+        same_matrix(moved.dense(), _dense(moved), 1e-12)
+        assert moved.dense().norm() > 1e-5
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize("depth", DEPTHS)
+    def test_start_product_is_the_power(self, depth, dtype):
+        assert start_product(0.3, depth, dtype) == pytest.approx(
+            0.3**depth, rel=depth * torch.finfo(dtype).eps
+        )
+
+
+class TestCollapse:
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize("depth", DEPTHS)
+    @pytest.mark.parametrize(("out", "in_"), SHAPES)
+    def test_full_width_is_exact(self, out, in_, depth, dtype):
+        chain = random_chain(out, in_, WIDTH, depth, dtype=dtype)
+        b, a = chain.collapse()
+        assert (b.shape, a.shape) == ((out, WIDTH), (WIDTH, in_))
+        assert b.dtype == a.dtype == dtype
+        assert b.is_contiguous()
+        assert a.is_contiguous()
+        same_matrix(b.double() @ a.double(), _dense(chain), max(1e-12, ROUNDING[dtype]))
+
+    @pytest.mark.parametrize("width", [1, 2, 9])
+    def test_full_width_is_exact_up_to_square_bases(self, width):
+        chain = random_chain(9, 16, width, 3)
+        b, a = chain.collapse()
+        same_matrix(b @ a, _dense(chain), 1e-12)
+
+    @pytest.mark.parametrize("rank", range(1, WIDTH + 1))
+    @pytest.mark.parametrize(("out", "in_"), SHAPES)
+    def test_rank_gives_the_least_error(self, out, in_, rank):
+        chain = random_chain(out, in_, WIDTH, 3)
+        b, a = chain.collapse(rank=rank)
+        assert (b.shape, a.shape) == ((out, rank), (rank, in_))
+        dense = _dense(chain)
+        error = (dense - b @ a).norm().item()
+        assert error == pytest.approx(best_error(dense, rank), rel=1e-10, abs=1e-12 * dense.norm().item())
+
+    @pytest.mark.parametrize("tol", [0.7, 0.3, 0.1, 0.03, 1e-2, 1e-6, 1e-10])
+    @pytest.mark.parametrize("seed", range(3))
+    @pytest.mark.parametrize(("out", "in_"), SHAPES)
+    def test_tol_keeps_the_fewest_directions(self, out, in_, seed, tol):
+        chain = random_chain(out, in_, WIDTH, 3, seed=seed)
+        b, a = chain.collapse(tol=tol)
+        dense, kept = _dense(chain), b.shape[1]
+        allowed = tol * dense.norm().item()
+        assert (dense - b @ a).norm().item() <= allowed
+        assert kept == 1 or best_error(dense, kept - 1) > allowed
+
+    def test_tol_chooses_many_ranks_in_these_cases(self):
+        ranks = {
+            random_chain(17, 10, WIDTH, 3).collapse(tol=tol)[0].shape[1] for tol in (0.7, 0.3, 0.1, 1e-2, 0.0)
+        }
+        assert len(ranks) >= 4
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize("core_rank", [1, 2, 4])
+    def test_tol_finds_the_rank_of_a_deficient_core(self, core_rank, dtype):
+        chain = random_chain(17, 10, WIDTH, 3, start=0.0, core_rank=core_rank, dtype=dtype)
+        b, a = chain.collapse(tol=1e-5)
+        assert b.shape[1] == core_rank
+        same_matrix(b.double() @ a.double(), _dense(chain), max(1e-12, ROUNDING[dtype]))
+
+    def test_zero_factors_keep_one_zero_direction(self):
+        chain = FactorChain(frame(9, 3), torch.zeros(2, 3, 3, dtype=torch.float64), frame(7, 3))
+        b, a = chain.collapse(tol=0.5)
+        assert (b.shape, a.shape) == ((9, 1), (1, 7))
+        assert torch.equal(b @ a, torch.zeros(9, 7, dtype=torch.float64))
+
+    def test_tiny_products_survive(self):
+        factors = 1e-12 * gaussian(3, 4, 4, dtype=torch.float32)  # the squares of 1e-36 underflow in float32
+        chain = FactorChain(frame(9, 4).float(), factors, frame(7, 4).float())
+        b, a = chain.collapse(tol=1e-6)
+        same_matrix(b.double() @ a.double(), _dense(chain), ROUNDING[torch.float32])
+
+    def test_refuses_both_rank_and_tol(self):
+        with pytest.raises(ValueError, match=r"rank or tol, not both; got rank=2 and tol=0\.1"):
+            random_chain(6, 7, 4, 2).collapse(rank=2, tol=0.1)
+
+    @pytest.mark.parametrize("rank", [0, -1, 5])
+    def test_refuses_a_rank_outside_the_width(self, rank):
+        with pytest.raises(ValueError, match=rf"between 1 and the chain's width 4; got {rank}"):
+            random_chain(6, 7, 4, 2).collapse(rank=rank)
+
+    @pytest.mark.parametrize("tol", [-0.1, 1.0, float("nan")])
+    def test_refuses_a_tol_that_is_no_relative_error(self, tol):
+        with pytest.raises(ValueError, match=rf"0 <= tol < 1; got {tol}"):
+            random_chain(6, 7, 4, 2).collapse(tol=tol)
+
+
+class TestSingularValues:
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize("depth", DEPTHS)
+    @pytest.mark.parametrize(("out", "in_"), SHAPES)
+    def test_are_those_of_the_dense_matrix(self, out, in_, depth, dtype):
+        chain = random_chain(out, in_, WIDTH, depth, dtype=dtype)
+        values = chain.singular_values()
+        assert values.dtype == dtype
+        same_matrix(values, torch.linalg.svdvals(_dense(chain))[:WIDTH], ROUNDING[dtype])
+        assert (values.diff() <= 0).all()
+
+    @pytest.mark.parametrize("core_rank", [1, 3])
+    def test_of_a_deficient_core_end_at_its_rank(self, core_rank):
+        values = random_chain(17, 10, WIDTH, 3, start=0.0, core_rank=core_rank).singular_values()
+        assert (values[core_rank:] < 1e-13 * values[0]).all()
+        assert values[core_rank - 1] > 1e-6 * values[0]
+
+    def test_belong_to_collapsed_directions(self):
+        chain = random_chain(17, 10, WIDTH, 3)
+        b, a = chain.collapse()
+        u, _, vh = torch.linalg.svd(_dense(chain))
+        for k in range(1, WIDTH):
+            spans_same_space(b[:, :k], u[:, :k], 1e-10)
+            spans_same_space(a[:k].mT, vh[:k].mT, 1e-10)
+        orthonormal_columns(b / b.norm(dim=0), 1e-12)
+
+
+class TestShapesAreChecked:
+    """The import hook of conftest.py is on: a wrong shape raises in tests."""
+
+    @pytest.mark.parametrize(
+        ("left", "factors", "right"),
+        [((6, 4), (2, 3, 3), (7, 3)), ((6, 3), (2, 3, 4), (7, 3)), ((6, 3), (3, 3), (7, 3))],
+    )
+    def test_in_a_dataclass(self, left, factors, right):
+        with pytest.raises(TypeCheckError):
+            FactorChain(torch.ones(left), torch.ones(factors), torch.ones(right))
+
+    def test_in_a_method(self):
+        with pytest.raises(TypeCheckError):
+            FactorChain.at_start(torch.ones(6, 3), torch.ones(7, 4), 2, 0.1)
