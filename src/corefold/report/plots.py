@@ -49,15 +49,12 @@ def learning_curves(
 
     """
     metric = _main_metric(history, metric)
-    losses = {"training loss": _series(history, "loss"), "validation loss": _series(history, "eval_loss")}
-    losses = {label: points for label, points in losses.items() if points[0]}
+    kinds = (("training loss", "loss", "-"), ("validation loss", "eval_loss", "--"))
+    losses = [(label, _series(history, key), dash) for label, key, dash in kinds if _series(history, key)[0]]
     if not losses and metric is None:
         raise ValueError(f"no loss and no eval_* metric to draw among the {len(history)} records of history")
     ax = _axes(ax)
-    lines = [
-        _curve(ax, points, label=label, color=BLUE, linestyle="--" if "validation" in label else "-")
-        for label, points in losses.items()
-    ]
+    lines = [_curve(ax, points, label=label, color=BLUE, linestyle=dash) for label, points, dash in losses]
     if losses:
         ax.set_ylabel("loss", color=BLUE)
     if metric is not None:
@@ -158,13 +155,7 @@ def score_comparison(
         ValueError: no methods, or one without scores or with scores that are not finite.
 
     """
-    if not scores:
-        raise ValueError("there are no methods to compare: got an empty dict of scores")
-    for method, values in scores.items():
-        if not values or not all(map(math.isfinite, values)):
-            raise ValueError(
-                f"each method needs finite scores, one a seed; got {list(values)} for {method!r}"
-            )
+    _check_scores(scores)
     ax = _axes(ax)
     rows = range(len(scores))
     decimals = 3 if max(abs(score) for values in scores.values() for score in values) < 10 else 1
@@ -182,6 +173,14 @@ def score_comparison(
     ax.set_xlabel(metric, parse_math=False)
     _finish(ax, f"{metric[:1].upper()}{metric[1:]} over seeds", [seeds, bar], grid="x")
     return ax
+
+
+def _check_scores(scores: Mapping[str, Sequence[float]]) -> None:
+    if not scores:
+        raise ValueError("there are no methods to compare: got an empty dict of scores")
+    for method, values in scores.items():
+        if not len(values) or not all(map(math.isfinite, values)):
+            raise ValueError(f"a method needs finite scores, one a seed; got {list(values)} for {method!r}")
 
 
 def _axes(ax: Axes | None) -> Axes:
