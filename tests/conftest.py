@@ -3,3 +3,5 @@
 import jaxtyping
 
 jaxtyping.install_import_hook("corefold.core", "beartype.beartype")  # before anything imports corefold
+
+from models import llama, minilm, minilm_dir, mpnet_dir, smollm2_dir  # noqa: E402, F401

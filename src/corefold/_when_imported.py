@@ -6,13 +6,12 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
-from importlib.util import find_spec
 from types import ModuleType
 
 
 def when_imported(name: str, action: Callable[[], object]) -> None:
     """Call `action` now if module `name` is loaded, else right after whoever imports it has loaded it."""
-    if name in sys.modules:
+    if sys.modules.get(name) is not None:
         action()
     else:
         sys.meta_path.insert(0, _Watch(name, action))
@@ -27,15 +26,18 @@ class _Watch(MetaPathFinder):
     ) -> ModuleSpec | None:
         if fullname != self.name:
             return None
-        sys.meta_path.remove(self)
-        spec = find_spec(fullname)
+        others = [finder for finder in sys.meta_path if finder is not self and hasattr(finder, "find_spec")]
+        spec = next((s for finder in others if (s := finder.find_spec(fullname, path, target))), None)
         if spec is None or spec.loader is None:
             return spec
         load = spec.loader.exec_module
 
+        # The watch ends with the import, not here: transformers asks for PEFT's spec without importing it.
         def load_and_act(module: ModuleType) -> None:
             load(module)
-            self.action()
+            if self in sys.meta_path:
+                sys.meta_path.remove(self)
+                self.action()
 
         spec.loader.exec_module = load_and_act  # type: ignore[method-assign]
         return spec

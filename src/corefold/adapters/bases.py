@@ -5,11 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from itertools import islice
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from tqdm.auto import tqdm
 
 from corefold.adapters.layer import DeepLoraLayer
@@ -55,7 +58,7 @@ def initialize_bases(
             adapter is unchanged then).
 
     """
-    layers = _layers_of(model, adapter_name)
+    layers = layers_of(model, adapter_name)
     generator = generator or torch.Generator().manual_seed(0)
     sketches = {
         name: GradientSketch.empty(
@@ -76,20 +79,21 @@ def initialize_bases(
         total = num_batches if not hasattr(dataloader, "__len__") else min(num_batches, len(dataloader))  # type: ignore[arg-type]
         bar = tqdm(islice(dataloader, num_batches), total=total, desc="bases", disable=not progress)
         for seen, batch in enumerate(bar, 1):
-            batch = _to_device(batch, device)
-            loss = (loss_fn or _loss_of_output)(model, batch)
-            if not torch.isfinite(loss):
-                raise ValueError(f"the loss of batch {seen} is {loss.item()}; check its inputs and labels")
-            loss.backward()
+            loss = (loss_fn or _loss_of_output)(model, send_to_device(batch, device))
+            _check_loss(loss, seen)
+            if loss.requires_grad:  # else it reaches no layer, and all are named below
+                loss.backward()
     if seen == 0:
         raise ValueError("the dataloader gave no batch; initialize_bases needs at least one")
     _check_reached(sketches)
     for name, (layer, adapter) in layers.items():
         _set_bases(layer, adapter, sketches[name], generator)
+        _share(layer, adapter)
     return {name: sketch.values.cpu() for name, sketch in sketches.items()}
 
 
-def _layers_of(model: nn.Module, adapter_name: str | None) -> dict[str, tuple[DeepLoraLayer, str]]:
+def layers_of(model: nn.Module, adapter_name: str | None = None) -> dict[str, tuple[DeepLoraLayer, str]]:
+    """The layers that carry an adapter (default: the active one), by module name, and the adapter's name."""
     found: dict[str, tuple[DeepLoraLayer, str]] = {}
     for path, layer in model.named_modules():
         if not isinstance(layer, DeepLoraLayer):
@@ -122,14 +126,11 @@ def _loss_of_output(model: nn.Module, batch: Any) -> Tensor:
     return loss
 
 
-def _to_device(batch: Any, device: torch.device) -> Any:
-    if isinstance(batch, Tensor):
-        return batch.to(device)
-    if hasattr(batch, "items"):
-        return {key: _to_device(value, device) for key, value in batch.items()}
-    if isinstance(batch, (list, tuple)):
-        return type(batch)(_to_device(value, device) for value in batch)
-    return batch
+def _check_loss(loss: object, batch: int) -> None:
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        raise ValueError(f"loss_fn must return one number as a tensor; batch {batch} gave {loss!r}")
+    if not torch.isfinite(loss):
+        raise ValueError(f"the loss of batch {batch} is {loss.item()}; check its inputs and labels")
 
 
 def _check_reached(sketches: dict[str, GradientSketch]) -> None:
@@ -157,6 +158,13 @@ def _set_bases(
     )
     layer.reset_adapter(adapter, left, right)
     config.initialized = True
+
+
+def _share(layer: DeepLoraLayer, adapter: str) -> None:
+    """Take the first process's bases: each has seen its own batches, and all must train the same chain."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        for name in layer.adapter_layer_names:
+            torch.distributed.broadcast(getattr(layer, name)[adapter].data, src=0)
 
 
 class _Capture(torch.autograd.Function):
@@ -198,11 +206,8 @@ def _capturing(
     with ExitStack() as stack:
         stack.enter_context(_evaluating_frozen(model))
         for name, (layer, adapter) in layers.items():
-            active, disabled = layer._active_adapter, layer._disable_adapters
-            stack.callback(setattr, layer, "_active_adapter", active)
-            stack.callback(setattr, layer, "_disable_adapters", disabled)
+            stack.callback(setattr, layer, "_active_adapter", layer._active_adapter)
             layer._active_adapter = [other for other in layer.active_adapters if other != adapter]
-            layer._disable_adapters = False
             stack.callback(layer.register_forward_hook(hook_of(name)).remove)  # type: ignore[attr-defined]
         stack.enter_context(_checkpointing(model))
         stack.enter_context(torch.enable_grad())
@@ -231,27 +236,33 @@ def _checkpointing(model: nn.Module) -> Iterator[None]:
     from transformers import PreTrainedModel
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    switched = [
-        module
-        for module in model.modules()
-        if isinstance(module, PreTrainedModel)
-        and module.supports_gradient_checkpointing
-        and not module.is_gradient_checkpointing
-    ]
-    caching = [module.config for module in switched if getattr(module.config, "use_cache", False)]
-    try:
-        for module in switched:
-            module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    blocks = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    configs = [module.config for module in model.modules() if isinstance(module, PreTrainedModel)]
+    caching = [config for config in configs if getattr(config, "use_cache", False)] if blocks else []
+    with ExitStack() as stack:
+        for block in blocks:
+            for name, value in {
+                "gradient_checkpointing": True,
+                "training": True,  # blocks checkpoint in training mode only
+                "_gradient_checkpointing_func": partial(_checkpoint_in_evaluation, block),
+            }.items():
+                if name in vars(block):
+                    stack.callback(setattr, block, name, vars(block)[name])
+                else:
+                    stack.callback(delattr, block, name)
+                setattr(block, name, value)
         for config in caching:
+            stack.callback(setattr, config, "use_cache", True)
             config.use_cache = False
-        for module in model.modules():
-            if isinstance(module, GradientCheckpointingLayer):
-                module.training = (
-                    True  # blocks checkpoint in training mode only; their parts stay in evaluation
-                )
         yield
-    finally:
-        for config in caching:
-            config.use_cache = True
-        for module in switched:
-            module.gradient_checkpointing_disable()
+
+
+def _checkpoint_in_evaluation(block: nn.Module, run: Callable[..., Any], *args: Any) -> Any:
+    def evaluate(*args: Any) -> Any:
+        block.training = False
+        try:
+            return run(*args)
+        finally:
+            block.training = True
+
+    return checkpoint(evaluate, *args, use_reentrant=False)

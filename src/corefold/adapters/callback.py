@@ -7,11 +7,13 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from corefold.adapters.bases import Loss, initialize_bases
+from corefold.adapters.bases import Loss, initialize_bases, layers_of
 
 
 class BasesCallback(TrainerCallback):
-    """Runs `initialize_bases` on the training batches when training starts; not when it resumes.
+    """Runs `initialize_bases` on the training batches when training starts.
+
+    Not when it resumes, nor when the adapter's bases already come from data: that would undo what it has learned.
 
     Args:
         num_batches: batches used for the bases.
@@ -36,7 +38,11 @@ class BasesCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Called by Trainer."""
-        if state.global_step > 0:
+        configs = [layer.deeplora_config[name] for layer, name in layers_of(model).values()]
+        if state.global_step > 0:  # resumed: the checkpoint holds the bases
+            for config in configs:
+                config.initialized = True
+        if all(config.initialized for config in configs):
             return
         self.gradient_values = initialize_bases(
             model,

@@ -25,7 +25,7 @@ def write_card(directory: str | os.PathLike[str], config: PeftConfig) -> None:
     data["base_model"] = data.get("base_model") or config.base_model_name_or_path
     data["tags"] = sorted({*(data.get("tags") or []), "corefold", method_of(config)})
     text = ModelCard.load(path).text if path.exists() else ""
-    if not text or "[More Information Needed]" in text:
+    if not text or _is_template(text):
         body = f"# {_title(config)}\n\n{_section(config)}"
     elif HEADING in text:
         body = text
@@ -33,6 +33,14 @@ def write_card(directory: str | os.PathLike[str], config: PeftConfig) -> None:
         body = f"{text.rstrip()}\n\n{_section(config)}"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"---\n{data.to_yaml()}\n---\n\n{body.strip()}\n", encoding="utf-8")
+
+
+def _is_template(text: str) -> bool:
+    """Whether a card's text is the form that PEFT puts down, with nothing filled in."""
+    if "[More Information Needed]" not in text:
+        return False
+    form = {*ModelCard.from_template(ModelCardData()).text.splitlines(), "### Framework versions"}
+    return all(line in form or line.startswith("- PEFT ") for line in text.splitlines())
 
 
 def method_of(config: PeftConfig) -> str:
@@ -63,8 +71,10 @@ def _section(config: PeftConfig) -> str:
             "without it PEFT stops at `KeyError: 'DEEPLORA'`. For tools that do not know corefold, write a plain\n"
             'LoRA with `corefold.export_lora(model, "out-lora")`.'
         )
+    labels = "  # with the num_labels it was trained with" if config.task_type == "SEQ_CLS" else ""
     return (
         f"{HEADING}\n\n{note}\n\n```python\n{first}from peft import PeftModel\nfrom transformers import {auto}\n\n"
-        f'base = {auto}.from_pretrained("{base}")\nmodel = PeftModel.from_pretrained(base, "PATH_TO_THIS_FOLDER")\n'
+        f'base = {auto}.from_pretrained("{base}"){labels}\n'
+        f'model = PeftModel.from_pretrained(base, "PATH_TO_THIS_FOLDER")\n'
         f"```\n"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -57,6 +58,8 @@ class DeepLoraConfig(PeftConfig):
     init_weights: bool = True
     initialized: bool = False
 
+    _warned = False  # not a field: never saved
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = enum_member(PeftType, NAME)
@@ -84,7 +87,7 @@ class DeepLoraConfig(PeftConfig):
             raise ValueError("`layers_to_transform` cannot be used when `target_modules` is a str.")
         if isinstance(self.target_modules, str) and self.layers_pattern is not None:
             raise ValueError("`layers_pattern` cannot be used when `target_modules` is a str.")
-        if self.layers_pattern and not self.layers_to_transform:
+        if self.layers_pattern and self.layers_to_transform is None:
             raise ValueError(
                 "When `layers_pattern` is specified, `layers_to_transform` must also be specified."
             )
@@ -93,3 +96,15 @@ class DeepLoraConfig(PeftConfig):
         """Save the configuration and, beside it, a model card that says how to load the adapter."""
         super().save_pretrained(str(save_directory), **kwargs)
         write_card(save_directory, self)
+
+    def warn_if_bases_are_random(self) -> None:
+        """Warn, once, that the adapter trains on random bases though bases from data were asked for."""
+        if self.initialized or self._warned or self.bases == "random" or not self.init_weights:
+            return
+        self._warned = True
+        warnings.warn(
+            "this Deep LoRA adapter trains with random bases, which barely learns: call "
+            "corefold.initialize_bases(model, dataloader) before training, give Trainer a "
+            'corefold.BasesCallback(), or ask for them with DeepLoraConfig(bases="random")',
+            stacklevel=2,
+        )

@@ -98,7 +98,8 @@ def to_lora(
     chains = chains_of(config, state)
     pairs = {name: chain.collapse(tol=tolerance) for name, chain in chains.items()}
     ranks = {name: a.shape[0] for name, (_, a) in pairs.items()}
-    tensors = {name: tensor for name, tensor in state.items() if not name.endswith(PARTS)}
+    others = {name: tensor for name, tensor in state.items() if not name.endswith(PARTS)}
+    tensors = {f"{PREFIX}{name.removeprefix(PREFIX)}": tensor for name, tensor in others.items()}
     for name, (b, a) in pairs.items():
         tensors[f"{PREFIX}{name}.lora_A.weight"] = a
         tensors[f"{PREFIX}{name}.lora_B.weight"] = b
@@ -112,7 +113,7 @@ def to_lora(
         metadata={"format": "pt"},
     )
     write_card(directory, lora)
-    sizes = {name: (chain.left.shape[0] + chain.right.shape[0]) * 4 for name, chain in chains.items()}
+    sizes = {name: b[:, 0].nbytes + a[0].nbytes for name, (b, a) in pairs.items()}  # of one direction
     return LoraExport(
         directory,
         ranks,
@@ -150,6 +151,7 @@ def chains_of(config: DeepLoraConfig, state: Mapping[str, Tensor]) -> dict[str, 
 
 def _lora_config(config: DeepLoraConfig, ranks: dict[str, int]) -> LoraConfig:
     r = Counter(ranks.values()).most_common(1)[0][0]
+    blocks = config.layers_to_transform
     pattern = {f"^{re.escape(name)}": rank for name, rank in ranks.items() if rank != r}
     return LoraConfig(
         r=r,
@@ -158,7 +160,7 @@ def _lora_config(config: DeepLoraConfig, ranks: dict[str, int]) -> LoraConfig:
         alpha_pattern=dict(pattern),
         target_modules=config.target_modules,
         exclude_modules=config.exclude_modules,
-        layers_to_transform=config.layers_to_transform,
+        layers_to_transform=[blocks] if isinstance(blocks, int) else blocks,  # PEFT takes 0 for none
         layers_pattern=config.layers_pattern,
         modules_to_save=config.modules_to_save,
         bias="lora_only" if config.bias == "deeplora_only" else config.bias,

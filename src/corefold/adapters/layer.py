@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor, nn
+from torch.amp import is_autocast_available
 
 from corefold.core import FactorChain, complete, start_product
 
@@ -46,7 +48,8 @@ class DeepLoraLayer(BaseTunerLayer):
         if r > min(self.in_features, self.out_features):
             raise ValueError(
                 f"r={r} exceeds the smaller side of a layer of {self.out_features} x {self.in_features}; "
-                f"choose r <= {min(self.in_features, self.out_features)}, or a smaller one for it in rank_pattern"
+                f"choose r <= {min(self.in_features, self.out_features)}, a smaller one for it in rank_pattern, or "
+                "leave it out with exclude_modules"
             )
         self.r[adapter_name] = r
         self.deeplora_config[adapter_name] = config
@@ -54,14 +57,22 @@ class DeepLoraLayer(BaseTunerLayer):
         self.deeplora_left[adapter_name] = nn.Parameter(torch.empty(self.out_features, r))
         self.deeplora_right[adapter_name] = nn.Parameter(torch.empty(self.in_features, r))
         self._move_adapter_to_device_of_base_layer(adapter_name)
-        for name in self.adapter_layer_names:
-            tensor = getattr(self, name)[adapter_name]
-            if tensor.dtype in (torch.float16, torch.bfloat16):
-                getattr(self, name)[adapter_name] = nn.Parameter(tensor.detach().float())
         if not self.deeplora_factors[adapter_name].is_meta:
             self.reset_adapter(adapter_name)
         self.train_bases(adapter_name, config.basis_lr_ratio > 0)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    def _move_adapter_to_device_of_base_layer(
+        self, adapter_name: str, device: torch.device | None = None
+    ) -> None:
+        # PEFT's own also casts to the base's dtype, and so rounds an adapter that it has just loaded.
+        weight = self.weight
+        where = weight.device if device is None else device
+        dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+        for tensors in (getattr(self, name) for name in self.adapter_layer_names):
+            tensor = tensors.get(adapter_name)
+            if tensor is not None and not tensor.is_meta and (tensor.device, tensor.dtype) != (where, dtype):
+                tensors[adapter_name] = nn.Parameter(tensor.detach().to(where, dtype), tensor.requires_grad)
 
     @torch.no_grad()
     def reset_adapter(
@@ -174,8 +185,14 @@ class DeepLoraLinear(nn.Module, DeepLoraLayer):
         return result
 
     def _update(self, adapter_name: str, x: Tensor) -> Tensor:
-        chain = self.chain(adapter_name)
-        return chain(self._cast_input_dtype(x, chain.left.dtype))
+        chain, kind = self.chain(adapter_name), x.device.type
+        learns = self.training and chain.factors.requires_grad and torch.is_grad_enabled()
+        if learns and not torch.compiler.is_compiling():  # a compiled forward cannot warn
+            self.deeplora_config[adapter_name].warn_if_bases_are_random()
+        # The core is a small difference of products, which autocast would round away.
+        exact = torch.autocast(kind, enabled=False) if is_autocast_available(kind) else nullcontext()
+        with exact:
+            return chain(self._cast_input_dtype(x, chain.left.dtype))
 
     def __repr__(self) -> str:
         return "deeplora." + super().__repr__()

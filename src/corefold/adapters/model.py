@@ -9,8 +9,8 @@ from typing import Any
 
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
-from peft.utils.other import get_pattern_key
-from torch import nn
+from peft.utils.other import AuxiliaryTrainingWrapper, get_pattern_key
+from torch import Tensor, nn
 
 from corefold.adapters.config import DeepLoraConfig
 from corefold.adapters.layer import DeepLoraLayer, DeepLoraLinear
@@ -45,12 +45,26 @@ class DeepLoraModel(BaseTuner):
                     f"Target module {base} is not supported. Deep LoRA adapts torch.nn.Linear layers; leave "
                     f"{current_key} out of target_modules or name it in exclude_modules."
                 )
-            new_module = DeepLoraLinear(target, adapter_name, r, config)
+            new_module = DeepLoraLinear(target, adapter_name, r, config).train(target.training)
         except ValueError as error:
             raise ValueError(f"{current_key}: {error}") from error
         if adapter_name not in self.active_adapters:
             new_module.requires_grad_(False)
         self._replace_module(parent, target_name, new_module, target)
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(
+        cls, model: nn.Module, config: DeepLoraConfig, adapter_name: str, state_dict: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        # PEFT itself only warns of a missing tensor, and goes on with a random one.
+        remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
+        for path, layer in model.named_modules():
+            if isinstance(layer, DeepLoraLayer) and adapter_name in layer.deeplora_factors:
+                for part in layer.adapter_layer_names:
+                    name = f"{path}.{part}".replace("_fsdp_wrapped_module.", "")
+                    if f"{name}.{adapter_name}" not in remapped:
+                        raise ValueError(f"tensor {name} is missing from the adapter")
+        return remapped
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
@@ -65,8 +79,11 @@ class DeepLoraModel(BaseTuner):
         known = {name for layer in layers for name in layer.deeplora_factors}
         if unknown := {*names} - known - {"__base__"}:
             raise ValueError(f"Trying to infer with non-existing adapter(s): {', '.join(sorted(unknown))}")
+        # Heads trained in full (modules_to_save) also differ from adapter to adapter.
         handles = [
-            layer.register_forward_pre_hook(partial(_add_names, names), with_kwargs=True) for layer in layers
+            module.register_forward_pre_hook(partial(_add_names, names), with_kwargs=True)
+            for module in self.modules()
+            if isinstance(module, (DeepLoraLayer, AuxiliaryTrainingWrapper))
         ]
         try:
             yield

@@ -59,7 +59,6 @@ def param_groups(
     seen = {id(p) for group in groups for p in group["params"]}
     others = [p for p in model.parameters() if p.requires_grad and id(p) not in seen]
     if others:
-        groups.append(
-            {"name": "others", "params": others, "lr": other_lr or lr, "weight_decay": weight_decay}
-        )
+        rate = lr if other_lr is None else other_lr
+        groups.append({"name": "others", "params": others, "lr": rate, "weight_decay": weight_decay})
     return groups

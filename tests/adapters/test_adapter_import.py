@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+from enum import Enum
+
+import pytest
+from peft import PeftConfig
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+from peft.utils.peft_types import PeftType
+
+import corefold
+from corefold.adapters.config import DeepLoraConfig
+from corefold.adapters.model import DeepLoraModel
+from corefold.adapters.registry import enum_member, register
+from models import fresh_python, wrap
+
+HEAVY = ["transformers", "peft", "sklearn", "pandas", "matplotlib"]
+
+
+class Colour(str, Enum):  # noqa: UP042 (as PeftType is made)
+    RED = "RED"
+
+
+def test_import_corefold_loads_nothing_heavy():
+    printed = fresh_python("import sys, corefold; print(*sys.modules)").split()
+    assert "torch" in printed
+    assert not {*HEAVY} & {*printed}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("adapter")
+    DeepLoraConfig(r=3, target_modules=["fc"], base_model_name_or_path="some/base").save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import corefold; from peft import PeftModel, PeftConfig",
+        "import peft; import corefold; from peft import PeftModel, PeftConfig",
+    ],
+)
+def test_peft_knows_deep_lora_in_either_order_of_import(imports, saved):
+    code = f"import sys\n{imports}\nconfig = PeftConfig.from_pretrained(sys.argv[1])"
+    assert fresh_python(f"{code}\nprint(type(config).__name__, config.r)", saved) == "DeepLoraConfig 3"
+
+
+def test_looking_for_peft_without_importing_it():
+    code = """
+    import corefold, sys
+    from transformers.utils import is_peft_available
+    assert is_peft_available()  # looks for its spec
+    assert "peft" not in sys.modules
+    from peft.utils.peft_types import PeftType
+    print(PeftType("DEEPLORA").value)
+    """
+    assert fresh_python(code) == "DEEPLORA"
+
+
+def test_lazy_names_resolve():
+    assert corefold.DeepLoraConfig is DeepLoraConfig
+    for name in corefold.__all__:
+        assert getattr(corefold, name).__name__ == name
+        assert name in dir(corefold)
+    with pytest.raises(AttributeError, match="nonsense"):
+        corefold.nonsense  # noqa: B018
+
+
+def test_missing_peft_names_the_extra():
+    code = """
+    import sys
+    sys.modules["peft"] = None
+    import corefold
+    try:
+        corefold.DeepLoraConfig
+    except ImportError as error:
+        print(error)
+    """
+    assert 'pip install "corefold[peft]"' in fresh_python(code)
+
+
+def _is_a_full_member(enum, member, name):
+    assert type(member) is enum
+    assert isinstance(member, str)
+    assert (member.name, member.value) == (name, name)
+    assert enum(name) is enum[name] is getattr(enum, name) is member
+    assert member in list(enum)
+    assert len(enum) == len(list(enum)) == len(enum.__members__)
+    assert member == name
+    assert {member: 1}[name] == 1
+    assert pickle.loads(pickle.dumps(member)) is member
+    assert copy.deepcopy(member) is member
+    assert json.dumps(member) == f'"{name}"'
+    assert repr(member) == f"<{enum.__name__}.{name}: '{name}'>"
+
+
+def test_deeplora_is_a_member_of_peft_type():
+    _is_a_full_member(PeftType, PeftType.DEEPLORA, "DEEPLORA")
+    assert [*PeftType].count("DEEPLORA") == 1
+    assert PeftType("LORA") is PeftType.LORA
+
+
+def test_enum_member_on_an_enum_of_our_own():
+    blue = enum_member(Colour, "BLUE")
+    _is_a_full_member(Colour, blue, "BLUE")
+    assert [*Colour] == [Colour.RED, blue]
+    assert enum_member(Colour, "BLUE") is blue
+    assert enum_member(Colour, "RED") is Colour.RED
+    assert len(Colour) == 2
+    with pytest.raises(ValueError, match="GREEN"):
+        Colour("GREEN")
+
+
+def test_registering_twice_changes_nothing():
+    before = dict(PEFT_TYPE_TO_CONFIG_MAPPING), dict(PEFT_TYPE_TO_TUNER_MAPPING), [*PeftType]
+    register()
+    assert (dict(PEFT_TYPE_TO_CONFIG_MAPPING), dict(PEFT_TYPE_TO_TUNER_MAPPING), [*PeftType]) == before
+    assert PEFT_TYPE_TO_CONFIG_MAPPING[PeftType.DEEPLORA] is DeepLoraConfig
+    assert PEFT_TYPE_TO_TUNER_MAPPING[PeftType.DEEPLORA] is DeepLoraModel
+
+
+def test_config_survives_json_and_pickle(tmp_path):
+    config = DeepLoraConfig(
+        r=6, depth=2, init_scale=0.05, bases="spectral", basis_lr_ratio=0.01, target_modules=["a", "b"],
+        exclude_modules=["c"], rank_pattern={"a": 3}, modules_to_save=["head"], bias="deeplora_only",
+    )  # fmt: skip
+    config.save_pretrained(tmp_path)
+    loaded = PeftConfig.from_pretrained(tmp_path)
+    assert loaded.to_dict() | {"inference_mode": False} == config.to_dict()
+    assert loaded.peft_type is PeftType.DEEPLORA
+    assert pickle.loads(pickle.dumps(config)) == config
+    assert copy.deepcopy(config) == config
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"r": 0}, "positive integer"),
+        ({"r": -2}, "positive integer"),
+        ({"rank_pattern": {"q": 0}}, "'q'"),
+        ({"depth": 0}, "depth"),
+        ({"init_scale": 0.0}, "init_scale"),
+        ({"init_scale": -0.1}, "init_scale"),
+        ({"init_scale": float("nan")}, "init_scale"),
+        ({"basis_lr_ratio": -1e-3}, "basis_lr_ratio"),
+        ({"bases": "pca"}, "gradient, spectral, random"),
+        ({"target_modules": ".*", "layers_to_transform": [0]}, "layers_to_transform"),
+        ({"target_modules": ".*", "layers_pattern": "layers"}, "layers_pattern"),
+        ({"target_modules": ["q"], "layers_pattern": "layers"}, "layers_to_transform"),
+    ],
+)
+def test_bad_configurations_say_what_is_wrong(options, says):
+    with pytest.raises(ValueError, match=says):
+        DeepLoraConfig(**options)
+
+
+def test_a_width_beyond_a_layer_names_the_layer(llama):
+    with pytest.raises(ValueError, match=r"layers\.0\.self_attn\.k_proj.*r=13 exceeds.*12 x 24"):
+        wrap(llama, r=13, target_modules=["k_proj"])
+
+
+def test_a_layer_that_is_not_linear_is_named(llama):
+    with pytest.raises(TypeError, match=r"embed_tokens"):
+        wrap(llama, target_modules=["embed_tokens"])

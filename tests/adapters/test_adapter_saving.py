@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from peft import AutoPeftModelForSequenceClassification, PeftConfig, PeftModel, get_peft_model_state_dict
+from peft import set_peft_model_state_dict as set_state
+from peft.utils.save_and_load import load_peft_weights
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from corefold.adapters import DeepLoraConfig, export_lora
+from models import adapter_state, inputs, layers, load, logits, randomise, same_tensors, tiny_llama, wrap
+
+WEIGHTS = "adapter_model.safetensors"
+
+
+@pytest.mark.parametrize("name", ["minilm", "mpnet", "smollm2"])
+def test_saved_and_loaded_gives_the_same_bits(name, tmp_path):
+    batch = inputs(name)
+    options = (
+        {"task_type": "CAUSAL_LM"} if name == "smollm2" else {"task_type": "SEQ_CLS", "bias": "deeplora_only"}
+    )
+    model = wrap(load(name), target_modules="all-linear", rank_pattern={r".*\.2\..*": 3}, **options).eval()
+    randomise(model)
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(load(name), tmp_path)
+    assert torch.equal(logits(loaded, batch), logits(model, batch))
+    assert not torch.equal(logits(loaded, batch), logits(load(name), batch))
+    assert same_tensors(adapter_state(loaded), adapter_state(model))
+    assert not loaded.training
+    assert not any(p.requires_grad for name, p in loaded.named_parameters() if "deeplora" in name)
+
+
+@pytest.mark.parametrize("low_memory", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+def test_every_dtype_and_loading_from_the_meta_device(dtype, low_memory, tmp_path):
+    model = wrap(tiny_llama().to(dtype), target_modules="all-linear", basis_lr_ratio=0.1)
+    randomise(model)
+    model.save_pretrained(tmp_path)
+    assert same_tensors(load_file(tmp_path / WEIGHTS), get_peft_model_state_dict(model))
+    loaded = PeftModel.from_pretrained(
+        tiny_llama().to(dtype), tmp_path, low_cpu_mem_usage=low_memory, is_trainable=True
+    )
+    assert same_tensors(adapter_state(loaded), adapter_state(model))
+    assert torch.equal(logits(loaded, inputs("tiny")), logits(model, inputs("tiny")))
+    trained = {n for n, p in loaded.named_parameters() if p.requires_grad}
+    assert trained == {n for n, p in model.named_parameters() if p.requires_grad}
+
+
+def test_auto_class(tmp_path):
+    model = wrap(load("minilm"), task_type="SEQ_CLS").eval()
+    randomise(model)
+    model.save_pretrained(tmp_path)
+    loaded = AutoPeftModelForSequenceClassification.from_pretrained(tmp_path, num_labels=3)
+    assert torch.equal(logits(loaded, inputs("minilm")), logits(model, inputs("minilm")))
+
+
+def test_into_transformers_without_a_peft_model(tmp_path):
+    base = tiny_llama()
+    base.add_adapter(DeepLoraConfig(r=3, target_modules=["q_proj"]), adapter_name="mine")
+    randomise(base)
+    base.save_pretrained(tmp_path)
+    loaded = tiny_llama()
+    loaded.load_adapter(str(tmp_path), adapter_name="mine")
+    assert torch.equal(logits(loaded, inputs("tiny")), logits(base, inputs("tiny")))
+
+
+@pytest.fixture
+def saved(tmp_path):
+    model = wrap(tiny_llama())
+    randomise(model)
+    model.save_pretrained(tmp_path)
+    return tmp_path
+
+
+def damage(folder, change):
+    tensors = load_file(folder / WEIGHTS)
+    change(tensors)
+    save_file(tensors, folder / WEIGHTS)
+
+
+def test_a_truncated_file_is_refused(saved):
+    data = (saved / WEIGHTS).read_bytes()
+    (saved / WEIGHTS).write_bytes(data[:-10])
+    with pytest.raises(SafetensorError):
+        PeftModel.from_pretrained(tiny_llama(), saved)
+
+
+@pytest.mark.parametrize("part", ["deeplora_factors", "deeplora_left", "deeplora_right"])
+def test_a_missing_tensor_is_named(saved, part):
+    name = f"base_model.model.model.layers.1.self_attn.v_proj.{part}"
+    damage(saved, lambda tensors: tensors.pop(name))
+    with pytest.raises(ValueError, match=name.replace(".", r"\.")):
+        PeftModel.from_pretrained(tiny_llama(), saved)
+
+
+@pytest.mark.parametrize("part", ["deeplora_factors", "deeplora_left", "deeplora_right"])
+def test_a_tensor_of_another_shape_is_named(saved, part):
+    name = f"base_model.model.model.layers.1.self_attn.v_proj.{part}"
+    damage(saved, lambda tensors: tensors.update({name: tensors[name][..., :-1].contiguous()}))
+    with pytest.raises(RuntimeError, match=rf"size mismatch for {name}"):
+        PeftModel.from_pretrained(tiny_llama(), saved)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("r", 3), ("depth", 2), ("target_modules", ["q_proj", "k_proj"])]
+)
+def test_a_configuration_that_does_not_fit_is_refused(saved, field, value):
+    config = json.loads((saved / "adapter_config.json").read_text())
+    (saved / "adapter_config.json").write_text(json.dumps({**config, field: value}))
+    with pytest.raises((RuntimeError, ValueError), match=r"size mismatch|missing from the adapter"):
+        PeftModel.from_pretrained(tiny_llama(), saved)
+
+
+def test_loading_into_an_existing_adapter(saved):
+    source, target = PeftModel.from_pretrained(tiny_llama(), saved), wrap(tiny_llama())
+    set_state(target, load_peft_weights(str(saved)))
+    assert same_tensors(adapter_state(target), adapter_state(source))
+
+
+def card(folder):
+    return ModelCard.load(folder / "README.md")
+
+
+def test_card_says_how_to_load(tmp_path):
+    model = wrap(load("minilm"), task_type="SEQ_CLS")
+    model.save_pretrained(tmp_path)
+    text = card(tmp_path).text
+    assert text.count("import corefold  # makes Deep LoRA known to PEFT") == 1
+    assert "AutoModelForSequenceClassification" in text
+    assert "More Information Needed" not in text
+    data = card(tmp_path).data
+    assert data.library_name == "peft"
+    assert {"corefold", "deep-lora"} <= {*data.tags}
+    assert "num_labels" in text
+    snippet = text.split("```python\n")[1].split("```")[0].replace("PATH_TO_THIS_FOLDER", str(tmp_path))
+    snippet = snippet.replace('")  # with the num_labels', '", num_labels=3)  #')
+    found: dict = {}
+    exec(snippet, found)  # the card's own words
+    assert same_tensors(adapter_state(found["model"]), adapter_state(model))
+
+
+def test_card_beside_a_named_adapter(llama, tmp_path):
+    wrap(llama, adapter_name="mine").save_pretrained(tmp_path)
+    assert "import corefold" in card(tmp_path / "mine").text
+    assert PeftConfig.from_pretrained(tmp_path / "mine").r == 4
+
+
+def test_saving_twice_writes_the_same_card(llama, tmp_path):
+    model = wrap(llama)
+    model.save_pretrained(tmp_path)
+    first = (tmp_path / "README.md").read_text()
+    model.save_pretrained(tmp_path)
+    again = (tmp_path / "README.md").read_text()
+    assert again.count("How to load this adapter") == again.count("import corefold  #") == 1
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").read_text() == again
+    assert first.split("---")[2].strip() in again
+
+
+def test_an_edited_card_keeps_its_text(llama, tmp_path):
+    mine = "---\nlicense: mit\ntags:\n- poetry\n---\n\n# My adapter\n\nIt writes sonnets.\n"
+    (tmp_path / "README.md").write_text(mine)
+    model = wrap(llama)
+    for _ in range(2):
+        model.save_pretrained(tmp_path)
+        text = (tmp_path / "README.md").read_text()
+        assert "# My adapter\n\nIt writes sonnets." in text
+        assert text.count("How to load this adapter") == 1
+        assert card(tmp_path).data.license == "mit"
+
+
+def test_a_card_half_filled_in_keeps_what_was_filled_in(llama, tmp_path):
+    from huggingface_hub import ModelCardData
+
+    form = str(ModelCard.from_template(ModelCardData()))
+    assert "[More Information Needed]" in form
+    (tmp_path / "README.md").write_text(form.replace("[More Information Needed]", "Trained on sonnets.", 1))
+    wrap(llama).save_pretrained(tmp_path)
+    text = card(tmp_path).text
+    assert "Trained on sonnets." in text
+    assert text.count("How to load this adapter") == 1
+
+
+def test_an_export_does_not_ask_for_corefold(llama, tmp_path):
+    export_lora(wrap(llama), tmp_path)
+    text = card(tmp_path).text
+    assert "import corefold" not in text
+    assert "corefold is not needed" in text
+    assert "lora" in card(tmp_path).data.tags
+    assert "deep-lora" not in card(tmp_path).data.tags
+    assert layers(llama)
