@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-console = Console()
-_errors = Console(stderr=True)
+# Paths and names are printed as they are: no markup, no ":train" turned into a train.
+console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
+_errors = Console(stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def say_error(message: str) -> None:
     """One line, whatever the message holds, never wrapped."""
-    _errors.print("corefold: error: " + " ".join(message.split()), style="red", markup=False, soft_wrap=True)
+    _errors.print("corefold: error: " + " ".join(message.split()), style="red")
 
 
 def show_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:

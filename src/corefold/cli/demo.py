@@ -54,7 +54,7 @@ def run(
     show_table(
         header, rows, f"Rotten Tomatoes, {rows_used}, MiniLM, {SETTINGS['steps']} steps, {seeds} seeds"
     )
-    console.print(f"report: {_report(output, found, header, rows)}", highlight=False, soft_wrap=True)
+    console.print(f"report: {_report(output, found, header, rows)}")
 
 
 def packaged_file(package: str, name: str) -> Path:

@@ -41,6 +41,6 @@ def run(
         raise InputError(f"{out} holds a {config.peft_type} adapter, not Deep LoRA; a LoRA needs no export")
     check_free(output, overwrite)
     try:
-        console.print(str(to_lora(config, state, output, tolerance)), highlight=False, soft_wrap=True)
+        console.print(str(to_lora(config, state, output, tolerance)))
     except ValueError as error:
         raise InputError(f"{out}: {error}") from error

@@ -84,10 +84,9 @@ def show(out: Path) -> None:
     console.print(
         f"{adapter['trainable_parameters']:,} parameters trained on {metrics['rows']['train']:,} rows, "
         f"{number(timing['seconds_per_step'])} s a step; adapter {adapter['bytes']:,} bytes, as plain LoRA "
-        f"{adapter['lora_bytes']:,} (dropping what carries nothing saved {adapter['lora_bytes_saved']:,})",
-        highlight=False,
+        f"{adapter['lora_bytes']:,} (dropping what carries nothing saved {adapter['lora_bytes_saved']:,})"
     )
-    console.print(f"report: {write_report(out)}", highlight=False, soft_wrap=True)
+    console.print(f"report: {write_report(out)}")
 
 
 def _with_settings(command: Any) -> None:

@@ -51,8 +51,7 @@ def run(
     )
     console.print(
         f"{len(updates)} layers, {sum(u.bytes for u in updates):,} bytes. rank: singular values above 1 % of the "
-        "largest; stable: sum of squares over the largest square; energy: Frobenius norm of the update.",
-        highlight=False,
+        "largest; stable: sum of squares over the largest square; energy: Frobenius norm of the update."
     )
     if plot is not None:
         console.print(

@@ -29,4 +29,4 @@ def run(
 
     check_free(output, overwrite)  # before the model loads, which takes longer
     merge(load_run(out), output, overwrite=overwrite)
-    console.print(f"merged model in {output}", highlight=False, soft_wrap=True)
+    console.print(f"merged model in {output}")

@@ -35,4 +35,4 @@ def run(
     check_output(output, overwrite)
     predicted = predict(load_run(out), table, batch_size=batch_size, max_new_tokens=max_new_tokens)
     write_table(predicted, output, overwrite)
-    console.print(f"{len(predicted):,} rows in {output}", highlight=False, soft_wrap=True)
+    console.print(f"{len(predicted):,} rows in {output}")

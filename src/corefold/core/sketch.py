@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-POWER_ITERATIONS = 2
+POWER_ITERATIONS = 4
 
 
 @dataclass(frozen=True)

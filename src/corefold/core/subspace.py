@@ -93,7 +93,7 @@ def complete(
     """`basis` (orthonormal columns) followed by `width - k` random columns, all orthonormal."""
     missing = width - basis.shape[1]
     if missing <= 0:
-        return basis
+        return basis[:, :width]
     # Drawn on the CPU in float64 so that a seed means the same bases on every device and dtype.
     noise = torch.randn(basis.shape[0], missing, generator=generator, dtype=torch.float64).to(basis)
     return torch.cat([basis, _orth(torch.cat([basis, noise], 1))[:, basis.shape[1] :]], 1)
@@ -102,6 +102,7 @@ def complete(
 def principal_angles(a: Float[Tensor, "rows k"], b: Float[Tensor, "rows l"]) -> Float[Tensor, " angles"]:
     """Angles between the column spaces of `a` and `b`, in radians, smallest first, min(k, l) of them.
 
+    The columns of each must be independent.
     Small angles come from sines and large ones from cosines (Bjorck and Golub 1973), so both are accurate.
     """
     if a.shape[1] < b.shape[1]:

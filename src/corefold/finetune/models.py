@@ -96,7 +96,10 @@ def adapt(base: PreTrainedModel, task: Task, config: RunConfig) -> PeftModel:
     try:
         return get_peft_model(base, peft_config)  # type: ignore[return-value]
     except (ValueError, TypeError) as error:
-        raise InputError(f"the model cannot be adapted: {str(error).splitlines()[0]}") from error
+        first = str(error).splitlines()[0]
+        raise InputError(
+            f"the model cannot be adapted with --target-modules {config.target_modules}: {first}"
+        ) from error
 
 
 def _check_rank(base: nn.Module, rank: int, targets: Any) -> None:
@@ -125,7 +128,8 @@ class EncoderModel(nn.Module):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 self.head = nn.Linear(width, task.outputs)
-        self.register_state_dict_post_hook(_without_base)
+        self.register_state_dict_post_hook(_leave_out_base)
+        self.register_load_state_dict_post_hook(_expect_no_base)
 
     def forward(
         self, first: dict[str, Tensor], second: dict[str, Tensor] | None = None, labels: Tensor | None = None
@@ -161,10 +165,17 @@ class EncoderModel(nn.Module):
         return self.head(features)
 
 
-def _without_base(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
-    adapter = module.encoder.base_model.prefix  # type: ignore[union-attr]
-    for key in [key for key in state if adapter not in key and not key.startswith(f"{prefix}head.")]:
+def _leave_out_base(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    for key in [key for key in state if _is_base(module, key)]:
         del state[key]
+
+
+def _expect_no_base(module: nn.Module, incompatible: Any) -> None:
+    incompatible.missing_keys[:] = [key for key in incompatible.missing_keys if not _is_base(module, key)]
+
+
+def _is_base(module: nn.Module, key: str) -> bool:
+    return module.encoder.base_model.prefix not in key and "head." not in key  # type: ignore[union-attr]
 
 
 def build(task: Task, config: RunConfig) -> tuple[PeftModel, nn.Module]:

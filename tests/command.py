@@ -1,0 +1,95 @@
+"""`corefold` as a user calls it, in this process (fast) or in one of its own (to kill it)."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+POSITIVE = [
+    "a joy from start to end",
+    "warm , funny and wise",
+    "the best film of the year",
+    "moving and beautiful",
+]
+NEGATIVE = [
+    "dull and far too long",
+    "a lifeless , clumsy mess",
+    "the worst script in years",
+    "tedious and false",
+]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+
+def corefold(*arguments: object) -> Outcome:
+    """Run the command line in this process."""
+    from corefold.cli.main import main
+
+    with pytest.MonkeyPatch.context() as patch, Captured() as captured:
+        patch.setattr(sys, "argv", ["corefold", *map(str, arguments)])
+        patch.setenv("COLUMNS", "200")
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+    return Outcome(code, captured.out, captured.err)
+
+
+class Captured:
+    """Everything printed, through rich's consoles too."""
+
+    def __enter__(self) -> Captured:
+        from corefold.cli import console
+
+        self._patch = pytest.MonkeyPatch()
+        import io
+
+        self._out, self._err = io.StringIO(), io.StringIO()
+        self._patch.setattr(sys, "stdout", self._out)
+        self._patch.setattr(sys, "stderr", self._err)
+        self._patch.setattr(console.console, "width", 200)
+        return self
+
+    def __exit__(self, *stop: object) -> None:
+        self.out, self.err = self._out.getvalue(), self._err.getvalue()
+        self._patch.undo()
+
+
+def start(*arguments: object, cwd: Path | None = None) -> subprocess.Popen[str]:
+    """Start the command line in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "corefold.cli.main", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=cwd,
+    )
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> Path:
+    """A small csv file."""
+    import csv
+
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)
+    return path
+
+
+def write_reviews(path: Path, copies: int = 4) -> Path:
+    """Eight short reviews, some copies of each with another ending, labelled neg and pos."""
+    texts = [(text, label) for label, part in (("neg", NEGATIVE), ("pos", POSITIVE)) for text in part]
+    rows = [(f"{text} ({copy})", label) for copy in range(copies) for text, label in texts]
+    return write_csv(path, ["text", "label"], rows)
