@@ -104,7 +104,7 @@ def layers_of(model: nn.Module, adapter_name: str | None = None) -> dict[str, tu
                 f"several adapters are active ({', '.join(active)}); say which with adapter_name="
             )
         name = adapter_name if adapter_name is not None else next(iter(active), None)
-        if name in layer.deeplora_factors:
+        if name is not None and name in layer.deeplora_factors:
             if layer.merged:
                 raise ValueError("an adapter is merged into the weights; call unmerge_adapter() first")
             found[path] = (layer, name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
@@ -54,7 +54,7 @@ def _title(config: PeftConfig) -> str:
     return f"{name} adapter" + (f" for {Path(base).name}" if base else "")
 
 
-def _section(config: PeftConfig) -> str:
+def _section(config: Any) -> str:
     base = config.base_model_name_or_path or "BASE_MODEL"
     auto = {"SEQ_CLS": "AutoModelForSequenceClassification", "CAUSAL_LM": "AutoModelForCausalLM"}.get(
         str(getattr(config.task_type, "value", config.task_type)), "AutoModel"

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import save_file
@@ -74,8 +75,9 @@ def export_lora(
     """
     configs = getattr(model, "peft_config", {})
     if adapter_name is None:
-        active = getattr(model, "active_adapters", None) or getattr(model, "active_adapter", None)
-        names = [active] if isinstance(active, str) else list(active() if callable(active) else active or [])
+        active: Any = getattr(model, "active_adapters", None) or getattr(model, "active_adapter", [])
+        active = active() if callable(active) else active  # a method in transformers, a property in PEFT
+        names = [active] if isinstance(active, str) else [*active]
         if len(names) != 1:
             raise ValueError(f"adapter_name= must say which adapter to export; active: {names or 'none'}")
         adapter_name = names[0]

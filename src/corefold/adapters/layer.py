@@ -157,7 +157,7 @@ class DeepLoraLinear(nn.Module, DeepLoraLayer):
 
     def __init__(self, base_layer: nn.Module, adapter_name: str, r: int, config: DeepLoraConfig) -> None:
         super().__init__()
-        linear = base_layer.get_base_layer() if isinstance(base_layer, BaseTunerLayer) else base_layer
+        linear: Any = base_layer.get_base_layer() if isinstance(base_layer, BaseTunerLayer) else base_layer
         DeepLoraLayer.__init__(self, base_layer, linear.in_features, linear.out_features)
         self._active_adapter = adapter_name
         self.update_layer(adapter_name, r, config)

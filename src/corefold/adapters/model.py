@@ -34,7 +34,7 @@ class DeepLoraModel(BaseTuner):
         *,
         parameter_name: str | None = None,
     ) -> None:
-        r = config.rank_pattern.get(get_pattern_key(config.rank_pattern.keys(), current_key), config.r)
+        r = config.rank_pattern.get(get_pattern_key([*config.rank_pattern], current_key), config.r)
         try:
             if isinstance(target, DeepLoraLayer):
                 target.update_layer(adapter_name, r, config)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from enum import Enum
+from typing import TypeVar
 
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.utils.peft_types import PeftType, register_peft_method
 
 NAME = "DEEPLORA"
+Member = TypeVar("Member", bound=Enum)
 
 
 def register() -> None:
@@ -24,7 +26,7 @@ def register() -> None:
         register_peft_method(name=NAME.lower(), config_cls=DeepLoraConfig, model_cls=DeepLoraModel)
 
 
-def enum_member(enum: type[Enum], name: str) -> Enum:
+def enum_member(enum: type[Member], name: str) -> Member:
     """The member `name` of a string enum, added with the value `name` if the enum lacks it."""
     if name in enum.__members__:
         return enum[name]

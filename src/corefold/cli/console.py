@@ -23,7 +23,7 @@ def show_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str 
         title=title, title_justify="left", header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
     )
     for index, name in enumerate(header):
-        table.add_column(name, justify="left" if index == 0 else "right", no_wrap=index > 0)
+        table.add_column(name, justify="left" if index == 0 else "right", no_wrap=index > 0, overflow="fold")
     for row in rows:
         table.add_row(*row)
     console.print(table)

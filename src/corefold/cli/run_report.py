@@ -45,9 +45,13 @@ def updates_of(folder: Path) -> list[LayerUpdate]:
         name = key.removeprefix("base_model.model.").rpartition(".lora_" if ".lora_" in key else ".")[0]
         if name in sizes:
             sizes[name] += tensor.numel() * tensor.element_size()
+
+    def place(name: str) -> list[tuple[int, str]]:
+        return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]  # 9 before 10
+
     return [
         LayerUpdate(name, chain.singular_values(), chain.left.shape[0], chain.right.shape[0], sizes[name])
-        for name, chain in chains.items()
+        for name, chain in sorted(chains.items(), key=lambda pair: place(pair[0]))
     ]
 
 
@@ -76,10 +80,11 @@ def write_report(out: Path) -> Path:
     settings = load_settings(out / "config.yaml")
     names = list(metrics["after"])
     stages = {"constant answer": "baseline", "before training": "before", "after training": "after"}
-    scores = Table(["", *names], [[label, *map(metrics[key].get, names)] for label, key in stages.items()])
+    rows_shown = [[label, *map(metrics[key].get, names)] for label, key in stages.items() if metrics[key]]
     rows = metrics["rows"]
+    said = f"On {rows['eval']:,} rows, after training on {rows['train']:,}."
     sections = [
-        Section("Scores", f"On {rows['eval']:,} rows, after training on {rows['train']:,}.", scores),
+        Section("Scores", said, Table(["", *names], rows_shown)),
         Section("Learning curves", figure_svg=figure_svg(partial(learning_curves, history)),
                 caption="Evaluated on a random part of the evaluation rows during training."),
         *update_sections(updates),

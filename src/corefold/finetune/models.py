@@ -56,13 +56,24 @@ def load_base(task: Task, seed: int = 0) -> PreTrainedModel:
 
 
 def _load(auto: Any, source: str, **kwargs: Any) -> Any:
-    if Path(source).suffix == ".gguf":
-        source, kwargs = str(Path(source).parent), {**kwargs, "gguf_file": Path(source).name}
+    gguf = Path(source).suffix == ".gguf"
+    where = str(Path(source).parent) if gguf else source
     try:
-        return auto.from_pretrained(source, **kwargs)
+        loaded = auto.from_pretrained(where, **kwargs, **({"gguf_file": Path(source).name} if gguf else {}))
     except (OSError, ValueError, KeyError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"the model {source} cannot be loaded: {first}") from error
+    return _dequantized(loaded) if gguf and isinstance(loaded, nn.Module) else loaded
+
+
+def _dequantized(model: Any) -> Any:
+    """The same weights in a model of its own: transformers unpacks gguf, yet refuses to train what came from it."""
+    plain = type(model)(model.config).to(model.dtype)
+    plain.load_state_dict(model.state_dict())
+    if hasattr(plain.config, "quantization_config"):
+        del plain.config.quantization_config
+    plain.name_or_path = model.name_or_path
+    return plain
 
 
 def adapt(base: PreTrainedModel, task: Task, config: RunConfig) -> PeftModel:
