@@ -13,6 +13,7 @@ import typer
 
 from corefold.cli.console import console, number, show_table
 from corefold.finetune import InputError, RunConfig
+from corefold.finetune.config import Method
 
 NAME = "demo"
 HELP = """LoRA beside Deep LoRA on 256 film reviews, three seeds each: MiniLM and Rotten Tomatoes, from their packages.
@@ -29,7 +30,7 @@ SETTINGS = {
     "steps": 100,
     "max_length": 64,
 }
-METHODS = {"LoRA": "lora", "Deep LoRA": "deep-lora"}
+METHODS: dict[str, Method] = {"LoRA": "lora", "Deep LoRA": "deep-lora"}
 
 
 def run(

@@ -152,14 +152,14 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
     allowed = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     if value is None and type(None) in allowed:
         return None
-    (wanted,) = (each for each in allowed if each is not type(None))
+    wanted: Any = next(each for each in allowed if each is not type(None))
     if get_origin(wanted) is Literal:
         if value not in get_args(wanted):
             raise InputError(f"{_flag(name)} must be one of {', '.join(get_args(wanted))}; got {value!r}")
         return value
     try:
         converted = wanted(value)
-        if isinstance(value, bool) or (wanted is int and float(value) != converted):
+        if isinstance(value, bool) or (wanted is int and converted != float(str(value))):
             raise ValueError
     except (TypeError, ValueError) as error:
         raise InputError(f"{_flag(name)} must be of type {wanted.__name__}; got {value!r}") from error

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
+from torch import nn
 
 from corefold.finetune.folder import Run, check_free
 from corefold.finetune.models import EncoderModel
@@ -34,10 +35,10 @@ def merge(run: Run, directory: Path, *, overwrite: bool = False) -> None:
     merged.save_pretrained(str(directory))
     run.tokenizer.save_pretrained(str(directory))
     if isinstance(run.model, EncoderModel):
-        _write_pooling(run, directory, merged.config.hidden_size)
+        _write_pooling(run, run.model.head, directory, merged.config.hidden_size)
 
 
-def _write_pooling(run: Run, directory: Path, width: int) -> None:
+def _write_pooling(run: Run, head: nn.Linear | None, directory: Path, width: int) -> None:
     modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
     _write(
         directory / "sentence_bert_config.json",
@@ -51,7 +52,6 @@ def _write_pooling(run: Run, directory: Path, width: int) -> None:
             "pooling_mode_cls_token": False,
         },
     )
-    head = run.model.head
     if head is not None:
         dense = {
             "in_features": head.in_features,

@@ -41,7 +41,7 @@ def scores(task: Task, outputs: np.ndarray, labels: np.ndarray) -> dict[str, flo
         predicted = outputs.argmax(-1)
         return {
             "accuracy": float(accuracy_score(labels, predicted)),
-            "f1_macro": float(f1_score(labels, predicted, average="macro", zero_division=0)),
+            "f1_macro": float(f1_score(labels, predicted, average="macro", zero_division=0)),  # type: ignore[arg-type]
         }
     if task.kind == "regression":
         return _regression(outputs.reshape(-1) * task.scale, labels.reshape(-1) * task.scale)
@@ -55,8 +55,8 @@ def _regression(predicted: np.ndarray, true: np.ndarray) -> dict[str, float]:
 
     constant = np.ptp(predicted) == 0 or np.ptp(true) == 0
     return {
-        "pearson": 0.0 if constant else float(pearsonr(predicted, true).statistic),
-        "spearman": 0.0 if constant else float(spearmanr(predicted, true).statistic),
+        "pearson": 0.0 if constant else float(pearsonr(predicted, true).statistic),  # type: ignore[attr-defined]
+        "spearman": 0.0 if constant else float(spearmanr(predicted, true).statistic),  # type: ignore[attr-defined]
         "mse": float(np.mean((predicted - true) ** 2)),
     }
 

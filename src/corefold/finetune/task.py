@@ -190,6 +190,7 @@ def encode(
         batch = tokenizer(*texts, truncation=True, max_length=task.max_length)
         return [{name: batch[name][row] for name in batch} for row in range(len(first))]
 
+    rows: list[dict[str, Any]]
     if task.pair == "separate":
         rows = [{"first": a, "second": b} for a, b in zip(ids(first), ids(second), strict=True)]
     elif task.head == "own":
@@ -219,15 +220,14 @@ def _encode_completion(
     task: Task, tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str | None
 ) -> dict[str, Any]:
     """One text, labels IGNORED on its prompt; a prompt too long loses its beginning, a completion its end."""
+    end = str(tokenizer.eos_token or "")
     if task.columns.label is None:
-        ids = tokenizer(prompt + (tokenizer.eos_token or "")).input_ids[: task.max_length]
+        ids = tokenizer(prompt + end).input_ids[: task.max_length]
         return {"input_ids": ids, "labels": list(ids)}
     before = tokenizer(prompt + task.separator).input_ids
     if completion is None:
         return {"input_ids": before[-task.max_length :]}
-    after = tokenizer(completion + (tokenizer.eos_token or ""), add_special_tokens=False).input_ids[
-        : task.max_length
-    ]
+    after = tokenizer(completion + end, add_special_tokens=False).input_ids[: task.max_length]
     before = before[max(0, len(before) + len(after) - task.max_length) :]
     return {"input_ids": before + after, "labels": [IGNORED] * len(before) + after}
 
