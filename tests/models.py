@@ -159,9 +159,9 @@ def _loaded(name: str) -> nn.Module:
     return model
 
 
-def load(name: str) -> Any:
+def load(name: str, *, copied: bool = True) -> Any:
     """A fresh copy of a real model, in evaluation mode: a classifier of 3 labels, for smollm2 a language model."""
-    return copy.deepcopy(_loaded(name))
+    return copy.deepcopy(_loaded(name)) if copied else _loaded(name)
 
 
 def tiny_llama(**options: Any) -> Any:

@@ -38,7 +38,8 @@ def initialize_bases(
     Runs forward and backward on `num_batches` batches without this adapter, in evaluation mode and with nothing
     trainable, and keeps of each layer's weight gradient only a sketch of O((out + in) r) numbers
     (`corefold.core.GradientSketch`). No weight, no `.grad`, no training flag and no random state of the model is
-    changed; transformers models recompute activations on the way, so the memory stays below a training step's.
+    changed; transformers models recompute activations on the way, so the memory stays below a training step's. In a
+    distributed run all processes take the first one's bases.
 
     Args:
         model: a model with a Deep LoRA adapter, wrapped by PEFT or with the adapter injected.

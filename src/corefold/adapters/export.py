@@ -80,7 +80,7 @@ def export_lora(
         names = [active] if isinstance(active, str) else [*active]
         if len(names) != 1:
             raise ValueError(f"adapter_name= must say which adapter to export; active: {names or 'none'}")
-        adapter_name = names[0]
+        adapter_name = str(names[0])
     config = configs.get(adapter_name)
     if not isinstance(config, DeepLoraConfig):
         raise ValueError(
@@ -153,7 +153,6 @@ def chains_of(config: DeepLoraConfig, state: Mapping[str, Tensor]) -> dict[str, 
 
 def _lora_config(config: DeepLoraConfig, ranks: dict[str, int]) -> LoraConfig:
     r = Counter(ranks.values()).most_common(1)[0][0]
-    blocks = config.layers_to_transform
     pattern = {f"^{re.escape(name)}": rank for name, rank in ranks.items() if rank != r}
     return LoraConfig(
         r=r,
@@ -162,7 +161,7 @@ def _lora_config(config: DeepLoraConfig, ranks: dict[str, int]) -> LoraConfig:
         alpha_pattern=dict(pattern),
         target_modules=config.target_modules,
         exclude_modules=config.exclude_modules,
-        layers_to_transform=[blocks] if isinstance(blocks, int) else blocks,  # PEFT takes 0 for none
+        layers_to_transform=config.layers_to_transform,
         layers_pattern=config.layers_pattern,
         modules_to_save=config.modules_to_save,
         bias="lora_only" if config.bias == "deeplora_only" else config.bias,
