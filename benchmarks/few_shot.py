@@ -19,12 +19,20 @@ SETS = {
     "sst2": {"text": "text", "label": "label"},
     "trec": {"text": "text", "label": "label"},
     "stsb": {"text": "sentence1", "text_pair": "sentence2", "label": "score"},
-    "e2e": {"text": "meaning", "label": "target", "task": "causal-lm", "max_length": 128, "eval_samples": 200},
+    "e2e": {
+        "text": "meaning",
+        "label": "target",
+        "task": "causal-lm",
+        "max_length": 128,
+        "eval_samples": 200,
+    },
 }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data", type=Path)
     parser.add_argument("model")
     parser.add_argument("out", type=Path)

