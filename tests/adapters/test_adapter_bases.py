@@ -192,7 +192,10 @@ def test_factors_return_to_their_start(model, data):
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("name", ["minilm", "tiny"])
 def test_nothing_of_the_model_changes(name, training):
-    model = wrap(load(name) if name == "minilm" else tiny_llama(), r=R, basis_lr_ratio=0.1)
+    options = (
+        {"task_type": "SEQ_CLS", "bias": "all"} if name == "minilm" else {"modules_to_save": ["lm_head"]}
+    )
+    model = wrap(load(name) if name == "minilm" else tiny_llama(), r=R, basis_lr_ratio=0.1, **options)
     model.train(training)
     model.config.use_cache = True
     trainable = [p for p in model.parameters() if p.requires_grad]

@@ -50,6 +50,20 @@ def test_wrapping_changes_no_bit_under_autocast(minilm):
         assert torch.equal(logits(wrap(minilm, target_modules=r".*dense"), batch), before)
 
 
+def test_a_chain_keeps_its_digits_under_autocast():
+    # Near its start the core is a small difference of products, of which bfloat16 would leave nothing.
+    model = wrap(nn.Sequential(nn.Linear(12, 9, bias=False)), target_modules=["0"])
+    (layer,) = layers(model).values()
+    x = torch.randn(5, 12)
+    with torch.no_grad():
+        layer.weight.zero_()
+        layer.deeplora_factors["default"].add_(1e-4 * torch.randn(3, 4, 4))
+        exact = x @ layer.get_delta_weight("default").mT
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            rounded = layer(x).float()
+    assert (rounded - exact).norm() < 0.01 * exact.norm()
+
+
 def test_a_chain_in_general_position_does_change_the_model(minilm):
     batch = inputs("minilm")
     before = logits(minilm, batch)
@@ -63,8 +77,14 @@ def test_forward_is_the_base_plus_the_dense_update(depth):
     model = wrap(tiny_llama().double(), target_modules="all-linear", depth=depth, r=5)
     randomise(model, size=0.5)
     for layer in layers(model).values():
+        core = torch.eye(5, dtype=torch.float64)
+        for factor in layer.deeplora_factors["default"]:  # W_1 first
+            core = factor @ core
+        core = core - 0.1**depth * torch.eye(5, dtype=torch.float64)
+        update = layer.deeplora_left["default"] @ core @ layer.deeplora_right["default"].mT
+        torch.testing.assert_close(layer.get_delta_weight("default"), update, rtol=1e-12, atol=1e-12)
         x = torch.randn(2, 3, layer.in_features, dtype=torch.float64)
-        expected = nn.functional.linear(x, layer.weight + layer.get_delta_weight("default"), layer.bias)
+        expected = nn.functional.linear(x, layer.weight + update, layer.bias)
         torch.testing.assert_close(layer(x), expected, rtol=1e-12, atol=1e-12)
 
 
