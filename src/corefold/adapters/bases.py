@@ -57,7 +57,6 @@ def initialize_bases(
     Raises:
         ValueError: no such adapter, no batch, no or non-finite loss, or a layer that the loss does not reach (the
             adapter is unchanged then).
-
     """
     layers = layers_of(model, adapter_name)
     generator = generator or torch.Generator().manual_seed(0)

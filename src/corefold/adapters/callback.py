@@ -19,7 +19,6 @@ class BasesCallback(TrainerCallback):
         num_batches: batches used for the bases.
         loss_fn: as in `initialize_bases`; needed only for trainers that compute their own loss.
         generator: source of the random halves of the bases.
-
     """
 
     def __init__(

@@ -40,7 +40,6 @@ class DeepLoraConfig(PeftConfig):
         bias: "none", "all" or "deeplora_only": which biases train.
         init_weights: False starts from random factors instead of the identity; for tests.
         initialized: set by `initialize_bases`; tells that the bases came from data.
-
     """
 
     r: int = 8

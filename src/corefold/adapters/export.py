@@ -31,7 +31,6 @@ class LoraExport:
         ranks: LoRA rank of each layer, by module name.
         bytes: size of the LoRA weights.
         bytes_at_full_width: what they would take with no direction dropped.
-
     """
 
     directory: Path
@@ -71,7 +70,6 @@ def export_lora(
 
     Raises:
         ValueError: no such adapter, or it is not a Deep LoRA adapter; a tolerance outside [0, 1).
-
     """
     configs = getattr(model, "peft_config", {})
     if adapter_name is None:
@@ -129,7 +127,6 @@ def chains_of(config: DeepLoraConfig, state: Mapping[str, Tensor]) -> dict[str, 
 
     Raises:
         ValueError: no layer, a missing tensor or shapes that do not fit together; the tensor is named.
-
     """
     names = sorted({key.rpartition(".")[0] for key in state if key.endswith(PARTS)})
     if not names:

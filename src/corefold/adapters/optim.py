@@ -31,7 +31,6 @@ def param_groups(
 
     Raises:
         ValueError: the model has no Deep LoRA adapter that trains, or a negative ratio.
-
     """
     if basis_lr_ratio is not None and basis_lr_ratio < 0:
         raise ValueError(f"basis_lr_ratio must be 0 (frozen bases) or positive; got {basis_lr_ratio}")

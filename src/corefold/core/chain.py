@@ -29,7 +29,6 @@ class FactorChain:
         factors: the core's factors in the order applied, (depth, width, width).
         right: basis of the input side, (in, width).
         start: what the product of the factors was at the start, taken off the core's diagonal.
-
     """
 
     left: Float[Tensor, "out width"]
@@ -81,7 +80,6 @@ class FactorChain:
 
         Raises:
             ValueError: both given, or rank or tol outside its range.
-
         """
         width = self.left.shape[1]
         if rank is not None and tol is not None:

@@ -55,7 +55,6 @@ def bases_from_singular_vectors(
 
     Raises:
         ValueError: width out of range, or an unknown kind.
-
     """
     if kind not in get_args(Bases):
         raise ValueError(f"bases must be one of {', '.join(get_args(Bases))}; got {kind!r}")

@@ -72,7 +72,7 @@ class RunConfig:
         None, "Learning rate of the head. Default: 1e-2 if new, 1e-3 for the model's own."
     )
     steps: int | None = _setting(
-        None, "Optimizer steps. Default: ten passes over the training rows, at least 40 and at most 500."
+        None, "Optimizer steps. Default: ten passes over the training rows, at least 100 and at most 500."
     )
     batch_size: int = _setting(16, "Rows a step.")
     samples: int | None = _setting(

@@ -30,7 +30,7 @@ BASES_BATCHES = 4
 CURVE_POINTS, CURVE_ROWS = 10, 128  # evaluations for the learning curve, and the rows of each
 LOG_POINTS = 40
 WARMUP = 0.1  # of the steps
-PASSES, MIN_STEPS, MAX_STEPS = 10, 40, 500  # of a run whose steps are not set
+PASSES, MIN_STEPS, MAX_STEPS = 10, 100, 500  # of a run whose steps are not set
 
 
 @dataclass(frozen=True)

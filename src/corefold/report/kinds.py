@@ -15,7 +15,6 @@ class Kind:
         label: the kind's short name, unlike every other kind's: the end of the path, as much as it takes.
         members: positions of the layers in the list that was grouped, in its order.
         blocks: the numbers in each member's path, "3" or "3.0"; "" where there is none.
-
     """
 
     label: str

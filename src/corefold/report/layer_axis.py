@@ -20,7 +20,6 @@ def arrange(names: Sequence[str]) -> tuple[list[Kind], list[NDArray[np.float64]]
 
     Raises:
         ValueError: no names.
-
     """
     if not names:
         raise ValueError("there are no layers to draw: got an empty list of updates")

@@ -28,7 +28,6 @@ class Table:
 
     Raises:
         ValueError: no columns, or a row of another length.
-
     """
 
     header: Sequence[str]
@@ -59,7 +58,6 @@ class Section:
 
     Raises:
         ValueError: figure_svg is no SVG element, or one with scripts or links to the outside.
-
     """
 
     heading: str
@@ -87,7 +85,6 @@ def write_page(path: str | os.PathLike[str], title: str, sections: Sequence[Sect
 
     Raises:
         OSError: the file cannot be written.
-
     """
     target = Path(path)
     template = files("corefold.report").joinpath("page.html.jinja").read_text(encoding="utf-8")

@@ -46,7 +46,6 @@ def learning_curves(
 
     Raises:
         ValueError: no record with a loss or a validation metric, or none with `metric`.
-
     """
     metric = _main_metric(history, metric)
     kinds = (("training loss", "loss", "-"), ("validation loss", "eval_loss", "--"))
@@ -83,7 +82,6 @@ def update_spectra(updates: Sequence[LayerUpdate], ax: Axes | None = None) -> Ax
 
     Raises:
         ValueError: no updates.
-
     """
     kinds, places = arrange([update.name for update in updates])
     ax = _axes(ax)
@@ -118,7 +116,6 @@ def numerical_ranks(updates: Sequence[LayerUpdate], ax: Axes | None = None) -> A
 
     Raises:
         ValueError: no updates.
-
     """
     kinds, places = arrange([update.name for update in updates])
     ax = _axes(ax)
@@ -153,7 +150,6 @@ def score_comparison(
 
     Raises:
         ValueError: no methods, or one without scores or with scores that are not finite.
-
     """
     _check_scores(scores)
     ax = _axes(ax)

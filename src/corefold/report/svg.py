@@ -43,7 +43,6 @@ def figure_svg(draw: Callable[[Axes], object], *, width: float = 7.0, height: fl
 
     Raises:
         ValueError: width or height not positive.
-
     """
     if not (width > 0 and height > 0):
         raise ValueError(f"a figure's width and height in inches must be positive; got {width} x {height}")

@@ -27,7 +27,6 @@ class LayerUpdate:
     Raises:
         ValueError: singular values that are not finite, not sorted, negative or more than the weight's smaller
             side; a size below 1 or a negative number of bytes.
-
     """
 
     name: str
