@@ -43,7 +43,6 @@ def packaged(package: str, ending: str) -> Path:
 
     Raises:
         FileNotFoundError: the package is not installed, or has no such file.
-
     """
     try:
         files = metadata.files(package) or []

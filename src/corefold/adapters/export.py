@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,7 +148,7 @@ def chains_of(config: DeepLoraConfig, state: Mapping[str, Tensor]) -> dict[str, 
 
 
 def _lora_config(config: DeepLoraConfig, ranks: dict[str, int]) -> LoraConfig:
-    r = Counter(ranks.values()).most_common(1)[0][0]
+    r = max(ranks.values())  # servers size their buffers by it
     pattern = {f"^{re.escape(name)}": rank for name, rank in ranks.items() if rank != r}
     return LoraConfig(
         r=r,

@@ -26,13 +26,14 @@ class DeepLoraLayer(BaseTunerLayer):
     """
 
     adapter_layer_names = ("deeplora_factors", "deeplora_left", "deeplora_right")
-    other_param_names = ("r", "deeplora_config")
+    other_param_names = ("r", "deeplora_config", "deeplora_start")
 
     def __init__(self, base_layer: nn.Module, in_features: int, out_features: int) -> None:
         self.base_layer = base_layer
         self.in_features, self.out_features = in_features, out_features
         self.r: dict[str, int] = {}
         self.deeplora_config: dict[str, DeepLoraConfig] = {}
+        self.deeplora_start: dict[str, float] = {}
         self.deeplora_factors = nn.ParameterDict()
         self.deeplora_left = nn.ParameterDict()
         self.deeplora_right = nn.ParameterDict()
@@ -57,6 +58,8 @@ class DeepLoraLayer(BaseTunerLayer):
         self.deeplora_left[adapter_name] = nn.Parameter(torch.empty(self.out_features, r))
         self.deeplora_right[adapter_name] = nn.Parameter(torch.empty(self.in_features, r))
         self._move_adapter_to_device_of_base_layer(adapter_name)
+        dtype = self.deeplora_factors[adapter_name].dtype
+        self.deeplora_start[adapter_name] = start_product(config.init_scale, config.depth, dtype)
         if not self.deeplora_factors[adapter_name].is_meta:
             self.reset_adapter(adapter_name)
         self.train_bases(adapter_name, config.basis_lr_ratio > 0)
@@ -104,12 +107,11 @@ class DeepLoraLayer(BaseTunerLayer):
 
     def chain(self, adapter_name: str) -> FactorChain:
         """The adapter's update of the weight, as a chain over its live parameters."""
-        config, factors = self.deeplora_config[adapter_name], self.deeplora_factors[adapter_name]
         return FactorChain(
             self.deeplora_left[adapter_name],
-            factors,
+            self.deeplora_factors[adapter_name],
             self.deeplora_right[adapter_name],
-            start_product(config.init_scale, config.depth, factors.dtype),
+            self.deeplora_start[adapter_name],
         )
 
     def get_delta_weight(self, adapter: str) -> Float[Tensor, "out in"]:

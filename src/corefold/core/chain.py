@@ -107,5 +107,5 @@ class FactorChain:
 
 def start_product(init_scale: float, depth: int, dtype: torch.dtype) -> float:
     """`init_scale ** depth`, rounded in `dtype` step by step, as a product of the factors rounds it."""
-    scale = torch.tensor(init_scale, dtype=dtype)
+    scale = torch.tensor(init_scale, dtype=dtype, device="cpu")
     return reduce(lambda done, factor: factor * done, [scale] * depth).item()

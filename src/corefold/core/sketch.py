@@ -15,10 +15,10 @@ POWER_ITERATIONS = 4
 class GradientSketch:
     """The running sum `G = sum(g^T x)` of a linear layer's weight gradient, kept as `left diag(values) right^T`.
 
-    Neither `G` (out x in) nor any past batch is held: memory is O((out + in) size). One batch of rank
-    `size` or less is exact; beyond that, what truncation discards enters the subspace at second order, so `size`
-    should exceed the number of directions wanted. Each `add` is a truncated randomised SVD of old sketch plus new batch (Halko, Martinsson,
-    Tropp 2011, algorithm 4.4).
+    Neither `G` (out x in) nor any past batch is held: memory is O((out + in) size). One batch of rank `size` or less
+    is exact; beyond that, what truncation discards enters the subspace at second order, so `size` should exceed the
+    number of directions wanted. Each `add` is a truncated randomised SVD of old sketch plus new batch (Halko,
+    Martinsson, Tropp 2011, algorithm 4.4).
 
     Attributes:
         left: (out, size), orthonormal columns.
