@@ -13,7 +13,7 @@ Member = TypeVar("Member", bound=Enum)
 
 
 def register() -> None:
-    """Add Deep LoRA to PEFT; does nothing the second time.
+    """Add Deep LoRA to PEFT; does nothing if PEFT knows a method of that name already.
 
     PEFT (0.20, 0.21) accepts only methods whose name is in its `PeftType` enum and has no public way to add one.
     transformers and PEFT read `peft_type.value`, so a plain string will not do.
@@ -22,7 +22,7 @@ def register() -> None:
     from corefold.adapters.model import DeepLoraModel
 
     member = enum_member(PeftType, NAME)
-    if PEFT_TYPE_TO_CONFIG_MAPPING.get(member) is not DeepLoraConfig:
+    if member not in PEFT_TYPE_TO_CONFIG_MAPPING:
         register_peft_method(name=NAME.lower(), config_cls=DeepLoraConfig, model_cls=DeepLoraModel)
 
 
