@@ -25,7 +25,7 @@ def test_finetune_fills_the_folder(finished):
         "lora/adapter_model.safetensors", "lora/adapter_config.json", "lora/README.md",
     ):  # fmt: skip
         assert (finished / name).stat().st_size > 0, name
-    assert not (finished / "checkpoints").exists()
+    assert not (finished / ".checkpoints").exists()
     metrics = json.loads((finished / "metrics.json").read_text())
     assert metrics["baseline"]["accuracy"] == 0.5
     assert metrics["after"]["accuracy"] > 0.9 > metrics["before"]["accuracy"] - 0.3
@@ -230,7 +230,7 @@ def test_the_models_own_head(minilm_dir, reviews, tmp_path):
 def test_a_killed_run_resumes_to_the_same_metrics(finished, tmp_path):
     settings = ["--config", finished / "config.yaml", "--checkpoint-every", 5]
     process = start("finetune", *settings, "-o", tmp_path / "killed")
-    saved = tmp_path / "killed/checkpoints/checkpoint-10/trainer_state.json"
+    saved = tmp_path / "killed/.checkpoints/checkpoint-10/trainer_state.json"
     deadline = time.monotonic() + 180
     while not saved.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -263,13 +263,16 @@ def test_a_checkpoint_that_was_cut_is_passed_over(tmp_path):
         for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
             (folder / name).touch()
         (folder / "trainer_state.json").write_text("{}")
-    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-100"
+    assert last_checkpoint(tmp_path, 101) == tmp_path / "checkpoint-100"
+    assert (
+        last_checkpoint(tmp_path, 100) == tmp_path / "checkpoint-10"
+    )  # the last step would be trained twice
     (tmp_path / "checkpoint-100/trainer_state.json").write_text('{"epoch": 1')
-    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+    assert last_checkpoint(tmp_path, 101) == tmp_path / "checkpoint-10"
     (tmp_path / "checkpoint-10/optimizer.pt").unlink()
-    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-5"
+    assert last_checkpoint(tmp_path, 101) == tmp_path / "checkpoint-5"
     shutil.rmtree(tmp_path / "checkpoint-5")
-    assert last_checkpoint(tmp_path) is None
+    assert last_checkpoint(tmp_path, 101) is None
 
 
 def test_importing_corefold_survives_transformers_importing_peft():

@@ -145,7 +145,9 @@ class DeepLoraLayer(BaseTunerLayer):
         if not self.merged or self._weight_before_merge is None:
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
             return
-        self.set_base_weight(self._weight_before_merge)
+        self.set_base_weight(
+            self._weight_before_merge.to(self.get_base_weight())
+        )  # the model may have moved since
         self._weight_before_merge = None
         self.merged_adapters.clear()
 

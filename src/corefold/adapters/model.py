@@ -40,7 +40,7 @@ class DeepLoraModel(BaseTuner):
                 target.update_layer(adapter_name, r, config)
                 return
             base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
-            if not isinstance(base, nn.Linear):
+            if not isinstance(base, nn.Linear) or not base.weight.is_floating_point():
                 raise TypeError(
                     f"Target module {base} is not supported. Deep LoRA adapts torch.nn.Linear layers; leave "
                     f"{current_key} out of target_modules or name it in exclude_modules."

@@ -97,7 +97,7 @@ def _finished(config: RunConfig, out: Path) -> dict[str, Any]:
 
 
 def _table(found: dict[str, list[dict[str, Any]]]) -> tuple[list[str], list[list[str]]]:
-    header = ["", "accuracy", "trained parameters", "seconds a step", "LoRA file, bytes"]
+    header = ["", "accuracy", "trained parameters", "seconds a step", "adapter, bytes", "as LoRA, bytes"]
     rows = []
     for name, runs in found.items():
         accuracy = [each["after"]["accuracy"] for each in runs]
@@ -108,11 +108,14 @@ def _table(found: dict[str, list[dict[str, Any]]]) -> tuple[list[str], list[list
                 f"{fmean(accuracy):.3f}{spread}",
                 number(runs[0]["adapter"]["trainable_parameters"]),
                 number(median(each["timing"]["seconds_per_step"] for each in runs)),
-                number(round(fmean(each["adapter"]["lora_bytes"] for each in runs))),
+                *(
+                    number(round(fmean(each["adapter"][key] for each in runs)))
+                    for key in ("bytes", "lora_bytes")
+                ),
             ]
         )
     constant = fmean(each["baseline"]["accuracy"] for runs in found.values() for each in runs)
-    return header, [["majority class", f"{constant:.3f}", "0", "", ""], *rows]
+    return header, [["majority class", f"{constant:.3f}", "0", "", "", ""], *rows]
 
 
 def _report(

@@ -55,7 +55,9 @@ def _settings_of(out: Path, given: dict[str, Any], config: Path | None) -> dict[
         raise InputError(f"{out} holds no run to resume (no config.yaml)")
     settings = load_settings(out / "config.yaml")
     asked = {**(load_settings(config) if config else {}), **given}
-    for name, value in asked.items():
+    checked = RunConfig(**asked)
+    for name in asked:
+        value = getattr(checked, name)
         stored = settings.get(name)
         same = stored == value or (isinstance(value, str) and str(Path(value).absolute()) == stored)
         if not same and value is not None:

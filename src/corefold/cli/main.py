@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import warnings
@@ -39,6 +40,9 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a Windows pipe may not know the bars of a spectrum
     # Addressed to developers of these libraries, not to who runs the command.
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", message="Could not find a config file", module="peft")
@@ -47,8 +51,13 @@ def main() -> None:
     except InputError as error:
         say_error(str(error))
         sys.exit(2)
+    except OSError as error:  # a full disk, a folder that may not be written
+        say_error(f"{error.filename or 'input or output'}: {error.strerror or error}")
+        sys.exit(2)
     except KeyboardInterrupt:
-        say_error("interrupted; a run goes on with: corefold finetune --resume -o OUT")
+        say_error(
+            "interrupted; what `finetune` or `demo` has done is kept: finetune goes on with --resume, demo by itself"
+        )
         sys.exit(130)
 
 

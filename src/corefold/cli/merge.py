@@ -24,9 +24,10 @@ def run(
     ] = False,
 ) -> None:
     """The command."""
-    from corefold.finetune.folder import check_free, load_run
+    from corefold.finetune.folder import check_apart, check_free, load_run
     from corefold.finetune.merging import merge
 
+    check_apart(out, output)
     check_free(output, overwrite)  # before the model loads, which takes longer
     merge(load_run(out), output, overwrite=overwrite)
     console.print(f"merged model in {output}")

@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from peft import PeftConfig
+from peft import LoraConfig, PeftConfig
+from peft.utils.other import get_pattern_key
 from torch import Tensor
 
 from corefold.adapters import DeepLoraConfig, chains_of
@@ -57,14 +58,16 @@ def updates_of(folder: Path) -> list[LayerUpdate]:
 
 def _lora_chains(config: PeftConfig, state: Mapping[str, Tensor]) -> dict[str, FactorChain]:
     """A LoRA pair as a chain of depth one, so that both methods are looked at alike."""
-    if config.peft_type != "LORA":
+    if not isinstance(config, LoraConfig):
         raise ValueError(f"a {config.peft_type} adapter; expected Deep LoRA or LoRA")
     chains = {}
     for key in state:
         if key.endswith(".lora_A.weight"):
             a, b = state[key], state[key.replace("lora_A", "lora_B")]
-            scale = config.lora_alpha / config.r  # type: ignore[attr-defined]
             name = key.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
+            patterns = config.alpha_pattern or {}
+            alpha = patterns.get(get_pattern_key(list(patterns), name), config.lora_alpha)
+            scale = alpha / (len(a) ** 0.5 if config.use_rslora else len(a))
             chains[name] = FactorChain(b.float(), scale * torch.eye(len(a)).unsqueeze(0), a.mT.float())
     if not chains:
         raise ValueError("the adapter holds no linear LoRA layer")

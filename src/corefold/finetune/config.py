@@ -69,7 +69,7 @@ class RunConfig:
         "Learning rate. Default: 1e-2 x 8 / rank for deep-lora (3e-3 x 8 / rank without a head), 3e-4 for lora.",
     )
     head_lr: float | None = _setting(
-        None, "Learning rate of the head. Default: 1e-2 if new, 1e-3 for the model's own."
+        None, "Learning rate of the head. Default: 1e-2 on pooled tokens, 1e-3 for the model's own."
     )
     steps: int | None = _setting(
         None, "Optimizer steps. Default: ten passes over the training rows, at least 100 and at most 500."
@@ -138,7 +138,7 @@ def load_settings(path: Path) -> dict[str, Any]:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot read the settings {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(settings, dict):
         raise InputError(f"{path} must hold settings, one 'name: value' a line")
@@ -166,6 +166,6 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
         converted = wanted(value)
         if isinstance(value, bool) or (wanted is int and converted != float(str(value))):
             raise ValueError
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{_flag(name)} must be of type {wanted.__name__}; got {value!r}") from error
     return converted

@@ -14,12 +14,17 @@ from corefold.finetune.config import RunConfig
 from corefold.finetune.errors import InputError
 
 READERS = {
-    ".csv": pd.read_csv,
-    ".tsv": lambda path: pd.read_csv(path, sep="\t"),
+    ".csv": lambda path: _read_csv(path, ","),
+    ".tsv": lambda path: _read_csv(path, "\t"),
     ".jsonl": lambda path: pd.read_json(path, lines=True),
     ".parquet": pd.read_parquet,
 }
 MAX_CLASSES = 50
+
+
+def _read_csv(path: Path, separator: str) -> pd.DataFrame:
+    # Only an empty cell is missing: "None", "NA" and "null" are words, and may be classes.
+    return pd.read_csv(path, sep=separator, keep_default_na=False, na_values=[""])
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import PeftConfig, PeftModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -21,6 +22,9 @@ from corefold.finetune.task import Task
 
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 HEAD, TASK, MANIFEST = "head.safetensors", "task.json", "manifest.json"
+METRICS, HISTORY, SETTINGS, REPORT = "metrics.json", "history.json", "config.yaml", "report.html"
+CHECKPOINTS = ".checkpoints"  # ours alone, removed when a run ends
+LORA = "lora"
 CHECKED = (ADAPTER, ADAPTER_CONFIG, HEAD, TASK)
 
 
@@ -50,7 +54,13 @@ def check_free(out: Path, overwrite: bool) -> None:
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; -o names a folder")
     if out.is_dir() and any(out.iterdir()) and not overwrite:
-        raise InputError(f"{out} is not empty; choose another -o, --overwrite it, or --resume the run in it")
+        raise InputError(f"{out} is not empty; choose another -o or add --overwrite")
+
+
+def check_apart(out: Path, output: Path) -> None:
+    """Raise InputError if `output` is the folder of the run itself, whose adapter would be replaced."""
+    if out.resolve() == output.resolve():
+        raise InputError(f"{output} holds the adapter itself; -o must name another folder")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -82,7 +92,7 @@ def check_adapter(out: Path) -> tuple[PeftConfig, dict[str, Tensor]]:
     if not (out / ADAPTER_CONFIG).exists() or not (out / ADAPTER).exists():
         raise InputError(f"{out} holds no adapter ({ADAPTER_CONFIG} and {ADAPTER})")
     if (out / MANIFEST).exists():
-        for name, expected in json.loads((out / MANIFEST).read_text(encoding="utf-8")).items():
+        for name, expected in _manifest(out / MANIFEST).items():
             if not (out / name).exists():
                 raise InputError(f"{out / name} is missing; restore it or train again")
             if _sha256(out / name) != expected:
@@ -90,11 +100,23 @@ def check_adapter(out: Path) -> tuple[PeftConfig, dict[str, Tensor]]:
                     f"{out / name} is not what training wrote (SHA-256 differs); restore it or train again"
                 )
     try:
-        return PeftConfig.from_pretrained(str(out)), load_file(out / ADAPTER)
+        config, state = PeftConfig.from_pretrained(str(out)), load_file(out / ADAPTER)
     except SafetensorError as error:
         raise InputError(f"{out / ADAPTER} is cut or broken: {error}") from error
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{out / ADAPTER_CONFIG} cannot be read: {error}") from error
+    for name, tensor in state.items():
+        if not tensor.isfinite().all():
+            raise InputError(f"{out / ADAPTER}: tensor {name} is not finite; train again")
+    return config, state
+
+
+def _manifest(path: Path) -> dict[str, str]:
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        return {str(name): str(digest) for name, digest in manifest.items()}
+    except (ValueError, AttributeError) as error:
+        raise InputError(f"{path} is cut or broken; restore it or train again") from error
 
 
 def load_run(out: Path) -> Run:
@@ -109,7 +131,9 @@ def load_run(out: Path) -> Run:
     task = Task.load(out / TASK)
     try:
         adapted = PeftModel.from_pretrained(load_base(task), str(out))
-    except RuntimeError as error:
+    except InputError:
+        raise
+    except (RuntimeError, ValueError) as error:
         raise InputError(
             f"{out} does not fit its base model {task.model}: {str(error).splitlines()[0]}"
         ) from error
@@ -118,14 +142,17 @@ def load_run(out: Path) -> Run:
         model = EncoderModel(adapted, task)
         if model.head is not None:
             model.head.load_state_dict(load_file(out / HEAD))
-    model.eval()
+    model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     return Run(task, adapted, model, load_tokenizer(str(out)))
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint in which everything was written; Trainer writes trainer_state.json last."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    return next((path for path in reversed(found) if _is_whole(path)), None)
+def last_checkpoint(folder: Path, before: int) -> Path | None:
+    """The newest checkpoint before step `before` in which everything was written.
+
+    Trainer writes trainer_state.json last, and trains one step too many when it resumes from the last one.
+    """
+    steps = sorted((int(path.name.rpartition("-")[2]), path) for path in folder.glob("checkpoint-*"))
+    return next((path for step, path in reversed(steps) if step < before and _is_whole(path)), None)
 
 
 def _is_whole(checkpoint: Path) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import nn
 
-from corefold.finetune.folder import Run, check_free
+from corefold.finetune.folder import TASK, Run, check_free
 from corefold.finetune.models import EncoderModel
 
 MODULE = "sentence_transformers.models."
@@ -34,6 +34,7 @@ def merge(run: Run, directory: Path, *, overwrite: bool = False) -> None:
     merged = run.adapted.merge_and_unload(safe_merge=True)
     merged.save_pretrained(str(directory))
     run.tokenizer.save_pretrained(str(directory))
+    run.task.save(directory / TASK)
     if isinstance(run.model, EncoderModel):
         _write_pooling(run, run.model.head, directory, merged.config.hidden_size)
 
@@ -60,13 +61,16 @@ def _write_pooling(run: Run, head: nn.Linear | None, directory: Path, width: int
             "activation_function": "torch.nn.modules.linear.Identity",
         }
         _write(directory / "2_Dense" / "config.json", dense)
-        weights = {f"linear.{name}": tensor.contiguous() for name, tensor in head.state_dict().items()}
+        # A regression's head was trained on standardised labels; here it gets their units back.
+        weights = {
+            "linear.weight": (head.weight * run.task.scale).detach().contiguous(),
+            "linear.bias": (head.bias * run.task.scale + run.task.shift).detach().contiguous(),
+        }
         save_file(weights, directory / "2_Dense" / "model.safetensors")
         if head.in_features == width:  # a head on [u, v, |u - v|] is no layer of the encoder
             modules.append(("2_Dense", "Dense"))
     listed = [{"idx": i, "name": str(i), "path": p, "type": MODULE + t} for i, (p, t) in enumerate(modules)]
     _write(directory / "modules.json", listed)
-    run.task.save(directory / "task.json")
 
 
 def _write(path: Path, value: Any) -> None:

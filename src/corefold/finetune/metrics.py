@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from transformers import EvalPrediction
 
-from corefold.finetune.task import IGNORED, Task
+from corefold.finetune.encoding import IGNORED
+from corefold.finetune.task import Task
 
 MAIN = {"classification": "accuracy", "regression": "pearson", "causal-lm": "perplexity"}
 LOWER_IS_BETTER = {"perplexity"}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoModel,
@@ -60,7 +62,7 @@ def _load(auto: Any, source: str, **kwargs: Any) -> Any:
     where = str(Path(source).parent) if gguf else source
     try:
         loaded = auto.from_pretrained(where, **kwargs, **({"gguf_file": Path(source).name} if gguf else {}))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"the model {source} cannot be loaded: {first}") from error
     return _dequantized(loaded) if gguf and isinstance(loaded, nn.Module) else loaded
@@ -83,14 +85,16 @@ def adapt(base: PreTrainedModel, task: Task, config: RunConfig) -> PeftModel:
         InputError: no layer matches, or the rank is larger than a layer.
     """
     targets: Any = config.target_modules
-    if targets != "all-linear" and targets.replace(",", "").replace("_", "").isalnum():
-        targets = targets.split(",")
+    if targets != "all-linear" and re.fullmatch(r"[\w.,\s]+", targets):
+        targets = [name.strip() for name in targets.split(",")]
+    own_head = _own_head(base) if task.head == "own" else []
     shared = {
         "r": config.rank,
         "target_modules": targets,
         "task_type": {"own": "SEQ_CLS", "lm": "CAUSAL_LM"}.get(task.head, "FEATURE_EXTRACTION"),
-        # Mean pooling goes past an encoder's pooler: an adapter there would never be reached.
-        "exclude_modules": None if task.head in ("own", "lm") else r"(.*\.)?pooler\..*",
+        # A head trains whole. Mean pooling goes past an encoder's pooler: an adapter there would never be reached.
+        "exclude_modules": rf"({'|'.join(own_head or ['pooler'])})(\..*)?" if task.head != "lm" else None,
+        "modules_to_save": own_head or None,
     }
     peft_config: PeftConfig
     if config.method == "lora":
@@ -111,6 +115,16 @@ def adapt(base: PreTrainedModel, task: Task, config: RunConfig) -> PeftModel:
         raise InputError(
             f"the model cannot be adapted with --target-modules {config.target_modules}: {first}"
         ) from error
+
+
+def _own_head(base: PreTrainedModel) -> list[str]:
+    """What a model for sequence classification has besides its body: "classifier", "score"..."""
+    parts = base.named_children()
+    return [
+        name
+        for name, part in parts
+        if name != base.base_model_prefix and any(True for _ in part.parameters())
+    ]
 
 
 def _check_rank(base: nn.Module, rank: int, targets: Any) -> None:

@@ -13,10 +13,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from corefold.finetune import data
+from corefold.finetune.encoding import IGNORED, Collator, encode, encode_prompts
 from corefold.finetune.errors import InputError
 from corefold.finetune.folder import Run
 from corefold.finetune.metrics import scores, token_scores
-from corefold.finetune.task import IGNORED, Collator, encode
 
 
 def predict(
@@ -80,7 +80,10 @@ def _rows(run: Run, table: pd.DataFrame, source: str, labelled: bool) -> list[di
     columns = run.task.columns
     if not labelled:
         columns = data.Columns(columns.text, columns.text_pair)
-    return encode(run.task, run.tokenizer, data.clean(table, columns, run.task.kind, source), source)
+    cleaned = data.clean(table, columns, run.task.kind, source)
+    if run.task.kind == "causal-lm" and not labelled:
+        return encode_prompts(run.task, run.tokenizer, cleaned)
+    return encode(run.task, run.tokenizer, cleaned, source)
 
 
 def _batches(
@@ -102,7 +105,7 @@ def _outputs(
 
 def _generate(run: Run, rows: list[dict[str, Any]], size: int, longest: int, progress: bool) -> Iterator[str]:
     run.tokenizer.padding_side = "left"  # so that every prompt ends where its continuation begins
-    for batch in _batches(run, [{"input_ids": row["input_ids"]} for row in rows], size, progress, "generate"):
+    for batch in _batches(run, rows, size, progress, "generate"):
         made = run.adapted.generate(
             **batch, max_new_tokens=longest, do_sample=False, pad_token_id=run.tokenizer.pad_token_id
         )

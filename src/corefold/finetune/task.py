@@ -1,23 +1,19 @@
-"""What a run learns: the kind of task, the model's head, and how rows become tensors."""
+"""What a run learns: the kind of task, the model's head, and how two texts are combined."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
-import torch
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
 from corefold.finetune.config import Pair, RunConfig, TaskKind
 from corefold.finetune.data import Columns, guess_task
 from corefold.finetune.errors import InputError
-
-IGNORED = -100  # label of a token that the loss leaves out, as in transformers
 
 
 @dataclass(frozen=True)
@@ -98,13 +94,25 @@ def make_task(config: RunConfig, kind: TaskKind, columns: Columns, train: pd.Dat
         "max_length": config.max_length,
         "dtype": config.dtype,
     }
+    state = _checkpoint_config(config.model)
     if kind == "causal-lm":
+        if state.get("architectures") and not _is_language_model(state, config.model):
+            raise InputError(
+                f"causal-lm needs a causal language model and {config.model} is a {state['architectures'][0]}; "
+                "for classes or numbers add --task classification or regression"
+            )
         return Task(kind="causal-lm", head="lm", **shared)
     if columns.label is None:
         raise InputError(f"--label must name the column to learn for {kind}")
     labels = train[columns.label]
     classes = _classes(labels, config) if kind == "classification" else ()
-    head = config.head or ("own" if _has_own_head(config, kind, len(classes)) else "mean")
+    head = config.head or ("own" if _has_own_head(state, config.model, kind, len(classes)) else "mean")
+    if head == "mean" and state.get("is_encoder_decoder"):
+        raise InputError(
+            f"{config.model} is an encoder-decoder, which mean pooling does not cover; add --head own"
+        )
+    if head == "own":
+        classes = _in_order_of_head(classes, state)
     pair = (config.pair or _default_pair(config.model, head)) if columns.text_pair else None
     if head == "own" and pair == "separate":
         raise InputError(
@@ -144,119 +152,61 @@ def _default_pair(model: str, head: str) -> Pair:
     return "separate" if is_sentence_encoder and head != "own" else "joint"
 
 
-def _has_own_head(config: RunConfig, kind: str, classes: int) -> bool:
+def _has_own_head(state: dict[str, Any], model: str, kind: str, classes: int) -> bool:
     """Whether the checkpoint was saved with a sequence classification head of the right size, or is a decoder."""
-    path = _checkpoint_file(config.model, "config.json")
-    state: Mapping[str, Any] = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
-    architectures = " ".join(state.get("architectures") or [])
-    if "ForCausalLM" in architectures or config.model.endswith(".gguf"):
+    if _is_language_model(state, model):
         return True
+    architectures = " ".join(state.get("architectures") or [])
     outputs = len(state.get("id2label") or {0: "", 1: ""})
     return "ForSequenceClassification" in architectures and outputs == (
         classes if kind == "classification" else 1
     )
 
 
+def _is_language_model(state: dict[str, Any], model: str) -> bool:
+    architectures = " ".join(state.get("architectures") or [])
+    return model.endswith(".gguf") or "ForCausalLM" in architectures or "LMHeadModel" in architectures
+
+
+def _in_order_of_head(classes: tuple[str, ...], state: dict[str, Any]) -> tuple[str, ...]:
+    """Classes in the order in which the checkpoint's head knows them, if it does, by name in any case."""
+    names = [
+        str(name).lower()
+        for _, name in sorted((state.get("id2label") or {}).items(), key=lambda p: int(p[0]))
+    ]
+    own = {name.lower(): name for name in classes}
+    return tuple(own[name] for name in names) if sorted(names) == sorted(own) else classes
+
+
 def _checkpoint_file(model: str, name: str) -> str | None:
     if Path(model).suffix == ".gguf":
         return None
-    return cached_file(
-        model,
-        name,
-        _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
-
-
-def encode(
-    task: Task, tokenizer: PreTrainedTokenizerBase, table: pd.DataFrame, source: str
-) -> list[dict[str, Any]]:
-    """The rows as token ids and, where the table has the label column, labels.
-
-    Raises:
-        InputError: a class that training has never seen.
-    """
-    first = table[task.columns.text].tolist()
-    second = table[task.columns.text_pair].tolist() if task.columns.text_pair else None
-    has_label = task.columns.label in table.columns
-    if task.kind == "causal-lm":
-        completions = (
-            table[task.columns.label].tolist() if has_label and task.columns.label else [None] * len(first)
+    try:
+        return cached_file(
+            model,
+            name,
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
         )
-        return [_encode_completion(task, tokenizer, *row) for row in zip(first, completions, strict=True)]
-
-    def ids(*texts: Any) -> list[dict[str, Any]]:
-        batch = tokenizer(*texts, truncation=True, max_length=task.max_length)
-        return [{name: batch[name][row] for name in batch} for row in range(len(first))]
-
-    rows: list[dict[str, Any]]
-    if task.pair == "separate":
-        rows = [{"first": a, "second": b} for a, b in zip(ids(first), ids(second), strict=True)]
-    elif task.head == "own":
-        rows = ids(first, second) if second else ids(first)
-    else:
-        rows = [{"first": each} for each in (ids(first, second) if second else ids(first))]
-    if has_label:
-        for row, label in zip(rows, _targets(task, table[task.columns.label], source), strict=True):
-            row["labels"] = label
-    return rows
-
-
-def _targets(task: Task, labels: pd.Series, source: str) -> list[int] | list[float]:
-    if task.kind == "regression":
-        return ((labels - task.shift) / task.scale).tolist()
-    index = {name: i for i, name in enumerate(task.classes)}
-    unseen = ~labels.isin(task.classes)
-    if unseen.any():
-        row = int(unseen.to_numpy().argmax())
+    except OSError as error:
         raise InputError(
-            f"{source}, row {row + 1}: class {labels.iloc[row]!r} never occurs in the training data"
-        )
-    return labels.map(index).tolist()
+            f"the model {model} cannot be loaded: {str(error).strip().splitlines()[0]}"
+        ) from error
 
 
-def _encode_completion(
-    task: Task, tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str | None
-) -> dict[str, Any]:
-    """One text, labels IGNORED on its prompt; a prompt too long loses its beginning, a completion its end."""
-    end = str(tokenizer.eos_token or "")
-    if task.columns.label is None:
-        ids = tokenizer(prompt + end).input_ids[: task.max_length]
-        return {"input_ids": ids, "labels": list(ids)}
-    before = tokenizer(prompt + task.separator).input_ids
-    if completion is None:
-        return {"input_ids": before[-task.max_length :]}
-    after = tokenizer(completion + end, add_special_tokens=False).input_ids[: task.max_length]
-    before = before[max(0, len(before) + len(after) - task.max_length) :]
-    return {"input_ids": before + after, "labels": [IGNORED] * len(before) + after}
+def _checkpoint_config(model: str) -> dict[str, Any]:
+    """The checkpoint's config.json, empty where there is none (gguf)."""
+    path = _checkpoint_file(model, "config.json")
+    if path is None:
+        return {}
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"the model {model} cannot be loaded: {path} is not JSON") from error
 
 
-@dataclass(frozen=True)
-class Collator:
-    """Rows of `encode` to a padded batch of tensors."""
-
-    tokenizer: PreTrainedTokenizerBase
-
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Pad `rows`: the parts "first" and "second" each to a batch of its own, anything else to one."""
-        parts = [name for name in ("first", "second") if name in rows[0]]
-        if parts:
-            batch: dict[str, Any] = {name: self._pad([row[name] for row in rows]) for name in parts}
-        else:
-            batch = self._pad([{k: v for k, v in row.items() if k != "labels"} for row in rows])
-        if "labels" in rows[0]:
-            batch["labels"] = self._labels([row["labels"] for row in rows])
-        return batch
-
-    def _pad(self, rows: list[Mapping[str, Any]]) -> dict[str, Any]:
-        return dict(self.tokenizer.pad(rows, padding=True, return_tensors="pt"))  # type: ignore[arg-type]
-
-    def _labels(self, labels: list[Any]) -> torch.Tensor:
-        if not isinstance(labels[0], list):
-            return torch.tensor(labels)
-        longest = max(map(len, labels))
-        padded = [[IGNORED] * (longest - len(row)) for row in labels]
-        if self.tokenizer.padding_side == "left":
-            return torch.tensor([pad + row for pad, row in zip(padded, labels, strict=True)])
-        return torch.tensor([row + pad for pad, row in zip(padded, labels, strict=True)])
+def longest_input(model: str, tokenizer: PreTrainedTokenizerBase) -> int:
+    """The most tokens that the model has positions for."""
+    positions = _checkpoint_config(model).get("max_position_embeddings") or tokenizer.model_max_length
+    return min(positions, tokenizer.model_max_length)

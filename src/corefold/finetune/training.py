@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import platform
 import random
 import statistics
@@ -21,10 +22,11 @@ from corefold.adapters import BasesCallback, LoraExport, param_groups, to_lora
 from corefold.finetune import data, folder
 from corefold.finetune.callbacks import ProgressBar, StepTimer, StopAtNonFiniteLoss
 from corefold.finetune.config import RunConfig
+from corefold.finetune.encoding import Collator, encode
 from corefold.finetune.errors import InputError
 from corefold.finetune.metrics import baseline, compute_metrics, token_scores
 from corefold.finetune.models import build, load_tokenizer
-from corefold.finetune.task import Collator, Task, choose_kind, encode, make_task
+from corefold.finetune.task import Task, choose_kind, longest_input, make_task
 
 BASES_BATCHES = 4
 CURVE_POINTS, CURVE_ROWS = 10, 128  # evaluations for the learning curve, and the rows of each
@@ -82,22 +84,26 @@ def finetune(
     train, held_out, task = _read(config)
     config = _decided(config, task, len(train))
     tokenizer = load_tokenizer(config.model)
+    task = replace(task, max_length=min(task.max_length, longest_input(config.model, tokenizer)))
     rows = _Rows(
         encode(task, tokenizer, train, config.train),
         encode(task, tokenizer, held_out, config.eval or config.train),
     )
     adapted, model = build(task, config)
+    timer = StepTimer()
+    try:
+        trainer = _trainer(config, task, model, tokenizer, rows, out, timer, progress)
+    except (ValueError, RuntimeError, ImportError) as error:
+        raise InputError(f"--tracker {config.tracker}: {error}") from error
     if not resume:
         _begin(out, config)
-    timer = StepTimer()
-    trainer = _trainer(config, task, model, tokenizer, rows, out, timer, progress)
-    before = _once(out / "checkpoints" / "before.json", lambda: _evaluate(trainer, rows.eval))
-    checkpoint = folder.last_checkpoint(out / "checkpoints") if resume else None
+    before = _once(out / folder.CHECKPOINTS / "before.json", lambda: _evaluate(trainer, rows.eval))
+    checkpoint = folder.last_checkpoint(out / folder.CHECKPOINTS, config.steps or 0) if resume else None
     try:
         trained = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except ValueError as error:
-        if isinstance(error, InputError):
-            raise
+    except InputError:
+        raise
+    except ValueError as error:  # from initialize_bases: a layer that the loss does not reach, say
         raise InputError(str(error)) from error
     after = _evaluate(trainer, rows.eval)
     folder.save_model(out, folder.Run(task, adapted, model, tokenizer))
@@ -113,26 +119,28 @@ def finetune(
             "method": config.method,
             "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
             "bytes": (out / folder.ADAPTER).stat().st_size,
-            "lora_bytes": (out / "lora" / folder.ADAPTER).stat().st_size,
+            "lora_bytes": (out / folder.LORA / folder.ADAPTER).stat().st_size,
             "lora_bytes_saved": export.bytes_saved if export else 0,
         },
         "timing": {"seconds_per_step": timer.median(), "seconds": trained.metrics["train_runtime"]},
         "versions": {name: version(name) for name in ("corefold", "torch", "transformers", "peft")}
         | {"python": platform.python_version()},
     }
-    folder.write_json(out / "history.json", trainer.state.log_history)
-    folder.write_json(out / "metrics.json", metrics)
-    folder.remove(out / "checkpoints")
+    folder.write_json(out / folder.HISTORY, trainer.state.log_history)
+    folder.write_json(out / folder.METRICS, metrics)
+    folder.remove(out / folder.CHECKPOINTS)
     return Result(out, config, task, metrics, trainer.state.log_history)
 
 
 def _begin(out: Path, config: RunConfig) -> None:
     """Make the folder, and leave nothing in it that an earlier run would make this one look finished with."""
     out.mkdir(parents=True, exist_ok=True)
-    folder.remove(out / "checkpoints")
-    for name in (folder.MANIFEST, "metrics.json"):
+    folder.remove(out / folder.CHECKPOINTS)
+    written = (*folder.CHECKED, folder.MANIFEST, folder.METRICS, folder.HISTORY, folder.REPORT)
+    lora = [f"{folder.LORA}/{name}" for name in (folder.ADAPTER, folder.ADAPTER_CONFIG)]
+    for name in (*written, *lora):
         (out / name).unlink(missing_ok=True)
-    config.save(out / "config.yaml")
+    config.save(out / folder.SETTINGS)
 
 
 def _with_absolute_paths(config: RunConfig) -> RunConfig:
@@ -201,9 +209,11 @@ def _trainer(
     timer: StepTimer,
     progress: bool,
 ) -> Trainer:
+    if "tensorboard" in config.tracker:
+        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(out / "logs"))  # else among the checkpoints
     causal, steps = task.kind == "causal-lm", config.steps or MIN_STEPS
     arguments = TrainingArguments(
-        output_dir=str(out / "checkpoints"),
+        output_dir=str(out / folder.CHECKPOINTS),
         max_steps=steps,
         per_device_train_batch_size=config.batch_size,
         per_device_eval_batch_size=max(16, config.batch_size),
@@ -233,7 +243,7 @@ def _trainer(
         train_dataset=rows.train,  # type: ignore[arg-type]
         eval_dataset=_some(rows.eval, CURVE_ROWS, config.seed),  # type: ignore[arg-type]
         compute_metrics=compute_metrics(task),
-        preprocess_logits_for_metrics=token_scores if causal else None,
+        preprocess_logits_for_metrics=token_scores if causal else _first_output,
         callbacks=callbacks,
         optimizers=(_optimizer(config, model), None),
     )
@@ -265,6 +275,10 @@ def _evaluate(trainer: Trainer, rows: list[dict[str, Any]]) -> dict[str, float]:
     return {name.removeprefix("eval_"): value for name, value in found.items() if not name.endswith(timing)}
 
 
+def _first_output(outputs: Any, labels: torch.Tensor) -> torch.Tensor:
+    return outputs[0] if isinstance(outputs, tuple) else outputs  # some models return their states too
+
+
 def _once(path: Path, compute: Any) -> dict[str, float]:
     """The value stored at `path` by an earlier part of the run, else `compute()`, stored."""
     if path.exists():
@@ -277,9 +291,9 @@ def _once(path: Path, compute: Any) -> dict[str, float]:
 
 def _export(config: RunConfig, adapted: Any, out: Path) -> LoraExport | None:
     if config.method == "lora":
-        adapted.save_pretrained(str(out / "lora"))
+        adapted.save_pretrained(str(out / folder.LORA))
         return None
-    return to_lora(*folder.check_adapter(out), out / "lora", config.tolerance)  # type: ignore[arg-type]
+    return to_lora(*folder.check_adapter(out), out / folder.LORA, config.tolerance)  # type: ignore[arg-type]
 
 
 def _mean_loss(history: list[dict[str, Any]]) -> float:
