@@ -60,6 +60,8 @@ def test_every_command_has_help_with_an_example():
         ({"label": None}, ["--label"]),
         ({"model": "no/such-model-here"}, ["no/such-model-here", "cannot be loaded"]),
         ({"model": None}, ["--model"]),
+        ({"model": "/no/such/folder"}, ["/no/such/folder", "cannot be loaded"]),
+        ({"tracker": "nosuch"}, ["--tracker", "nosuch"]),
         ({"train": "nowhere.csv"}, ["nowhere.csv", "no such file"]),
         ({"train": "nobody/nothing:train"}, ["nobody/nothing:train"]),
         ({"eval": "nowhere.csv"}, ["nowhere.csv"]),
@@ -118,8 +120,11 @@ def test_finetune_keeps_its_hands_off_a_folder_that_is_not_empty(arguments, tmp_
     refused(finetune({**arguments, "-o": out}), "not empty", "--overwrite")
     assert (out / "thesis.txt").read_text() == "all my work"
     assert [path.name for path in out.iterdir()] == ["thesis.txt"]
+    (out / "checkpoints").mkdir()
+    (out / "checkpoints/mine.pt").write_text("weeks of training")
     assert finetune({**arguments, "-o": out}, "--overwrite").code == 0
     assert (out / "thesis.txt").read_text() == "all my work"
+    assert (out / "checkpoints/mine.pt").read_text() == "weeks of training"
     assert (out / "adapter_model.safetensors").exists()
 
 
@@ -184,6 +189,39 @@ def test_an_adapter_with_a_wrong_tensor_is_refused_by_name(finished, tmp_path, d
     save_file(tensors, run / "adapter_model.safetensors")
     refused(corefold("inspect", run), name.rpartition(".")[0])
     refused(corefold("export", run, "-o", tmp_path / "lora"), name.rpartition(".")[0])
+
+
+def test_an_adapter_that_is_not_finite_or_a_cut_manifest_is_refused(finished, reviews, tmp_path):
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    manifest = run / "manifest.json"
+    manifest.write_text(manifest.read_text()[:40])
+    for outcome in _commands_on(run, reviews, tmp_path):
+        refused(outcome, "manifest.json", "cut or broken")
+    manifest.unlink()
+    tensors = load_file(run / "adapter_model.safetensors")
+    name = next(key for key in tensors if key.endswith("deeplora_factors"))
+    save_file({**tensors, name: tensors[name] * float("nan")}, run / "adapter_model.safetensors")
+    for outcome in _commands_on(run, reviews, tmp_path):
+        refused(outcome, name, "not finite")
+
+
+def test_an_adapter_is_not_replaced_by_its_own_export_or_merge(finished):
+    before = (finished / "adapter_model.safetensors").read_bytes()
+    for command in ("export", "merge"):
+        refused(corefold(command, finished, "-o", finished, "--overwrite"), "must name another folder")
+    assert (finished / "adapter_model.safetensors").read_bytes() == before
+
+
+def test_an_output_under_a_file_is_refused(arguments, reviews):
+    refused(finetune({**arguments, "-o": reviews / "out"}), "reviews.csv")
+
+
+def test_words_that_pandas_takes_for_missing_are_classes(arguments, tmp_path):
+    rows = [("good", "None"), ("bad", "NA"), ("fine", "None"), ("poor", "NA")]
+    table = write_csv(tmp_path / "na.csv", ["text", "label"], rows)
+    outcome = finetune(arguments, train=table, eval=table)
+    assert outcome.code == 0, outcome.err
+    assert json.loads((tmp_path / "out/task.json").read_text())["classes"] == ["NA", "None"]
 
 
 def test_a_missing_head_or_changed_task_is_refused(finished, reviews, tmp_path):

@@ -88,12 +88,14 @@ def adapt(base: PreTrainedModel, task: Task, config: RunConfig) -> PeftModel:
     if targets != "all-linear" and re.fullmatch(r"[\w.,\s]+", targets):
         targets = [name.strip() for name in targets.split(",")]
     own_head = _own_head(base) if task.head == "own" else []
+    poolers = [name for name, _ in base.named_children() if name == "pooler"] if task.head != "lm" else []
+    apart = own_head or poolers
     shared = {
         "r": config.rank,
         "target_modules": targets,
         "task_type": {"own": "SEQ_CLS", "lm": "CAUSAL_LM"}.get(task.head, "FEATURE_EXTRACTION"),
         # A head trains whole. Mean pooling goes past an encoder's pooler: an adapter there would never be reached.
-        "exclude_modules": rf"({'|'.join(own_head or ['pooler'])})(\..*)?" if task.head != "lm" else None,
+        "exclude_modules": rf"({'|'.join(apart)})(\..*)?" if apart else None,
         "modules_to_save": own_head or None,
     }
     peft_config: PeftConfig
