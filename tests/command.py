@@ -93,3 +93,19 @@ def write_reviews(path: Path, copies: int = 4) -> Path:
     texts = [(text, label) for label, part in (("neg", NEGATIVE), ("pos", POSITIVE)) for text in part]
     rows = [(f"{text} ({copy})", label) for copy in range(copies) for text, label in texts]
     return write_csv(path, ["text", "label"], rows)
+
+
+@pytest.fixture(scope="session")
+def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_reviews(tmp_path_factory.mktemp("data") / "reviews.csv")
+
+
+@pytest.fixture(scope="session")
+def finished(minilm_dir: Path, reviews: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run") / "out"
+    outcome = corefold(
+        "finetune", "--model", minilm_dir, "--train", reviews, "--eval", reviews, "--text", "text", "--label", "label",
+        "--steps", 20, "--batch-size", 8, "-o", out,
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    return out
