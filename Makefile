@@ -4,9 +4,6 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-# Without it, OpenMP's idle threads spin and take the cores from each other as soon as anything else runs.
-export OMP_WAIT_POLICY ?= PASSIVE
-
 .PHONY: demo test lint format docs clean
 
 demo: $(VENV)/.demo

@@ -6,6 +6,7 @@ folder of the packaged model, in the command run and as MODEL in the command sho
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -27,7 +28,7 @@ def main() -> None:
     for stale in ("out", "out-lora"):
         shutil.rmtree(ROOT / stale, ignore_errors=True)
     (ROOT / "predicted.csv").unlink(missing_ok=True)
-    (ROOT / "new.csv").write_text("text\na quiet , exact and very funny film\nnothing happens , slowly\n")
+    (ROOT / "new.csv").write_text("text\na quiet and very funny film\nnothing happens and slowly at that\n")
 
     def filled(block: re.Match[str]) -> str:
         command = block[1]
@@ -36,10 +37,13 @@ def main() -> None:
             command, shell=True, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True
         )
         shown = command.replace("$MINILM", "MODEL")
-        return f"<!-- run: {command} -->\n```text\n$ {shown}\n{done.stdout.strip()}\n```\n<!-- end -->"
+        return f"<!-- run: {command} -->\n```text\n$ {shown}\n{done.stdout.rstrip()}\n```\n<!-- end -->"
 
     readme = ROOT / "README.md"
     readme.write_text(BLOCK.sub(filled, readme.read_text(encoding="utf-8")), encoding="utf-8")
+    runs = sorted((ROOT / "corefold-demo").glob("*/metrics.json"))
+    figures = {run.parent.name: json.loads(run.read_text(encoding="utf-8")) for run in runs}
+    (ROOT / "benchmarks/results/demo.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     updates = updates_of(ROOT / "corefold-demo" / "deep-lora-0")
     images = ROOT / "docs" / "images"
     images.mkdir(exist_ok=True)

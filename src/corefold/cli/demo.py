@@ -27,7 +27,7 @@ SETTINGS = {
     "label": "label",
     "samples": 256,
     "eval_samples": 500,
-    "steps": 100,
+    "steps": 80,
     "max_length": 64,
 }
 METHODS: dict[str, Method] = {"LoRA": "lora", "Deep LoRA": "deep-lora"}
@@ -97,7 +97,7 @@ def _finished(config: RunConfig, out: Path) -> dict[str, Any]:
 
 
 def _table(found: dict[str, list[dict[str, Any]]]) -> tuple[list[str], list[list[str]]]:
-    header = ["", "accuracy", "trained parameters", "seconds a step", "adapter, bytes", "as LoRA, bytes"]
+    header = ["", "accuracy", "trained", "s a step", "adapter bytes", "as LoRA"]
     rows = []
     for name, runs in found.items():
         accuracy = [each["after"]["accuracy"] for each in runs]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,7 +25,10 @@ MAX_CLASSES = 50
 
 def _read_csv(path: Path, separator: str) -> pd.DataFrame:
     # Only an empty cell is missing: "None", "NA" and "null" are words, and may be classes.
-    return pd.read_csv(path, sep=separator, keep_default_na=False, na_values=[""])
+    # Without index_col=False a row with a comma too many would shift all columns by one.
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        return pd.read_csv(path, sep=separator, keep_default_na=False, na_values=[""], index_col=False)
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,10 @@ def read_table(source: str) -> pd.DataFrame:
             table = reader(path)
         except (pd.errors.EmptyDataError, StopIteration) as error:
             raise InputError(f"{source} is empty; expected a header and rows") from error
+        except pd.errors.ParserWarning as error:
+            raise InputError(
+                f"{source}: a row has more cells than the header; quote texts that hold commas"
+            ) from error
         except (ValueError, OSError) as error:  # pandas and pyarrow raise subclasses of these
             raise InputError(f"{source} cannot be read: {str(error).splitlines()[0]}") from error
     else:

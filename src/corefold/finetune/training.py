@@ -29,7 +29,7 @@ from corefold.finetune.models import build, load_tokenizer
 from corefold.finetune.task import Task, choose_kind, longest_input, make_task
 
 BASES_BATCHES = 4
-CURVE_POINTS, CURVE_ROWS = 10, 128  # evaluations for the learning curve, and the rows of each
+CURVE_POINTS, CURVE_ROWS = 5, 128  # evaluations for the learning curve, and the rows of each
 LOG_POINTS = 40
 WARMUP = 0.1  # of the steps
 PASSES, MIN_STEPS, MAX_STEPS = 10, 100, 500  # of a run whose steps are not set
