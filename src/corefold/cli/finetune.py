@@ -69,17 +69,14 @@ def _settings_of(out: Path, given: dict[str, Any], config: Path | None) -> dict[
 
 def show(out: Path) -> None:
     """Write report.html from the files of a finished run, and print its scores."""
-    from corefold.cli.run_report import write_report
+    from corefold.cli.run_report import STAGES, write_report
 
     metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
     names = [name for name in metrics["after"] if name != "loss"]
     rows = [
-        [label, *(number(metrics[key].get(name)) for name in names)]
-        for key, label in (
-            ("baseline", "constant answer"),
-            ("before", "before training"),
-            ("after", "after training"),
-        )
+        [label, *(number(metrics[stage].get(name)) for name in names)]
+        for label, stage in STAGES.items()
+        if metrics[stage]
     ]
     show_table([f"{metrics['rows']['eval']:,} rows", *names], rows)
     adapter, timing = metrics["adapter"], metrics["timing"]

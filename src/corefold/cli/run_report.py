@@ -27,6 +27,9 @@ from corefold.report import (
     write_page,
 )
 
+# What a report calls the parts of metrics.json; a part may be empty (no constant answer in causal-lm).
+STAGES = {"constant answer": "baseline", "before training": "before", "after training": "after"}
+
 
 def updates_of(folder: Path) -> list[LayerUpdate]:
     """What the adapter in `folder`, Deep LoRA or LoRA, adds to each layer.
@@ -82,8 +85,7 @@ def write_report(out: Path) -> Path:
     updates = updates_of(out)
     settings = load_settings(out / "config.yaml")
     names = list(metrics["after"])
-    stages = {"constant answer": "baseline", "before training": "before", "after training": "after"}
-    rows_shown = [[label, *map(metrics[key].get, names)] for label, key in stages.items() if metrics[key]]
+    rows_shown = [[label, *map(metrics[key].get, names)] for label, key in STAGES.items() if metrics[key]]
     rows = metrics["rows"]
     said = f"On {rows['eval']:,} rows, after training on {rows['train']:,}."
     sections = [
