@@ -14,7 +14,13 @@ except ImportError as error:
 from corefold.adapters.bases import initialize_bases
 from corefold.adapters.config import DeepLoraConfig
 from corefold.adapters.export import LoraExport, chains_of, export_lora, to_lora
-from corefold.adapters.layer import DeepLoraLayer, DeepLoraLinear
+from corefold.adapters.layer import DeepLoraLayer
+from corefold.adapters.leaves import (
+    DeepLoraConv,
+    DeepLoraEmbedding,
+    DeepLoraLinear,
+    DeepLoraMultiheadAttention,
+)
 from corefold.adapters.model import DeepLoraModel
 from corefold.adapters.optim import param_groups
 from corefold.adapters.registry import register
@@ -37,9 +43,12 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "BasesCallback",
     "DeepLoraConfig",
+    "DeepLoraConv",
+    "DeepLoraEmbedding",
     "DeepLoraLayer",
     "DeepLoraLinear",
     "DeepLoraModel",
+    "DeepLoraMultiheadAttention",
     "LoraExport",
     "chains_of",
     "export_lora",

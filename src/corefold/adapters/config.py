@@ -24,7 +24,7 @@ class DeepLoraConfig(PeftConfig):
     `corefold.BasesCallback`: random bases barely learn.
 
     Args:
-        r: width of the core, what LoRA calls the rank; at most the smaller side of each targeted layer.
+        r: width of the core, what LoRA calls the rank; a layer with a smaller side gets that side.
         depth: number of core factors (L in the paper).
         init_scale: each factor starts at init_scale * I (epsilon in the paper, 1e-3 there; 0.1 here because under
             Adam a small start leaves the core without a gradient once the head has fitted).
@@ -38,6 +38,7 @@ class DeepLoraConfig(PeftConfig):
         rank_pattern: widths for some layers, by name or regular expression, in place of r.
         modules_to_save: layers trained and saved in full, a new classifier for instance.
         bias: "none", "all" or "deeplora_only": which biases train.
+        fan_in_fan_out: set by wrapping; tells that some layer is transformers' Conv1D, as PEFT's LoRA must be told.
         init_weights: False starts from random factors instead of the identity; for tests.
         initialized: set by `initialize_bases`; tells that the bases came from data.
     """
@@ -54,6 +55,7 @@ class DeepLoraConfig(PeftConfig):
     rank_pattern: dict[str, int] = field(default_factory=dict)
     modules_to_save: list[str] | None = None
     bias: Literal["none", "all", "deeplora_only"] = "none"
+    fan_in_fan_out: bool = False
     init_weights: bool = True
     initialized: bool = False
 

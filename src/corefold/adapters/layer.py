@@ -1,65 +1,109 @@
-"""Layers that carry Deep LoRA adapters."""
+"""What every layer with Deep LoRA adapters does; `leaves.py` has one class for each kind of layer."""
 
 from __future__ import annotations
 
+import copy
+import itertools
+import math
 import warnings
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
+from peft.utils.quantization_utils import QuantizationBackend, quantization_extra_repr
 from torch import Tensor, nn
 from torch.amp import is_autocast_available
 
+from corefold.adapters.processes import placed_as
 from corefold.core import FactorChain, complete, start_product
 
 if TYPE_CHECKING:
     from corefold.adapters.config import DeepLoraConfig
 
 
-class DeepLoraLayer(BaseTunerLayer):
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+class DeepLoraLayer(nn.Module, BaseTunerLayer):
     """The adapters of one layer: for each adapter name one factor chain.
 
-    Factors and bases stay float32 (float64 on a float64 base) whatever the base weight's dtype: their updates are
-    far below what half precision resolves.
+    A leaf says what the chain's `sides` are, how its input meets the right basis (`project`), how the result leaves by
+    the left one (`expand`), and how a dense update lies in its weight (`orient`).
+
+    Factors and bases stay float32 (float64 on a float64 base) whatever the base weight's dtype or quantisation: their
+    updates are far below what half precision resolves.
     """
 
+    right_name = "deeplora_right"
     adapter_layer_names = ("deeplora_factors", "deeplora_left", "deeplora_right")
-    other_param_names = ("r", "deeplora_config", "deeplora_start")
+    other_param_names = ("r", "scaling", "deeplora_config", "deeplora_start", "deeplora_gate")
 
-    def __init__(self, base_layer: nn.Module, in_features: int, out_features: int) -> None:
+    def __init__(
+        self,
+        base_layer: nn.Module,
+        adapter_name: str,
+        r: int,
+        config: DeepLoraConfig,
+        backend: QuantizationBackend | None = None,
+    ) -> None:
+        super().__init__()
         self.base_layer = base_layer
-        self.in_features, self.out_features = in_features, out_features
+        self.quantization_backend = backend
+        self.left_rows, self.right_shape = self.sides(self.get_base_layer())
+        self.in_features, self.out_features = self.right_shape[0], self.left_rows
         self.r: dict[str, int] = {}
+        self.scaling: dict[str, float] = {}
         self.deeplora_config: dict[str, DeepLoraConfig] = {}
-        self.deeplora_start: dict[str, float] = {}
-        self.deeplora_factors = nn.ParameterDict()
-        self.deeplora_left = nn.ParameterDict()
-        self.deeplora_right = nn.ParameterDict()
+        self.deeplora_start: dict[str, dict[torch.dtype, float]] = {}
+        self.deeplora_gate: dict[str, Tensor] = {}
+        for name in self.adapter_layer_names:
+            setattr(self, name, nn.ParameterDict())
         self.frozen_peft_weight_names: dict[str, tuple[str, ...]] = {}
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
-        self._weight_before_merge: Tensor | None = None
+        self.merge_error = 0.0
+        self._before_merge: Tensor | nn.Module | None = None
+        self._active_adapter = adapter_name
+        self.update_layer(adapter_name, r, config)
+
+    @staticmethod
+    def sides(base: Any) -> tuple[int, tuple[int, ...]]:
+        """Rows of the left basis, and the shape of one column of the right basis."""
+        raise NotImplementedError
+
+    def project(self, x: Tensor, right: Tensor) -> Tensor:
+        """The input's coordinates in the right basis; `right` is (right_rows, width)."""
+        return self._cast_input_dtype(x, right.dtype) @ right
+
+    def expand(self, coordinates: Tensor, tall: Tensor) -> Tensor:
+        """From coordinates to the output; `tall` is left @ core, (left_rows, width)."""
+        return coordinates @ tall.mT
+
+    def orient(self, dense: Tensor) -> Tensor:
+        """An update (left_rows, right_rows) as it lies in the base weight."""
+        return dense
 
     def update_layer(self, adapter_name: str, r: int, config: DeepLoraConfig) -> None:
-        """Add an adapter of width `r`, or replace the one of that name."""
+        """Add an adapter of width `r`, or replace the one of that name.
+
+        The width is at most the smaller side of the weight: a wider core could express nothing more.
+        """
         if r <= 0:
             raise ValueError(f"`r` should be a positive integer value but the value passed is {r}")
-        if r > min(self.in_features, self.out_features):
-            raise ValueError(
-                f"r={r} exceeds the smaller side of a layer of {self.out_features} x {self.in_features}; "
-                f"choose r <= {min(self.in_features, self.out_features)}, a smaller one for it in rank_pattern, or "
-                "leave it out with exclude_modules"
-            )
-        self.r[adapter_name] = r
+        width = min(r, self.left_rows, math.prod(self.right_shape))
+        self.r[adapter_name] = width
+        self.scaling[adapter_name] = 1.0
         self.deeplora_config[adapter_name] = config
-        self.deeplora_factors[adapter_name] = nn.Parameter(torch.empty(config.depth, r, r))
-        self.deeplora_left[adapter_name] = nn.Parameter(torch.empty(self.out_features, r))
-        self.deeplora_right[adapter_name] = nn.Parameter(torch.empty(self.in_features, r))
+        self.deeplora_start[adapter_name] = {
+            dtype: start_product(config.init_scale, config.depth, dtype) for dtype in DTYPES
+        }
+        dtype = torch.float64 if self._base_tensor().dtype == torch.float64 else torch.float32
+        shapes = ((config.depth, width, width), (self.left_rows, width), (*self.right_shape, width))
+        for name, shape in zip(self.adapter_layer_names, shapes, strict=True):
+            getattr(self, name)[adapter_name] = nn.Parameter(torch.empty(shape, dtype=dtype))
         self._move_adapter_to_device_of_base_layer(adapter_name)
-        dtype = self.deeplora_factors[adapter_name].dtype
-        self.deeplora_start[adapter_name] = start_product(config.init_scale, config.depth, dtype)
         if not self.deeplora_factors[adapter_name].is_meta:
             self.reset_adapter(adapter_name)
         self.train_bases(adapter_name, config.basis_lr_ratio > 0)
@@ -69,59 +113,159 @@ class DeepLoraLayer(BaseTunerLayer):
         self, adapter_name: str, device: torch.device | None = None
     ) -> None:
         # PEFT's own also casts to the base's dtype, and so rounds an adapter that it has just loaded.
-        weight = self.weight
-        where = weight.device if device is None else device
-        dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+        self._convert(adapter_name, device=self._base_tensor().device if device is None else device)
+
+    def cast_adapter(self, adapter_name: str) -> None:
+        """Round an adapter to the base weight's dtype."""
+        base = self._base_tensor()
+        if base.is_floating_point():
+            self._convert(adapter_name, dtype=base.dtype)
+
+    def _convert(self, adapter_name: str, **to: Any) -> None:
         for tensors in (getattr(self, name) for name in self.adapter_layer_names):
             tensor = tensors.get(adapter_name)
-            if tensor is not None and not tensor.is_meta and (tensor.device, tensor.dtype) != (where, dtype):
-                tensors[adapter_name] = nn.Parameter(tensor.detach().to(where, dtype), tensor.requires_grad)
+            if tensor is None or tensor.is_meta:
+                continue
+            converted = tensor.detach().to(**to)
+            if (converted.device, converted.dtype) != (tensor.device, tensor.dtype):
+                tensors[adapter_name] = nn.Parameter(converted, tensor.requires_grad)
+
+    def _base_tensor(self) -> Tensor:
+        base = self.get_base_layer()
+        return next(itertools.chain(base.parameters(), base.buffers()))
 
     @torch.no_grad()
     def reset_adapter(
         self,
         adapter_name: str,
-        left: Float[Tensor, "out width"] | None = None,
-        right: Float[Tensor, "in width"] | None = None,
+        left: Float[Tensor, "left_rows width"] | None = None,
+        right: Float[Tensor, "right_rows width"] | None = None,
     ) -> None:
         """Put the adapter at its start, in place: the given bases (random if None), every factor init_scale * I."""
         config, width = self.deeplora_config[adapter_name], self.r[adapter_name]
-        own_left, own_right = self.deeplora_left[adapter_name], self.deeplora_right[adapter_name]
-        left = complete(own_left.new_empty(self.out_features, 0), width) if left is None else left
-        right = complete(own_right.new_empty(self.in_features, 0), width) if right is None else right
-        chain = FactorChain.at_start(left, right, config.depth, config.init_scale)
-        own_left.copy_(chain.left)
-        own_right.copy_(chain.right)
-        factors = self.deeplora_factors[adapter_name]
-        factors.copy_(chain.factors)
+        own = self.deeplora_left[adapter_name]
+        left = complete(own.new_empty(self.left_rows, 0), width) if left is None else left
+        right = complete(own.new_empty(math.prod(self.right_shape), 0), width) if right is None else right
+        start = FactorChain.at_start(left, right, config.depth, config.init_scale)
         if not config.init_weights:
-            factors.add_(torch.randn_like(factors) / (3 * width**0.5))
+            start.factors.add_(torch.randn_like(start.factors) / (4 * width**0.5))
+        self.set_chain(adapter_name, start)
+
+    @torch.no_grad()
+    def set_chain(self, adapter_name: str, chain: FactorChain) -> None:
+        """Copy a chain of the adapter's width, depth and start into its parameters."""
+        for own, new in zip(
+            self._tensors(adapter_name), (chain.factors, chain.left, chain.right), strict=True
+        ):
+            own.copy_(placed_as(own, new.reshape(own.shape)))
+
+    def _tensors(self, adapter_name: str) -> tuple[Tensor, Tensor, Tensor]:
+        factors, left, right = (getattr(self, name)[adapter_name] for name in self.adapter_layer_names)
+        return factors, left, right
 
     def train_bases(self, adapter_name: str, trained: bool) -> None:
         """Let the bases of an adapter train with its core, or freeze them."""
-        frozen = () if trained else ("deeplora_left", "deeplora_right")
-        self.frozen_peft_weight_names[adapter_name] = frozen
-        for name in ("deeplora_left", "deeplora_right"):
+        bases = ("deeplora_left", self.right_name)
+        self.frozen_peft_weight_names[adapter_name] = () if trained else bases
+        for name in bases:
             basis = getattr(self, name)[adapter_name]
             basis.requires_grad_(trained and self.deeplora_factors[adapter_name].requires_grad)
 
     def chain(self, adapter_name: str) -> FactorChain:
-        """The adapter's update of the weight, as a chain over its live parameters."""
-        return FactorChain(
-            self.deeplora_left[adapter_name],
-            self.deeplora_factors[adapter_name],
-            self.deeplora_right[adapter_name],
-            self.deeplora_start[adapter_name],
-        )
+        """The adapter's update of the weight, as a chain over its live parameters, without its `scaling`."""
+        factors, left, right = self._tensors(adapter_name)
+        start = self.deeplora_start[adapter_name][factors.dtype]
+        return FactorChain(left, factors, right.flatten(0, -2), start)
 
-    def get_delta_weight(self, adapter: str) -> Float[Tensor, "out in"]:
-        """The adapter's update of the weight, dense, in the factors' dtype."""
-        return self.chain(adapter).dense()
+    def get_delta_weight(self, adapter: str) -> Tensor:
+        """The adapter's update of the weight, dense, in the base weight's layout and the factors' dtype."""
+        return self.orient(self.chain(adapter).dense() * self.scaling[adapter])
+
+    def forward(self, x: Tensor, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any) -> Tensor:
+        """The base layer plus the active adapters, or for each row of `x` the adapter named in `adapter_names`."""
+        if torch.compiler.is_compiling() and adapter_names is None and not self.merged:
+            return self._compiled_forward(x, *args, **kwargs)
+        if self.disable_adapters:
+            if self.merged:
+                self.unmerge()
+            return self.base_layer(x, *args, **kwargs)
+        result = self.base_layer(x, *args, **kwargs)
+        if self.merged:
+            if adapter_names is not None:
+                raise ValueError(
+                    "Cannot pass `adapter_names` when there are merged adapters, please call `unmerge_adapter` first."
+                )
+            return result
+        dtype = result.dtype
+        if adapter_names is None:
+            for name in self._active():
+                result = result + self._update(name, x, self.scaling[name])
+            return result.to(dtype)
+        for name in set(adapter_names) & set(self.deeplora_factors):
+            rows = torch.tensor([i for i, row in enumerate(adapter_names) if row == name], device=x.device)
+            result = result.index_add(0, rows, self._update(name, x[rows], self.scaling[name]).to(dtype))
+        return result
+
+    def _compiled_forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        # Scale and active state come in as tensors: a compiled graph holds for all their values.
+        result = self.base_layer(x, *args, **kwargs)
+        total = result
+        for name in self.deeplora_factors:
+            total = total + self._update(name, x, self.deeplora_gate[name])
+        return total.to(result.dtype)
+
+    def _update(self, adapter_name: str, x: Tensor, scale: float | Tensor) -> Tensor:
+        chain, kind = self.chain(adapter_name), x.device.type
+        learns = self.training and chain.factors.requires_grad and torch.is_grad_enabled()
+        if learns and not torch.compiler.is_compiling():  # a compiled forward cannot warn
+            self.deeplora_config[adapter_name].warn_if_bases_are_random()
+        with self._unrounded(kind):
+            return self.expand(self.project(x, chain.right), chain.left @ (chain.core() * scale))
+
+    def _unrounded(self, kind: str) -> AbstractContextManager[Any]:
+        # The core is a small difference of products, which autocast would round away.
+        return torch.autocast(kind, enabled=False) if is_autocast_available(kind) else nullcontext()
+
+    def _active(self) -> list[str]:
+        return [name for name in self.active_adapters if name in self.deeplora_factors]
+
+    def set_scale(self, adapter: str, scale: float) -> None:
+        """Multiply the adapter's update by `scale`, 1 by default; not saved with it, as in PEFT's LoRA."""
+        if adapter in self.scaling:
+            self.scaling[adapter] = float(scale)
+            self._set_gates()
+
+    def scale_layer(self, scale: float) -> None:
+        """Multiply the scale of the active adapters."""
+        for name in self._active():
+            self.set_scale(name, self.scaling[name] * scale)
+
+    def unscale_layer(self, scale: float | None = None) -> None:
+        """Divide the scale of the active adapters, or put it back to 1."""
+        for name in self._active():
+            self.set_scale(name, 1.0 if scale is None else self.scaling[name] / scale)
+
+    def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
+        """As PEFT's own."""
+        super().set_adapter(adapter_names, inference_mode)
+        self._set_gates()
+
+    def enable_adapters(self, enabled: bool) -> None:
+        """Switch all adapters on or off; unlike PEFT's own, with no change to what requires a gradient."""
+        self._disable_adapters = not enabled
+        self._set_gates()
+
+    def _set_gates(self) -> None:
+        active = () if self._disable_adapters else self.active_adapters
+        for name, scale in self.scaling.items():
+            # On the CPU wherever the model is: one number costs less to read there than to move along.
+            self.deeplora_gate[name] = torch.tensor(scale if name in active else 0.0, device="cpu")
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Add adapters to the base weight, in the factors' precision and rounded once to the weight's.
 
-        A copy of the weight is kept until `unmerge`, which restores it bit for bit.
+        What the weight was is kept until `unmerge`, which restores it bit for bit. `merge_error` is the largest
+        difference between the exact sum and what the weight's dtype, or quantisation, made of it.
         """
         names = [n for n in check_adapters_to_merge(self, adapter_names) if n in self.deeplora_factors]
         if not names:
@@ -135,68 +279,39 @@ class DeepLoraLayer(BaseTunerLayer):
                     raise ValueError(
                         f"NaNs detected in the merged weights. The adapter {name} seems to be broken"
                     )
-        if self._weight_before_merge is None:
-            self._weight_before_merge = weight
-        self.set_base_weight(merged.to(weight.dtype))
+            if self._before_merge is None:
+                self._before_merge = weight if self.quantization_backend is None else self._quantized_base()
+            self.set_base_weight(merged.to(weight.dtype))
+            self.merge_error = float((self.get_base_weight() - merged).abs().max())
         self.merged_adapters.extend(names)
+
+    def _quantized_base(self) -> nn.Module:
+        # The backends replace the weight and the state beside it, or the whole layer: these are never written to.
+        kept = copy.copy(self.get_base_layer())
+        kept._parameters, kept._buffers = dict(kept._parameters), dict(kept._buffers)
+        if hasattr(kept, "state"):
+            kept.state = copy.copy(kept.state)  # type: ignore[assignment]
+        return kept
 
     def unmerge(self) -> None:
         """Put the base weight back as it was before the first merge."""
-        if not self.merged or self._weight_before_merge is None:
+        if not self.merged or self._before_merge is None:
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
             return
-        self.set_base_weight(
-            self._weight_before_merge.to(self.get_base_weight())
-        )  # the model may have moved since
-        self._weight_before_merge = None
+        if isinstance(self._before_merge, nn.Module):
+            self.base_layer = self._before_merge.to(self.deeplora_factors[self.merged_adapters[0]].device)
+        else:
+            self.set_base_weight(
+                self._before_merge.to(self.get_base_weight())
+            )  # the model may have moved since
+        self._before_merge, self.merge_error = None, 0.0
         self.merged_adapters.clear()
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
-        """Any chain is a LoRA: see `corefold.export_lora`, which needs no dense matrix."""
-        return True
+        """Any chain is a LoRA, though PEFT's dense conversion knows only linear layers; see `corefold.export_lora`."""
+        return False
 
-
-class DeepLoraLinear(nn.Module, DeepLoraLayer):
-    """`nn.Linear` with Deep LoRA adapters."""
-
-    def __init__(self, base_layer: nn.Module, adapter_name: str, r: int, config: DeepLoraConfig) -> None:
-        super().__init__()
-        linear: Any = base_layer.get_base_layer() if isinstance(base_layer, BaseTunerLayer) else base_layer
-        DeepLoraLayer.__init__(self, base_layer, linear.in_features, linear.out_features)
-        self._active_adapter = adapter_name
-        self.update_layer(adapter_name, r, config)
-
-    def forward(self, x: Tensor, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any) -> Tensor:
-        """The base layer plus the active adapters, or for each row of `x` the adapter named in `adapter_names`."""
-        if self.disable_adapters:
-            if self.merged:
-                self.unmerge()
-            return self.base_layer(x, *args, **kwargs)
-        result = self.base_layer(x, *args, **kwargs)
-        if self.merged:
-            if adapter_names is not None:
-                raise ValueError("adapter_names needs unmerged adapters; call unmerge_adapter() first")
-            return result
-        dtype = result.dtype
-        if adapter_names is None:
-            for name in self.active_adapters:
-                if name in self.deeplora_factors:
-                    result = result + self._update(name, x)
-            return result.to(dtype)
-        for name in set(adapter_names) & set(self.deeplora_factors):
-            rows = torch.tensor([i for i, row in enumerate(adapter_names) if row == name], device=x.device)
-            result = result.index_add(0, rows, self._update(name, x[rows]).to(dtype))
-        return result
-
-    def _update(self, adapter_name: str, x: Tensor) -> Tensor:
-        chain, kind = self.chain(adapter_name), x.device.type
-        learns = self.training and chain.factors.requires_grad and torch.is_grad_enabled()
-        if learns and not torch.compiler.is_compiling():  # a compiled forward cannot warn
-            self.deeplora_config[adapter_name].warn_if_bases_are_random()
-        # The core is a small difference of products, which autocast would round away.
-        exact = torch.autocast(kind, enabled=False) if is_autocast_available(kind) else nullcontext()
-        with exact:
-            return chain(self._cast_input_dtype(x, chain.left.dtype))
+    extra_repr = quantization_extra_repr
 
     def __repr__(self) -> str:
         return "deeplora." + super().__repr__()

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from peft.utils.other import AuxiliaryTrainingWrapper, get_pattern_key
+from peft.utils.quantization_utils import get_quantization_kwargs, resolve_quantization_backend
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from corefold.adapters.config import DeepLoraConfig
-from corefold.adapters.layer import DeepLoraLayer, DeepLoraLinear
+from corefold.adapters.layer import DeepLoraLayer
+from corefold.adapters.leaves import leaf_of
+from corefold.adapters.weighted import Combination, add_weighted
 
 
 class DeepLoraModel(BaseTuner):
@@ -35,19 +39,24 @@ class DeepLoraModel(BaseTuner):
         parameter_name: str | None = None,
     ) -> None:
         r = config.rank_pattern.get(get_pattern_key([*config.rank_pattern], current_key), config.r)
-        try:
-            if isinstance(target, DeepLoraLayer):
-                target.update_layer(adapter_name, r, config)
-                return
-            base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
-            if not isinstance(base, nn.Linear) or not base.weight.is_floating_point():
-                raise TypeError(
-                    f"Target module {base} is not supported. Deep LoRA adapts torch.nn.Linear layers; leave "
-                    f"{current_key} out of target_modules or name it in exclude_modules."
-                )
-            new_module = DeepLoraLinear(target, adapter_name, r, config).train(target.training)
-        except ValueError as error:
-            raise ValueError(f"{current_key}: {error}") from error
+        if isinstance(target, DeepLoraLayer):
+            target.update_layer(adapter_name, r, config)
+            return
+        base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
+        backend = resolve_quantization_backend(base, **get_quantization_kwargs(self))
+        leaf = leaf_of(base, backend)
+        if leaf is None:
+            raise TypeError(
+                f"Target module {base} is not supported. Deep LoRA adapts torch.nn.Linear, Embedding, Conv1d, Conv2d, "
+                "Conv3d and MultiheadAttention, transformers' Conv1D, and quantised linear layers; leave "
+                f"{current_key} out of target_modules or name it in exclude_modules."
+            )
+        if isinstance(base, Conv1D):
+            config.fan_in_fan_out = True
+        new_module = leaf(
+            target, adapter_name, r, config, **({} if backend is None else {"backend": backend})
+        )
+        new_module.train(target.training)
         if adapter_name not in self.active_adapters:
             new_module.requires_grad_(False)
         self._replace_module(parent, target_name, new_module, target)
@@ -58,6 +67,35 @@ class DeepLoraModel(BaseTuner):
         # PEFT's own goes on to hand weight and bias over, which a saved head of several layers does not have; ours keep
         # the base layer whole and come on its device.
         setattr(parent, child_name, new_module)
+
+    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
+        # `autocast_adapter_dtype=False` is how PEFT's users ask for an adapter in the base's dtype.
+        super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype)
+        for layer in self.adapted_layers().values() if not autocast_adapter_dtype else ():
+            layer.cast_adapter(adapter_name)
+
+    def adapted_layers(self) -> dict[str, DeepLoraLayer]:
+        """The adapted layers, by module name."""
+        return {name: m for name, m in self.model.named_modules() if isinstance(m, DeepLoraLayer)}
+
+    def merge_errors(self) -> dict[str, float]:
+        """For each merged layer the largest error that the weight's dtype or quantisation made, by module name."""
+        return {name: layer.merge_error for name, layer in self.adapted_layers().items() if layer.merged}
+
+    def add_weighted_adapter(
+        self,
+        adapters: list[str],
+        weights: list[float],
+        adapter_name: str,
+        combination_type: Combination = "cat",
+        svd_rank: int | None = None,
+        density: float | None = None,
+        majority_sign_method: Literal["total", "frequency"] = "total",
+    ) -> None:
+        """Add an adapter made of others; see `corefold.adapters.weighted.add_weighted`."""
+        add_weighted(
+            self, adapters, weights, adapter_name, combination_type, svd_rank, density, majority_sign_method
+        )
 
     @classmethod
     def _remap_adapter_state_dict_for_load(
@@ -82,8 +120,7 @@ class DeepLoraModel(BaseTuner):
             return
         if self.training:
             raise ValueError("Cannot pass `adapter_names` when the model is in training mode.")
-        layers = [module for module in self.modules() if isinstance(module, DeepLoraLayer)]
-        known = {name for layer in layers for name in layer.deeplora_factors}
+        known = {name for layer in self.adapted_layers().values() for name in layer.deeplora_factors}
         if unknown := {*names} - known - {"__base__"}:
             raise ValueError(f"Trying to infer with non-existing adapter(s): {', '.join(sorted(unknown))}")
         # Heads trained in full (modules_to_save) also differ from adapter to adapter.

@@ -1,6 +1,6 @@
 """Floor 0: factor chains, their bases and spectra. Tensors in, tensors out; torch only."""
 
-from corefold.core.chain import FactorChain, start_product
+from corefold.core.chain import FactorChain, low_rank_svd, start_product
 from corefold.core.sketch import GradientSketch
 from corefold.core.spectrum import effective_rank, numerical_rank, stable_rank
 from corefold.core.subspace import (
@@ -20,6 +20,7 @@ __all__ = [
     "bases_from_singular_vectors",
     "complete",
     "effective_rank",
+    "low_rank_svd",
     "numerical_rank",
     "principal_angles",
     "stable_rank",

@@ -49,6 +49,20 @@ class FactorChain:
         factors = (init_scale * eye).repeat(depth, 1, 1)
         return cls(left, factors, right, start_product(init_scale, depth, left.dtype))
 
+    @classmethod
+    def from_svd(
+        cls,
+        u: Float[Tensor, "out width"],
+        s: Float[Tensor, " width"],
+        v: Float[Tensor, "in width"],
+        depth: int,
+        init_scale: float,
+    ) -> FactorChain:
+        """The chain equal to `u diag(s) v^T` (s >= 0), with orthonormal bases and `depth` equal factors."""
+        start = start_product(init_scale, depth, u.dtype)
+        factor = (s.double() + start).pow(1 / depth).diag().to(u)
+        return cls(u, factor.repeat(depth, 1, 1), v, start)
+
     def core(self) -> Float[Tensor, "width width"]:
         """`W_L ... W_2 W_1 - start * I`."""
         product = reduce(lambda done, factor: factor @ done, self.factors.unbind(0))
@@ -99,10 +113,17 @@ class FactorChain:
     def _svd(self) -> tuple[Tensor, Tensor, Tensor]:
         # The core as the chain itself rounds it, or a start that cancels exactly would leave rounding behind;
         # from there in float64, which tall bases and one small SVD make cheap.
-        q_left, r_left = torch.linalg.qr(self.left.double())
-        q_right, r_right = torch.linalg.qr(self.right.double())
-        u, s, vh = torch.linalg.svd(r_left @ self.core().double() @ r_right.mT, full_matrices=False)
-        return q_left @ u, s, q_right @ vh.mT
+        return low_rank_svd(self.left.double() @ self.core().double(), self.right.double())
+
+
+def low_rank_svd(
+    tall: Float[Tensor, "out k"], right: Float[Tensor, "in k"]
+) -> tuple[Float[Tensor, "out rank"], Float[Tensor, " rank"], Float[Tensor, "in rank"]]:
+    """`(u, s, v)` with `u diag(s) v^T = tall @ right.T`, largest first, from two QRs and one small SVD."""
+    q_left, r_left = torch.linalg.qr(tall)
+    q_right, r_right = torch.linalg.qr(right)
+    u, s, vh = torch.linalg.svd(r_left @ r_right.mT, full_matrices=False)
+    return q_left @ u, s, q_right @ vh.mT
 
 
 def start_product(init_scale: float, depth: int, dtype: torch.dtype) -> float:

@@ -1,0 +1,197 @@
+"""The layers that can carry Deep LoRA adapters: what of `DeepLoraLayer` depends on the kind of layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from peft.utils.quantization_utils import QuantizationBackend
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers.pytorch_utils import Conv1D
+
+from corefold.adapters.layer import DeepLoraLayer
+
+if TYPE_CHECKING:
+    from corefold.adapters.config import DeepLoraConfig
+
+
+class DeepLoraLinear(DeepLoraLayer):
+    """`nn.Linear`, quantised or not, and transformers' `Conv1D`, which keeps its weight as (in, out)."""
+
+    @staticmethod
+    def sides(base: Any) -> tuple[int, tuple[int, ...]]:
+        fan_in, fan_out = (
+            base.weight.shape if isinstance(base, Conv1D) else (base.in_features, base.out_features)
+        )
+        return fan_out, (fan_in,)
+
+    @property
+    def fan_in_fan_out(self) -> bool:
+        """Whether the base weight is (in, out)."""
+        return isinstance(self.get_base_layer(), Conv1D)
+
+    def orient(self, dense: Tensor) -> Tensor:
+        return dense.mT if self.fan_in_fan_out else dense
+
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
+        return True
+
+
+class DeepLoraEmbedding(DeepLoraLayer):
+    """`nn.Embedding`: a linear map of one-hot rows, so that its right basis is looked up, not multiplied."""
+
+    right_name = "deeplora_embedding"  # tells a saved adapter's embeddings from its linear layers
+    adapter_layer_names = ("deeplora_factors", "deeplora_left", "deeplora_embedding")
+
+    @staticmethod
+    def sides(base: Any) -> tuple[int, tuple[int, ...]]:
+        return base.embedding_dim, (base.num_embeddings,)
+
+    def project(self, x: Tensor, right: Tensor) -> Tensor:
+        table: Any = self.get_base_layer()
+        rows = functional.embedding(x, right, table.padding_idx, scale_grad_by_freq=table.scale_grad_by_freq)
+        scale = self._get_embed_scale()  # some models scale what they look up
+        return rows if scale is None else rows * scale.to(rows.dtype)
+
+    def orient(self, dense: Tensor) -> Tensor:
+        return dense.mT
+
+
+class DeepLoraConv(DeepLoraLayer):
+    """`nn.Conv1d`, `nn.Conv2d`, `nn.Conv3d`: the right basis is `width` kernels, the left one a convolution by 1.
+
+    All groups share the kernels, and each has its own rows of the left basis: the update is one of the weight
+    (out, in / groups, *kernel), as for any other layer.
+    """
+
+    @staticmethod
+    def sides(base: Any) -> tuple[int, tuple[int, ...]]:
+        return base.weight.shape[0], tuple(base.weight.shape[1:])
+
+    def project(self, x: Tensor, right: Tensor) -> Tensor:
+        conv: Any = self.get_base_layer()
+        kernels = right.mT.reshape(-1, *self.right_shape).repeat(conv.groups, *[1] * len(self.right_shape))
+        # The layer's own convolution with other kernels: its stride, padding, padding mode and dilation.
+        return conv._conv_forward(self._cast_input_dtype(x, right.dtype), kernels, None)
+
+    def expand(self, coordinates: Tensor, tall: Tensor) -> Tensor:
+        space = len(self.right_shape) - 1
+        convolve = (functional.conv1d, functional.conv2d, functional.conv3d)[space - 1]
+        groups: Any = self.get_base_layer().groups
+        return convolve(coordinates, tall.reshape(*tall.shape, *[1] * space), groups=groups)
+
+    def orient(self, dense: Tensor) -> Tensor:
+        return dense.reshape(-1, *self.right_shape)
+
+
+class DeepLoraMultiheadAttention(DeepLoraLayer):
+    """`nn.MultiheadAttention`: one chain for `in_proj_weight`, and `out_proj` as a layer of its own.
+
+    PyTorch calls neither projection as a module, so the attention runs with updated weights in their place.
+    """
+
+    def __init__(self, base_layer: Any, adapter_name: str, r: int, config: DeepLoraConfig) -> None:
+        if not base_layer._qkv_same_embed_dim:
+            raise ValueError("nn.MultiheadAttention needs queries, keys and values of one size")
+        base_layer.out_proj = DeepLoraLinear(base_layer.out_proj, adapter_name, r, config)
+        super().__init__(base_layer, adapter_name, r, config)
+
+    @staticmethod
+    def sides(base: Any) -> tuple[int, tuple[int, ...]]:
+        return base.in_proj_weight.shape[0], (base.in_proj_weight.shape[1],)
+
+    @property
+    def weight(self) -> Tensor:
+        """The projection of queries, keys and values, (3 dim, dim)."""
+        return self.get_base_layer().in_proj_weight  # type: ignore[return-value]
+
+    @property
+    def out_proj(self) -> DeepLoraLinear:
+        """The output projection, a layer with adapters of its own."""
+        return self.get_base_layer().out_proj  # type: ignore[return-value]
+
+    def get_base_weight(self) -> Tensor:
+        return self.weight.data
+
+    def set_base_weight(self, weight_data: Tensor) -> None:
+        self.weight.data = weight_data
+
+    def update_layer(self, adapter_name: str, r: int, config: DeepLoraConfig) -> None:
+        super().update_layer(adapter_name, r, config)
+        if adapter_name not in self.out_proj.r:
+            self.out_proj.update_layer(adapter_name, r, config)
+
+    def forward(
+        self, query: Tensor, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any
+    ) -> Any:
+        if adapter_names is not None:
+            raise TypeError("nn.MultiheadAttention does not support mixed adapter batches")
+        attention = self.get_base_layer()
+        with ExitStack() as stack:
+            for layer, owner, name in (
+                (self, attention, "in_proj_weight"),
+                (self.out_proj, self.out_proj.get_base_layer(), "weight"),
+            ):
+                if layer.merged and self.disable_adapters:
+                    layer.unmerge()
+                active = [] if layer.merged or self.disable_adapters else layer._active()
+                if active:
+                    with self._unrounded(query.device.type):
+                        updated = layer.weight + sum(layer.get_delta_weight(name) for name in active)
+                    stack.enter_context(_shown_as(owner, name, updated.to(layer.weight.dtype)))
+            return self.base_layer(query, *args, **kwargs)
+
+    def unload_and_optionally_merge_module(
+        self, merge: bool, safe_merge: bool, adapter_names: list[str] | None
+    ) -> nn.Module:
+        """Called by PEFT, which does not look for adapted layers inside an adapted layer."""
+        attention: Any = self.get_base_layer()
+        if merge:
+            for layer in (self, self.out_proj):
+                layer.merge(safe_merge=safe_merge, adapter_names=adapter_names)
+        attention.out_proj = self.out_proj.get_base_layer()
+        return attention
+
+    def __getattr__(self, name: str) -> Any:
+        # An enclosing nn.TransformerEncoderLayer asks for the attention's settings. Its fused path would read the bare
+        # weights, so it is told that this attention does not fit it.
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "base_layer":
+                raise
+            return False if name == "_qkv_same_embed_dim" else getattr(self.base_layer, name)
+
+
+@contextmanager
+def _shown_as(module: nn.Module, name: str, tensor: Tensor) -> Iterator[None]:
+    """Let a module find `tensor` under a parameter's name; the parameter itself stays where it is.
+
+    `torch.func.functional_call` would do, but for FSDP, whose views of its shards lie in the way.
+    """
+    own = module.__dict__
+    before = own.get(name)
+    own[name] = tensor
+    try:
+        yield
+    finally:
+        del own[name]
+        if before is not None:
+            own[name] = before
+
+
+def leaf_of(base: nn.Module, backend: QuantizationBackend | None) -> type[DeepLoraLayer] | None:
+    """The class that adapts a layer; None if there is none."""
+    if backend is not None:
+        return DeepLoraLinear if backend.layer_type == "linear" else None
+    kinds: dict[tuple[type[nn.Module], ...], type[DeepLoraLayer]] = {
+        (nn.Linear, Conv1D): DeepLoraLinear,
+        (nn.Embedding,): DeepLoraEmbedding,
+        (nn.Conv1d, nn.Conv2d, nn.Conv3d): DeepLoraConv,
+        (nn.MultiheadAttention,): DeepLoraMultiheadAttention,
+    }
+    if not all(tensor.is_floating_point() for tensor in base.parameters()):
+        return None
+    return next((leaf for classes, leaf in kinds.items() if isinstance(base, classes)), None)

@@ -1,0 +1,175 @@
+"""New adapters made of trained ones."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Literal, get_args
+
+import torch
+from peft.utils import ModulesToSaveWrapper
+from peft.utils.merge_utils import dare_linear, dare_ties, magnitude_prune, ties
+from torch import Tensor
+
+from corefold.adapters.layer import DeepLoraLayer
+from corefold.core import FactorChain, low_rank_svd
+
+if TYPE_CHECKING:
+    from corefold.adapters.model import DeepLoraModel
+
+Combination = Literal[
+    "cat",
+    "svd",
+    "linear",
+    "ties",
+    "ties_svd",
+    "dare_linear",
+    "dare_linear_svd",
+    "dare_ties",
+    "dare_ties_svd",
+    "magnitude_prune",
+    "magnitude_prune_svd",
+]
+Svd = tuple[Tensor, Tensor, Tensor]
+
+
+def add_weighted(
+    model: DeepLoraModel,
+    adapters: list[str],
+    weights: list[float],
+    adapter_name: str,
+    combination_type: Combination = "cat",
+    svd_rank: int | None = None,
+    density: float | None = None,
+    majority_sign_method: Literal["total", "frequency"] = "total",
+) -> None:
+    """Add the adapter `sum(weight * adapter)`; it starts frozen and inactive, as PEFT's own does.
+
+    Args:
+        model: the tuner that has the adapters.
+        adapters: names of adapters.
+        weights: one number each, of either sign.
+        adapter_name: the new name.
+        combination_type: `"cat"`, the sum itself, exact: a wider chain where the adapters' directions need it;
+            `"svd"` and `"linear"`, the sum cut to `svd_rank` directions (default: the widest adapter's), the best
+            ones; the others prune the dense updates as PEFT does for LoRA before they are summed and cut.
+        svd_rank: width of the new adapter.
+        density: share of the entries that the pruning combinations keep, 0 to 1.
+        majority_sign_method: how `ties` elects a sign.
+
+    Raises:
+        ValueError: an unknown adapter or combination, a name that is taken, numbers that do not match, adapters of
+            unequal width where PEFT wants equal ones, or several adapters with a saved module in the same place.
+    """
+    _check(model, adapters, weights, adapter_name, combination_type)
+    width = svd_rank or max(_width(model, name) for name in adapters)
+    merge = _pruning(combination_type, density, majority_sign_method)
+    combined: dict[str, Svd] = {}
+    for path, layer in model.adapted_layers().items():
+        here = [(name, weight) for name, weight in zip(adapters, weights, strict=True) if name in layer.r]
+        if here:
+            u, s, v = _sum(layer, here) if merge is None else _pruned(layer, here, merge)
+            kept = len(s) if combination_type == "cat" else min(len(s), width)
+            combined[path] = (u[:, :kept], s[:kept], v[:, :kept])
+    config = replace(
+        model.peft_config[adapters[0]],
+        r=max(len(s) for _, s, _ in combined.values()),
+        rank_pattern={f"^{re.escape(path)}": len(s) for path, (_, s, _) in combined.items()},
+        target_modules=[*combined],
+        exclude_modules=None,
+        layers_to_transform=None,
+        layers_pattern=None,
+        modules_to_save=next(
+            filter(None, (model.peft_config[name].modules_to_save for name in adapters)), None
+        ),
+        inference_mode=True,
+        initialized=True,
+    )
+    model.peft_config[adapter_name] = config
+    model.inject_adapter(model.model, adapter_name)
+    for module in model.modules():
+        if isinstance(module, ModulesToSaveWrapper):
+            for owner in {*adapters} & {*module.modules_to_save}:  # one at most
+                module.update(adapter_name)
+                module.modules_to_save[adapter_name].load_state_dict(
+                    module.modules_to_save[owner].state_dict()
+                )
+    for path, layer in model.adapted_layers().items():
+        if path in combined:
+            layer.set_chain(
+                adapter_name,
+                FactorChain.from_svd(
+                    *(part.to(layer.deeplora_left[adapter_name]) for part in combined[path]),
+                    config.depth,
+                    config.init_scale,
+                ),
+            )
+            layer.set_requires_grad(adapter_name, False)
+
+
+def _check(
+    model: DeepLoraModel, adapters: list[str], weights: list[float], adapter_name: str, combination: str
+) -> None:
+    if unknown := [name for name in adapters if name not in model.peft_config]:
+        raise ValueError(f"Adapter {unknown[0]} does not exist; the model has {', '.join(model.peft_config)}")
+    if adapter_name in model.peft_config:
+        raise ValueError(f"the model has an adapter {adapter_name!r} already")
+    if not adapters or len(adapters) != len(weights):
+        raise ValueError(f"{len(adapters)} adapters need as many weights; got {len(weights)}")
+    if combination not in get_args(Combination):
+        raise ValueError(
+            f"Invalid combination_type: {combination}; one of {', '.join(get_args(Combination))}"
+        )
+    widths = {_width(model, name) for name in adapters}
+    if combination in ("linear", "ties", "dare_linear", "dare_ties", "magnitude_prune") and len(widths) > 1:
+        raise ValueError(
+            f"All adapters must have the same r value when using combination_type {combination}; got {sorted(widths)}. "
+            "'cat' and the svd combinations take any."
+        )
+    for path, module in model.model.named_modules():
+        if (
+            isinstance(module, ModulesToSaveWrapper)
+            and sum(name in module.modules_to_save for name in adapters) > 1
+        ):
+            raise ValueError(
+                f"Cannot add weighted adapters if they target the same module with modules_to_save: {path}"
+            )
+
+
+def _width(model: DeepLoraModel, adapter_name: str) -> int:
+    config = model.peft_config[adapter_name]
+    return max([config.r, *config.rank_pattern.values()])
+
+
+def _sum(layer: DeepLoraLayer, adapters: list[tuple[str, float]]) -> Svd:
+    chains = [(layer.chain(name), weight * layer.scaling[name]) for name, weight in adapters]
+    tall = torch.cat([weight * chain.left.double() @ chain.core().double() for chain, weight in chains], 1)
+    return low_rank_svd(tall.detach(), torch.cat([chain.right.double() for chain, _ in chains], 1).detach())
+
+
+def _pruned(
+    layer: DeepLoraLayer, adapters: list[tuple[str, float]], merge: Callable[[list[Tensor], Tensor], Tensor]
+) -> Svd:
+    updates = [(layer.chain(name).dense() * layer.scaling[name]).detach() for name, _ in adapters]
+    dense = merge(updates, torch.tensor([weight for _, weight in adapters]).to(updates[0]))
+    u, s, vh = torch.linalg.svd(dense, full_matrices=False)
+    return u, s, vh.mT
+
+
+def _pruning(
+    combination: str, density: float | None, majority: str
+) -> Callable[[list[Tensor], Tensor], Tensor] | None:
+    kind = combination.removesuffix("_svd")
+    merges = {
+        "ties": partial(ties, majority_sign_method=majority),
+        "dare_linear": dare_linear,
+        "dare_ties": partial(dare_ties, majority_sign_method=majority),
+        "magnitude_prune": magnitude_prune,
+    }
+    if kind not in merges:
+        return None
+    if density is None or not 0 <= density <= 1:
+        raise ValueError(f"combination_type {combination} needs a density between 0 and 1; got {density}")
+    return partial(merges[kind], density=density)
