@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import math
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
-from functools import partial
 from typing import Any
 
 import torch
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.checkpoint import checkpoint
 from tqdm.auto import tqdm
 
+from corefold.adapters.capture import capturing
 from corefold.adapters.layer import DeepLoraLayer
 from corefold.adapters.processes import (
     averaged,
@@ -25,11 +25,34 @@ from corefold.adapters.processes import (
     share,
     show_own_parts,
 )
-from corefold.core import GradientSketch, bases_from_singular_vectors
+from corefold.core import GradientSketch, bases_from_singular_vectors, widths_by_energy
 
+PREFIX = "base_model.model."  # of a model wrapped by PEFT
 OVERSAMPLE = 8
+WIDEST = 2  # with a budget no layer gets more than this many times the average
 
 Loss = Callable[[nn.Module, Any], Tensor]
+
+
+class BasesReport(dict[str, Tensor]):
+    """What `initialize_bases` saw and chose: the gradient's largest singular values of each layer, by module name.
+
+    Attributes:
+        widths: each layer's width.
+        energies: each layer's share of the squared singular values of all layers.
+    """
+
+    def __init__(self, values: dict[str, Tensor], widths: dict[str, int]) -> None:
+        super().__init__(values)
+        self.widths = widths
+        squares = {name: float(value.square().sum()) for name, value in values.items()}
+        total = sum(squares.values()) or 1.0
+        self.energies = {name: square / total for name, square in squares.items()}
+
+    def __str__(self) -> str:
+        rows = sorted(self.widths, key=lambda name: -self.energies[name])
+        lines = [f"{self.widths[name]:>5}  {self.energies[name]:>6.1%}  {name}" for name in rows]
+        return "\n".join(["width  energy  layer", *lines])
 
 
 def initialize_bases(
@@ -39,9 +62,10 @@ def initialize_bases(
     *,
     adapter_name: str | None = None,
     loss_fn: Loss | None = None,
+    rank_budget: int | None = None,
     generator: torch.Generator | None = None,
     progress: bool = True,
-) -> dict[str, Tensor]:
+) -> BasesReport:
     """Point an adapter's bases along the gradient of the loss, and put its factors at their start.
 
     Runs forward and backward on `num_batches` batches without this adapter and in evaluation mode, and keeps of each
@@ -59,28 +83,39 @@ def initialize_bases(
         num_batches: batches used; fewer if the dataloader ends before.
         adapter_name: which adapter; default the active one.
         loss_fn: `loss_fn(model, batch)`, a scalar; default `model(**batch).loss`.
+        rank_budget: spread this sum of widths over the layers, instead of `r` for each: one direction for each layer,
+            the others to those in which the gradient has most energy, up to twice the average. The layers' parameters
+            are made anew, so call it before an optimizer or a distributed wrapper takes them; the widths are written
+            into the configuration's `rank_pattern`.
         generator: source of the random halves of the bases, on the CPU, and of nothing else; default seed 0, so that
             equal data means equal bases, in however many batches and processes it comes.
         progress: show a progress bar.
 
     Returns:
-        For each layer, by module name, the largest singular values of the gradient.
+        For each layer, by module name, the largest singular values of the gradient; with them the widths and each
+        layer's share of the energy, which `print` shows as a table.
 
     Raises:
-        ValueError: no such adapter, no batch, no or non-finite loss, a layer that the loss does not reach, or an
-            adapter partitioned by DeepSpeed ZeRO-3 or FSDP1 (the adapter is unchanged then).
+        ValueError: no such adapter, no batch, no or non-finite loss, a layer that the loss does not reach, an
+            adapter partitioned by DeepSpeed ZeRO-3 or FSDP1, or a budget too small or too late (the adapter is
+            unchanged then).
     """
     if isinstance(model, DistributedDataParallel):
+        if rank_budget is not None:
+            raise ValueError(
+                "rank_budget makes new parameters; call initialize_bases before wrapping with DDP"
+            )
         model = model.module  # its forward would wait for gradients
     layers = layers_of(model, adapter_name)
     refuse_partitioned(layers)
+    widest = _widest(layers, rank_budget)
     generator = generator or torch.Generator().manual_seed(0)
     sketching = torch.Generator().manual_seed(0)  # its own: `generator` must not feel how many batches came
     sketches = {
         name: GradientSketch.empty(
-            layer.out_features,
-            layer.in_features,
-            2 * layer.r[adapter] + OVERSAMPLE,
+            layer.left_rows,
+            math.prod(layer.right_shape),
+            2 * widest[name] + OVERSAMPLE,
             layer.deeplora_left[adapter],
         )
         for name, (layer, adapter) in layers.items()
@@ -89,10 +124,11 @@ def initialize_bases(
     def add(name: str, output_grad: Tensor, inputs: Tensor) -> None:
         sketches[name] = sketches[name].add(output_grad, inputs, sketching)
 
-    device = next(iter(layers.values()))[0].get_base_layer().weight.device
+    first, adapter = next(iter(layers.values()))
+    device = first.deeplora_left[adapter].device
     total = num_batches if not hasattr(dataloader, "__len__") else min(num_batches, len(dataloader))  # type: ignore[arg-type]
     with (
-        _capturing(model, layers, add) as run_backward,
+        capturing(model, layers, add) as run_backward,
         torch.random.fork_rng(devices=[]),
         tqdm(total=total, desc="bases", disable=not (progress and is_first())) as bar,
     ):
@@ -106,9 +142,50 @@ def initialize_bases(
     sketches = averaged(sketches)
     _check_reached(sketches)
     show_own_parts(model)
+    if rank_budget is not None:
+        _spread(layers, sketches, rank_budget, widest)
     for name, (layer, adapter) in layers.items():
         _set_bases(layer, adapter, sketches[name], generator)
-    return {name: sketch.values.cpu() for name, sketch in sketches.items()}
+    return BasesReport(
+        {name: sketch.values.cpu() for name, sketch in sketches.items()},
+        {name: layer.r[adapter] for name, (layer, adapter) in layers.items()},
+    )
+
+
+def _widest(layers: dict[str, tuple[DeepLoraLayer, str]], budget: int | None) -> dict[str, int]:
+    """How wide each layer may become."""
+    if budget is None:
+        return {name: layer.r[adapter] for name, (layer, adapter) in layers.items()}
+    for layer, adapter in layers.values():
+        if hasattr(layer.deeplora_left[adapter], "device_mesh"):
+            raise ValueError("rank_budget makes new parameters; call initialize_bases before fully_shard")
+    sides = {name: min(layer.left_rows, math.prod(layer.right_shape)) for name, (layer, _) in layers.items()}
+    least = sum(min(2, side) for side in sides.values())
+    if budget < least:
+        raise ValueError(
+            f"rank_budget={budget} is too small for {len(layers)} layers; at least {least} is needed"
+        )
+    return {name: min(side, WIDEST * -(-budget // len(layers))) for name, side in sides.items()}
+
+
+def _spread(
+    layers: dict[str, tuple[DeepLoraLayer, str]],
+    sketches: dict[str, GradientSketch],
+    budget: int,
+    widest: dict[str, int],
+) -> None:
+    spectra = [sketch.values for sketch in sketches.values()]
+    # One process decides: the others' rounding might differ.
+    widths = gathered(widths_by_energy(spectra, budget, [widest[name] for name in sketches]))[0]
+    adapter = next(iter(layers.values()))[1]
+    config = next(iter(layers.values()))[0].deeplora_config[adapter]
+    for width, (layer, _) in zip(widths, layers.values(), strict=True):
+        if width != layer.r[adapter]:
+            layer.update_layer(adapter, width, config)
+    names = (f"^{re.escape(name.removeprefix(PREFIX))}" for name in layers)
+    config.rank_pattern = {
+        name: width for name, width in zip(names, widths, strict=True) if width != config.r
+    }
 
 
 def _in_step(dataloader: Iterable[Any], num_batches: int) -> Iterator[Any]:
@@ -153,8 +230,8 @@ def _loss_of_output(model: nn.Module, batch: Any) -> Tensor:
     loss = output.get("loss") if hasattr(output, "get") else getattr(output, "loss", None)
     if loss is None:
         raise ValueError(
-            "the model returned no loss; put labels into the batches or pass loss_fn(model, batch); a trainer lends its "
-            "own to the callback it was made with: callback.loss_fn = trainer.compute_loss"
+            "the model returned no loss; put labels into the batches or pass loss_fn(model, batch); a trainer lends "
+            "its own to the callback it was made with: callback.loss_fn = trainer.compute_loss"
         )
     return loss
 
@@ -193,94 +270,3 @@ def _set_bases(
     for name in layer.adapter_layer_names:
         share(getattr(layer, name)[adapter])
     config.initialized = True
-
-
-class _Capture(torch.autograd.Function):
-    """Identity on a layer's output that hands (output gradient, layer input) to `sink` in the backward pass.
-
-    The input is saved through autograd, not in a closure, so activation checkpointing drops and recomputes it.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, output: Tensor, inputs: Tensor, anchor: Tensor, sink: Callable[..., None]
-    ) -> Tensor:
-        ctx.save_for_backward(inputs)
-        ctx.sink = sink
-        ctx.mark_dirty(output)  # a view would forbid in-place operations that may follow
-        return output
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        (inputs,) = ctx.saved_tensors
-        ctx.sink(grads[0], inputs)
-        return grads[0], None, None, None
-
-
-@contextmanager
-def _capturing(
-    model: nn.Module,
-    layers: dict[str, tuple[DeepLoraLayer, str]],
-    sink: Callable[[str, Tensor, Tensor], None],
-) -> Iterator[Callable[[Tensor], None]]:
-    anchor = torch.zeros((), requires_grad=True)  # gives every layer's output a gradient, whatever is frozen
-
-    def run_backward(loss: Tensor) -> None:
-        if loss.requires_grad:  # else it reaches no layer, and all are named in the end
-            loss.backward(
-                inputs=[anchor]
-            )  # parameters stay as they are: FSDP2 looks at what trains only once
-
-    def hook_of(name: str) -> Callable[..., Tensor]:
-        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            return _Capture.apply(output, args[0].detach(), anchor, lambda g, x: sink(name, g, x))  # type: ignore[return-value]
-
-        return hook
-
-    with ExitStack() as stack:
-        stack.enter_context(_evaluating(model))
-        for name, (layer, adapter) in layers.items():
-            stack.callback(setattr, layer, "_active_adapter", layer._active_adapter)
-            stack.callback(layer.register_forward_pre_hook(partial(_leave_out, adapter)).remove)  # type: ignore[attr-defined]
-            stack.callback(layer.register_forward_hook(hook_of(name)).remove)  # type: ignore[attr-defined]
-        stack.enter_context(_checkpointing(model))
-        stack.enter_context(torch.enable_grad())
-        yield run_backward
-
-
-def _leave_out(adapter: str, layer: DeepLoraLayer, args: Any) -> None:
-    # At every call, for a loss may switch adapters on its way: TRL's do, to run their reference.
-    layer._active_adapter = [name for name in layer.active_adapters if name != adapter]
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    training = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, was_training in training:
-            module.training = was_training
-
-
-@contextmanager
-def _checkpointing(model: nn.Module) -> Iterator[None]:
-    """Recompute activations block by block in the models of transformers that can, dropout staying off."""
-    from transformers import PreTrainedModel
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
-    blocks = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
-    configs = [module.config for module in model.modules() if isinstance(module, PreTrainedModel)]
-    caching = [config for config in configs if getattr(config, "use_cache", False)] if blocks else []
-    with ExitStack() as stack:
-        for block in blocks:  # not by the model's own switch, which a loss may turn: TRL's do
-            if "forward" in vars(block):
-                stack.callback(setattr, block, "forward", block.forward)
-            else:
-                stack.callback(delattr, block, "forward")
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-        for config in caching:
-            stack.callback(setattr, config, "use_cache", True)
-            config.use_cache = False
-        yield

@@ -62,7 +62,7 @@ def export_lora(
     """Write a Deep LoRA adapter as a plain LoRA, which stock PEFT and LoRA servers load without corefold.
 
     Every layer gets the same rank, with `lora_alpha` equal to it: servers differ in how they scale unequal ranks
-    (llama.cpp by a tensor's own rank, vLLM by the configuration's, SGLang refuses them), and PEFT does not hot-swap them.
+    (llama.cpp by a tensor's own, vLLM by the configuration's, SGLang refuses them), and PEFT does not hot-swap them.
 
     Args:
         model: a model with the adapter, wrapped by PEFT or with the adapter injected.

@@ -6,6 +6,7 @@ import copy
 import itertools
 import math
 import warnings
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,11 @@ class DeepLoraLayer(nn.Module, BaseTunerLayer):
     updates are far below what half precision resolves.
     """
 
+    deeplora_factors: nn.ParameterDict
+    deeplora_left: nn.ParameterDict
     right_name = "deeplora_right"
+    called = True  # False for a weight that PyTorch uses without calling its module
+    watch_weight: Callable[[Tensor], Tensor] | None = None  # set in `capture.py`, for such a weight
     adapter_layer_names = ("deeplora_factors", "deeplora_left", "deeplora_right")
     other_param_names = ("r", "scaling", "deeplora_config", "deeplora_start", "deeplora_gate")
 
@@ -84,6 +89,10 @@ class DeepLoraLayer(nn.Module, BaseTunerLayer):
     def orient(self, dense: Tensor) -> Tensor:
         """An update (left_rows, right_rows) as it lies in the base weight."""
         return dense
+
+    def gradient_factors(self, grad: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """`(g, x)` with `g^T x` the gradient of the weight as the chain sees it, from the output's and the input."""
+        return grad, x
 
     def update_layer(self, adapter_name: str, r: int, config: DeepLoraConfig) -> None:
         """Add an adapter of width `r`, or replace the one of that name.
@@ -311,7 +320,8 @@ class DeepLoraLayer(nn.Module, BaseTunerLayer):
         """Any chain is a LoRA, though PEFT's dense conversion knows only linear layers; see `corefold.export_lora`."""
         return False
 
-    extra_repr = quantization_extra_repr
+    def extra_repr(self) -> str:
+        return quantization_extra_repr(self)
 
     def __repr__(self) -> str:
         return "deeplora." + super().__repr__()

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
+import torch
 from peft.utils.quantization_utils import QuantizationBackend
 from torch import Tensor, nn
 from torch.nn import functional
@@ -58,6 +59,19 @@ class DeepLoraEmbedding(DeepLoraLayer):
     def orient(self, dense: Tensor) -> Tensor:
         return dense.mT
 
+    def gradient_factors(self, grad: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        table: Any = self.get_base_layer()
+        tokens, ids = x.numel(), x.reshape(1, -1)
+        ones = torch.ones(tokens, dtype=grad.dtype, device=grad.device)
+        if table.padding_idx is not None:
+            ones *= ids[0] != table.padding_idx
+        scale = self._get_embed_scale()
+        rows = torch.cat([torch.arange(tokens, device=ids.device)[None], ids])
+        one_hot = torch.sparse_coo_tensor(
+            rows, ones if scale is None else ones * scale, (tokens, table.num_embeddings)
+        )
+        return grad.reshape(tokens, -1), one_hot.coalesce()
+
 
 class DeepLoraConv(DeepLoraLayer):
     """`nn.Conv1d`, `nn.Conv2d`, `nn.Conv3d`: the right basis is `width` kernels, the left one a convolution by 1.
@@ -89,6 +103,14 @@ class DeepLoraConv(DeepLoraLayer):
     def orient(self, dense: Tensor) -> Tensor:
         return dense.reshape(-1, *self.right_shape)
 
+    def gradient_factors(self, grad: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        # A kernel's gradient is no product of two small factors: the weight's own, dense, for this layer and batch.
+        conv: Any = self.get_base_layer()
+        with torch.enable_grad():
+            weight = conv.weight.detach().requires_grad_()
+            (dense,) = torch.autograd.grad(conv._conv_forward(x, weight, None), weight, grad)
+        return torch.eye(len(dense), dtype=dense.dtype, device=dense.device), dense.flatten(1)
+
 
 class DeepLoraMultiheadAttention(DeepLoraLayer):
     """`nn.MultiheadAttention`: one chain for `in_proj_weight`, and `out_proj` as a layer of its own.
@@ -96,10 +118,13 @@ class DeepLoraMultiheadAttention(DeepLoraLayer):
     PyTorch calls neither projection as a module, so the attention runs with updated weights in their place.
     """
 
+    called = False
+
     def __init__(self, base_layer: Any, adapter_name: str, r: int, config: DeepLoraConfig) -> None:
         if not base_layer._qkv_same_embed_dim:
             raise ValueError("nn.MultiheadAttention needs queries, keys and values of one size")
         base_layer.out_proj = DeepLoraLinear(base_layer.out_proj, adapter_name, r, config)
+        base_layer.out_proj.called = False
         super().__init__(base_layer, adapter_name, r, config)
 
     @staticmethod
@@ -141,10 +166,12 @@ class DeepLoraMultiheadAttention(DeepLoraLayer):
                 if layer.merged and self.disable_adapters:
                     layer.unmerge()
                 active = [] if layer.merged or self.disable_adapters else layer._active()
-                if active:
+                if active or layer.watch_weight is not None:
                     with self._unrounded(query.device.type):
-                        updated = layer.weight + sum(layer.get_delta_weight(name) for name in active)
-                    stack.enter_context(_shown_as(owner, name, updated.to(layer.weight.dtype)))
+                        weight = layer.weight + sum(layer.get_delta_weight(name) for name in active)
+                    weight = weight.to(layer.weight.dtype)
+                    weight = weight if layer.watch_weight is None else layer.watch_weight(weight)
+                    stack.enter_context(_shown_as(owner, name, weight))
             return self.base_layer(query, *args, **kwargs)
 
     def unload_and_optionally_merge_module(

@@ -48,7 +48,7 @@ def param_groups(
                 config.basis_lr_ratio = basis_lr_ratio
             layer.train_bases(name, config.basis_lr_ratio > 0)
             if config.basis_lr_ratio > 0:
-                pair = [layer.deeplora_left[name], layer.deeplora_right[name]]
+                pair = [layer.deeplora_left[name], getattr(layer, layer.right_name)[name]]
                 bases.setdefault(config.basis_lr_ratio, []).extend(pair)
     if not cores:
         raise ValueError("the model has no trainable Deep LoRA adapter; wrap it with a DeepLoraConfig first")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from peft.utils import ModulesToSaveWrapper
@@ -73,17 +73,16 @@ def add_weighted(
             u, s, v = _sum(layer, here) if merge is None else _pruned(layer, here, merge)
             kept = len(s) if combination_type == "cat" else min(len(s), width)
             combined[path] = (u[:, :kept], s[:kept], v[:, :kept])
+    configs: dict[str, Any] = model.peft_config
     config = replace(
-        model.peft_config[adapters[0]],
+        configs[adapters[0]],
         r=max(len(s) for _, s, _ in combined.values()),
         rank_pattern={f"^{re.escape(path)}": len(s) for path, (_, s, _) in combined.items()},
         target_modules=[*combined],
         exclude_modules=None,
         layers_to_transform=None,
         layers_pattern=None,
-        modules_to_save=next(
-            filter(None, (model.peft_config[name].modules_to_save for name in adapters)), None
-        ),
+        modules_to_save=next(filter(None, (configs[name].modules_to_save for name in adapters)), None),
         inference_mode=True,
         initialized=True,
     )
@@ -98,13 +97,10 @@ def add_weighted(
                 )
     for path, layer in model.adapted_layers().items():
         if path in combined:
+            u, s, v = (part.to(layer.deeplora_left[adapter_name]) for part in combined[path])
             layer.set_chain(
                 adapter_name,
-                FactorChain.from_svd(
-                    *(part.to(layer.deeplora_left[adapter_name]) for part in combined[path]),
-                    config.depth,
-                    config.init_scale,
-                ),
+                FactorChain.from_svd(u, s, v, config.depth, config.init_scale),
             )
             layer.set_requires_grad(adapter_name, False)
 
@@ -139,7 +135,7 @@ def _check(
 
 
 def _width(model: DeepLoraModel, adapter_name: str) -> int:
-    config = model.peft_config[adapter_name]
+    config: Any = model.peft_config[adapter_name]
     return max([config.r, *config.rank_pattern.values()])
 
 
@@ -159,7 +155,7 @@ def _pruned(
 
 
 def _pruning(
-    combination: str, density: float | None, majority: str
+    combination: str, density: float | None, majority: Literal["total", "frequency"]
 ) -> Callable[[list[Tensor], Tensor], Tensor] | None:
     kind = combination.removesuffix("_svd")
     merges = {

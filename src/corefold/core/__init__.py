@@ -2,7 +2,7 @@
 
 from corefold.core.chain import FactorChain, low_rank_svd, start_product
 from corefold.core.sketch import GradientSketch
-from corefold.core.spectrum import effective_rank, numerical_rank, stable_rank
+from corefold.core.spectrum import effective_rank, numerical_rank, stable_rank, widths_by_energy
 from corefold.core.subspace import (
     Bases,
     bases_from_gradient,
@@ -26,4 +26,5 @@ __all__ = [
     "stable_rank",
     "start_product",
     "wide_bases",
+    "widths_by_energy",
 ]

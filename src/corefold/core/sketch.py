@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from corefold.core.chain import low_rank_svd
+
 POWER_ITERATIONS = 4
 
 
@@ -50,9 +52,9 @@ class GradientSketch:
         inputs: Shaped[Tensor, "*batch in"],
         generator: torch.Generator | None = None,
     ) -> GradientSketch:
-        """The sketch of `G + output_grad^T inputs`, both flattened to (tokens, features)."""
+        """The sketch of `G + output_grad^T inputs`, both flattened to (tokens, features); inputs may be sparse then."""
         g = output_grad.reshape(-1, self.left.shape[0]).to(self.left)
-        x = inputs.reshape(-1, self.right.shape[0]).to(self.right)
+        x = (inputs if inputs.is_sparse else inputs.reshape(-1, self.right.shape[0])).to(self.right)
         scaled = self.left * self.values
 
         def matmul(columns: Tensor) -> Tensor:
@@ -75,10 +77,9 @@ class GradientSketch:
     def merge(cls, sketches: Sequence[GradientSketch]) -> GradientSketch:
         """The sketch of the sum of their gradients, all of one shape and size: the best of that size, nothing drawn."""
         size = sketches[0].values.shape[0]
-        q, r = torch.linalg.qr(torch.cat([sketch.left * sketch.values for sketch in sketches], 1))
-        p, t = torch.linalg.qr(torch.cat([sketch.right for sketch in sketches], 1))
-        u, s, vh = torch.linalg.svd(r @ t.mT, full_matrices=False)  # the sum is q (r t^T) p^T
-        left, right = _with_signs(q @ u[:, :size], p @ vh[:size].mT)
+        tall = torch.cat([sketch.left * sketch.values for sketch in sketches], 1)
+        u, s, v = low_rank_svd(tall, torch.cat([sketch.right for sketch in sketches], 1))
+        left, right = _with_signs(u[:, :size], v[:, :size])
         return cls(left, s[:size], right, sum(sketch.tokens for sketch in sketches))
 
     def carried(self) -> int:

@@ -1,0 +1,134 @@
+"""Seeing every adapted layer's gradient in one backward pass, with nothing of the model changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from corefold.adapters.layer import DeepLoraLayer
+
+Sink = Callable[[str, Tensor, Tensor], None]
+
+
+@contextmanager
+def capturing(
+    model: nn.Module, layers: dict[str, tuple[DeepLoraLayer, str]], sink: Sink
+) -> Iterator[Callable[[Tensor], None]]:
+    """Yields the function that runs the backward pass of a loss computed inside.
+
+    The model runs in evaluation mode and without the given adapters, blocks of transformers' models with activation
+    checkpointing. For each layer the loss reaches, `sink(name, g, x)` is called with the two factors of its weight's
+    gradient `g^T x`, (rows, out) and (rows, in).
+    """
+    anchor = torch.zeros((), requires_grad=True)  # gives every layer's output a gradient, whatever is frozen
+
+    def run_backward(loss: Tensor) -> None:
+        if loss.requires_grad:  # else it reaches no layer
+            # Parameters stay as they are: FSDP2 looks at what trains only once.
+            loss.backward(inputs=[anchor])
+
+    with ExitStack() as stack:
+        stack.enter_context(_evaluating(model))
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
+        for name, (layer, adapter) in layers.items():
+            stack.callback(setattr, layer, "_active_adapter", layer._active_adapter)
+            stack.callback(layer.register_forward_pre_hook(partial(_leave_out, adapter)).remove)
+            if layer.called:
+                watch = partial(_watch_output, anchor, partial(sink, name))
+                stack.callback(layer.register_forward_hook(watch, with_kwargs=True).remove)
+            else:
+                stack.callback(setattr, layer, "watch_weight", None)
+                layer.watch_weight = partial(_watch_weight, anchor, partial(sink, name))
+        stack.enter_context(_checkpointing(model))
+        stack.enter_context(torch.enable_grad())
+        yield run_backward
+
+
+def _leave_out(adapter: str, layer: DeepLoraLayer, args: Any) -> None:
+    # At every call, for a loss may switch adapters on its way: TRL's do, to run their reference.
+    layer._active_adapter = [name for name in layer.active_adapters if name != adapter]
+
+
+class _Capture(torch.autograd.Function):
+    """Identity on a layer's output that hands (output gradient, layer input) to `sink` in the backward pass.
+
+    The input is saved through autograd, not in a closure, so activation checkpointing drops and recomputes it.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, output: Tensor, inputs: Tensor, anchor: Tensor, sink: Callable[..., None]
+    ) -> Tensor:
+        ctx.save_for_backward(inputs)
+        ctx.sink = sink
+        ctx.mark_dirty(output)  # a view would forbid in-place operations that may follow
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (inputs,) = ctx.saved_tensors
+        ctx.sink(grads[0], inputs)
+        return grads[0], None, None, None
+
+
+def _watch_output(
+    anchor: Tensor,
+    sink: Callable[[Tensor, Tensor], None],
+    layer: DeepLoraLayer,
+    args: tuple[Tensor, ...],
+    kwargs: dict[str, Any],
+    output: Tensor,
+) -> Tensor:
+    inputs = args[0] if args else next(iter(kwargs.values()))
+    return _Capture.apply(  # type: ignore[return-value]
+        output, inputs.detach(), anchor, lambda g, x: sink(*layer.gradient_factors(g, x))
+    )
+
+
+def _watch_weight(anchor: Tensor, sink: Callable[[Tensor, Tensor], None], weight: Tensor) -> Tensor:
+    # For a weight whose layer PyTorch never calls: its whole gradient G = I^T G.
+    return _Capture.apply(  # type: ignore[return-value]
+        weight.clone(),
+        weight.new_empty(0),
+        anchor,
+        lambda g, _: sink(torch.eye(len(g), dtype=g.dtype, device=g.device), g),
+    )
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    training = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, was_training in training:
+            module.training = was_training
+
+
+@contextmanager
+def _checkpointing(model: nn.Module) -> Iterator[None]:
+    """Recompute activations block by block in the models of transformers that can, dropout staying off."""
+    from transformers import PreTrainedModel
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    blocks = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    configs = [module.config for module in model.modules() if isinstance(module, PreTrainedModel)]
+    caching = [config for config in configs if getattr(config, "use_cache", False)] if blocks else []
+    with ExitStack() as stack:
+        for block in blocks:  # not by the model's own switch, which a loss may turn: TRL's do
+            if "forward" in vars(block):
+                stack.callback(setattr, block, "forward", block.forward)
+            else:
+                stack.callback(delattr, block, "forward")
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        for config in caching:
+            stack.callback(setattr, config, "use_cache", True)
+            config.use_cache = False
+        yield
