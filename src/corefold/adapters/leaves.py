@@ -68,7 +68,10 @@ class DeepLoraEmbedding(DeepLoraLayer):
         scale = self._get_embed_scale()
         rows = torch.cat([torch.arange(tokens, device=ids.device)[None], ids])
         one_hot = torch.sparse_coo_tensor(
-            rows, ones if scale is None else ones * scale, (tokens, table.num_embeddings)
+            rows,
+            ones if scale is None else ones * scale,
+            (tokens, table.num_embeddings),
+            check_invariants=False,
         )
         return grad.reshape(tokens, -1), one_hot.coalesce()
 
@@ -88,6 +91,12 @@ class DeepLoraConv(DeepLoraLayer):
     def groups(self) -> int:
         """Groups of the convolution."""
         return self.get_base_layer().groups  # type: ignore[return-value]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether PEFT's LoRA, which knows only stride and padding, can adapt this convolution likewise."""
+        conv: Any = self.get_base_layer()
+        return conv.groups == 1 and {*conv.dilation} == {1} and conv.padding_mode == "zeros"
 
     def project(self, x: Tensor, right: Tensor) -> Tensor:
         conv: Any = self.get_base_layer()
