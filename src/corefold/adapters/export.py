@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 
 from corefold.adapters.card import write_card
 from corefold.adapters.config import DeepLoraConfig
-from corefold.adapters.leaves import DeepLoraConv
+from corefold.adapters.layer import DeepLoraLayer
 from corefold.core import FactorChain, start_product
 
 PREFIX = "base_model.model."
@@ -72,8 +72,8 @@ def export_lora(
             of directions needs for it. Default: all are kept.
 
     Raises:
-        ValueError: no such adapter, it is not a Deep LoRA adapter, or it adapts a convolution with groups, dilation
-            or a padding mode, which PEFT's LoRA does not take up; a tolerance outside [0, 1).
+        ValueError: no such adapter, it is not a Deep LoRA adapter, or it adapts a layer that PEFT's LoRA cannot
+            (`lora_obstacle`); a tolerance outside [0, 1).
     """
     configs = getattr(model, "peft_config", {})
     if adapter_name is None:
@@ -89,10 +89,9 @@ def export_lora(
             f"{adapter_name!r} is not a Deep LoRA adapter of this model; it has {[*configs] or 'none'}"
         )
     for path, layer in model.named_modules():
-        if isinstance(layer, DeepLoraConv) and adapter_name in layer.r and not layer.is_plain:
+        if isinstance(layer, DeepLoraLayer) and adapter_name in layer.r and layer.lora_obstacle:
             raise ValueError(
-                f"{path} is a convolution with groups, dilation or a padding mode, none of which PEFT's LoRA takes up; "
-                "merge the adapter, or leave the layer out with exclude_modules"
+                f"{path} {layer.lora_obstacle}; merge the adapter, or leave the layer out with exclude_modules"
             )
     state = get_peft_model_state_dict(model, adapter_name=adapter_name)
     return to_lora(config, state, directory, tolerance)

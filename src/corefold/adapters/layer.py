@@ -40,6 +40,7 @@ class DeepLoraLayer(nn.Module, BaseTunerLayer):
     deeplora_factors: nn.ParameterDict
     deeplora_left: nn.ParameterDict
     right_name = "deeplora_right"
+    lora_obstacle: str | None = None  # why PEFT's LoRA cannot do what this layer does
     called = True  # False for a weight that PyTorch uses without calling its module
     watch_weight: Callable[[Tensor], Tensor] | None = None  # set in `capture.py`, for such a weight
     adapter_layer_names = ("deeplora_factors", "deeplora_left", "deeplora_right")

@@ -93,10 +93,11 @@ class DeepLoraConv(DeepLoraLayer):
         return self.get_base_layer().groups  # type: ignore[return-value]
 
     @property
-    def is_plain(self) -> bool:
-        """Whether PEFT's LoRA, which knows only stride and padding, can adapt this convolution likewise."""
+    def lora_obstacle(self) -> str | None:
         conv: Any = self.get_base_layer()
-        return conv.groups == 1 and {*conv.dilation} == {1} and conv.padding_mode == "zeros"
+        if conv.groups == 1 and {*conv.dilation} == {1} and conv.padding_mode == "zeros":
+            return None
+        return "has groups, dilation or a padding mode, which PEFT's LoRA does not take up"
 
     def project(self, x: Tensor, right: Tensor) -> Tensor:
         conv: Any = self.get_base_layer()
@@ -128,6 +129,7 @@ class DeepLoraMultiheadAttention(DeepLoraLayer):
     """
 
     called = False
+    lora_obstacle = "is an attention, whose output projection PEFT's LoRA (0.21) updates twice"
 
     def __init__(self, base_layer: Any, adapter_name: str, r: int, config: DeepLoraConfig) -> None:
         if not base_layer._qkv_same_embed_dim:
