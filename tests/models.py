@@ -224,10 +224,13 @@ def randomise(model: nn.Module, seed: int = 0, size: float = 0.03, only: str | N
         for name, factors in layer.deeplora_factors.items():
             if only not in (None, name):
                 continue
-            left, right = layer.deeplora_left[name], layer.deeplora_right[name]
+            left, right = layer.deeplora_left[name], getattr(layer, layer.right_name)[name]
             for tensor in (factors, left, right):
                 noise = torch.randn(tensor.shape, generator=stream, dtype=torch.float64)
                 tensor.copy_(noise / tensor.shape[-1] ** 0.5)
+            padding = getattr(layer.get_base_layer(), "padding_idx", None)
+            if padding is not None:  # an embedding's row that never trains
+                right[padding] = 0
             left.mul_(size * layer.weight.float().norm() / layer.get_delta_weight(name).norm())
 
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import copy
 import random
 from collections import namedtuple
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +15,6 @@ from corefold.core import principal_angles
 from models import (
     adapter_state,
     batches,
-    fresh_python,
     layers,
     load,
     randomise,
@@ -418,26 +416,3 @@ def test_other_active_adapters_take_part():
     assert_follow_gradient(
         model, dense_gradients(base, data, plain_names(model)), "second", lost=1e-4, angle=3e-3
     )
-
-
-def test_processes_agree_on_the_bases(tmp_path):
-    # Each process of a distributed run sees its own batches; all must train the same chain.
-    code = """
-    import sys, torch
-    sys.path.insert(0, sys.argv[1])
-    import torch.multiprocessing as mp
-    from models import adapter_state, batches, tiny_llama, wrap
-    import corefold
-    def main(rank, store):
-        torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-        model = wrap(tiny_llama(), r=8)
-        corefold.initialize_bases(model, batches("tiny", 2, seed=10 * rank), progress=False)
-        for tensor in adapter_state(model).values():
-            both = [torch.empty_like(tensor) for _ in range(2)]
-            torch.distributed.all_gather(both, tensor)
-            assert torch.equal(*both)
-        torch.distributed.destroy_process_group()
-    mp.start_processes(main, (sys.argv[2],), nprocs=2, start_method="fork")
-    print("agree")
-    """
-    assert fresh_python(code, Path(__file__).parents[1], tmp_path / "store") == "agree"

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from peft import set_peft_model_state_dict as set_state
 from peft.utils.save_and_load import load_peft_weights
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from corefold.adapters import DeepLoraConfig, export_lora
 from models import adapter_state, inputs, layers, load, logits, randomise, same_tensors, tiny_llama, wrap
@@ -93,7 +96,7 @@ def test_a_truncated_file_is_refused(saved):
 def test_a_missing_tensor_is_named(saved, part):
     name = f"base_model.model.model.layers.1.self_attn.v_proj.{part}"
     damage(saved, lambda tensors: tensors.pop(name))
-    with pytest.raises(ValueError, match=name.replace(".", r"\.")):
+    with pytest.raises(RuntimeError, match=name.replace(".", r"\.")):
         PeftModel.from_pretrained(tiny_llama(), saved)
 
 
@@ -113,6 +116,63 @@ def test_a_configuration_that_does_not_fit_is_refused(saved, field, value):
     (saved / "adapter_config.json").write_text(json.dumps({**config, field: value}))
     with pytest.raises((RuntimeError, ValueError), match=r"size mismatch|missing from the adapter"):
         PeftModel.from_pretrained(tiny_llama(), saved)
+
+
+@pytest.mark.parametrize(
+    "loaded_by", ["PeftModel", "PeftConfig", "DeepLoraConfig", "AutoPeftModel", "transformers"]
+)
+def test_settings_of_a_newer_version_are_refused(saved, loaded_by):
+    config = json.loads((saved / "adapter_config.json").read_text())
+    (saved / "adapter_config.json").write_text(json.dumps({**config, "gates": 2, "r_init": 8}))
+    load_it = {
+        "PeftModel": lambda: PeftModel.from_pretrained(tiny_llama(), saved),
+        "PeftConfig": lambda: PeftConfig.from_pretrained(saved),
+        "DeepLoraConfig": lambda: DeepLoraConfig.from_pretrained(saved),
+        "AutoPeftModel": lambda: AutoPeftModelForSequenceClassification.from_pretrained(saved),
+        "transformers": lambda: tiny_llama().load_adapter(str(saved)),
+    }[loaded_by]
+    with pytest.raises(TypeError, match=r"has no gates, r_init;.*pip install --upgrade"):
+        load_it()
+
+
+def test_pickled_weights_are_refused(saved):
+    model = PeftModel.from_pretrained(tiny_llama(), saved)
+    with pytest.raises(ValueError, match=r"safetensors only, without safe_serialization=False"):
+        model.save_pretrained(saved / "new", safe_serialization=False)
+    assert not (saved / "new" / "adapter_config.json").exists()
+    torch.save(load_file(saved / WEIGHTS), saved / "adapter_model.bin")
+    assert PeftModel.from_pretrained(tiny_llama(), saved)  # which prefers safetensors
+    (saved / WEIGHTS).unlink()
+    with pytest.raises(ValueError, match=r"adapter_model\.bin, a pickle"):
+        PeftModel.from_pretrained(tiny_llama(), saved)
+    with pytest.raises(ValueError, match=r"adapter_model\.bin, a pickle"):
+        model.load_adapter(saved, "second")
+
+
+@pytest.mark.parametrize("change", ["shape", "missing"])
+def test_what_transformers_says_of_a_tensor_that_does_not_fit(saved, change, caplog):
+    name = "model.layers.1.self_attn.v_proj.deeplora_left"
+    key = f"base_model.model.{name}"
+    if change == "shape":
+        damage(saved, lambda tensors: tensors.update({key: tensors[key][..., :-1].contiguous()}))
+    else:
+        damage(saved, lambda tensors: tensors.pop(key))
+    # It asks nobody about a missing one: its warning is all there is.
+    with (
+        pytest.raises(RuntimeError) if change == "shape" else nullcontext(SimpleNamespace(value="")) as error
+    ):
+        tiny_llama().load_adapter(str(saved))
+    assert name in f"{caplog.text} {error.value}"
+
+
+@pytest.mark.parametrize("device_map", [None, "auto", {"": "cpu"}], ids=str)
+@pytest.mark.parametrize("low_memory", [False, True])
+def test_a_base_spread_by_a_device_map(saved, device_map, low_memory, tmp_path):
+    tiny_llama().save_pretrained(tmp_path / "base")
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "base", device_map=device_map)
+    loaded = PeftModel.from_pretrained(base, saved, low_cpu_mem_usage=low_memory)
+    expected = PeftModel.from_pretrained(tiny_llama(), saved)
+    assert torch.equal(logits(loaded, inputs("tiny")), logits(expected, inputs("tiny")))
 
 
 def test_loading_into_an_existing_adapter(saved):

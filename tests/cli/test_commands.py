@@ -133,6 +133,7 @@ def test_a_tolerance_makes_the_export_smaller(finished, tmp_path):
 def test_merge_gives_a_plain_transformers_model(finished, tmp_path):
     outcome = corefold("merge", finished, "-o", tmp_path / "merged")
     assert outcome.code == 0, outcome.err
+    assert "largest error of a weight, from rounding: 0.0e+00" in outcome.out
     script = f"""
 import sys, torch
 from transformers import AutoModel, AutoTokenizer

@@ -5,7 +5,7 @@ import torch
 from jaxtyping import TypeCheckError
 
 from cases import DEPTHS, DTYPES, ROUNDING, SHAPES, frame, gaussian, random_chain
-from corefold.core import FactorChain, start_product
+from corefold.core import FactorChain, low_rank_svd, start_product
 from laws import applied_in_order, best_error, orthonormal_columns, same_matrix, spans_same_space
 
 WIDTH = 5
@@ -105,6 +105,66 @@ class TestAtStart:
         assert start_product(0.3, depth, dtype) == pytest.approx(
             0.3**depth, rel=depth * torch.finfo(dtype).eps
         )
+
+
+class TestFromSvd:
+    VALUES = (5.0, 2.0, 1.0, 1e-3, 0.0)
+
+    @pytest.mark.parametrize("scale", SCALES)
+    @pytest.mark.parametrize("depth", DEPTHS)
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_is_the_matrix(self, dtype, depth, scale):
+        u, v = frame(17, WIDTH, 1), frame(10, WIDTH, 2)
+        s = torch.tensor(self.VALUES, dtype=torch.float64)
+        chain = FactorChain.from_svd(u.to(dtype), s.to(dtype), v.to(dtype), depth, scale)
+        assert chain.dense().dtype == dtype
+        assert chain.start == start_product(scale, depth, dtype)
+        same_matrix(chain.dense(), u * s @ v.mT, ROUNDING[dtype])
+        same_matrix(chain.singular_values(), s, ROUNDING[dtype])
+
+    @pytest.mark.parametrize("depth", DEPTHS)
+    def test_factors_are_equal_and_balanced(self, depth):
+        u, v = frame(17, WIDTH, 1), frame(10, WIDTH, 2)
+        s = torch.tensor(self.VALUES, dtype=torch.float64)
+        factors = FactorChain.from_svd(u, s, v, depth, 0.1).factors
+        assert factors.shape == (depth, WIDTH, WIDTH)
+        for factor in factors:
+            assert torch.equal(factor, factors[0])
+            assert torch.equal(factor, factor.diagonal().diag())
+        assert (
+            factors[0].diagonal() > 0.999 * 0.1
+        ).all()  # a zero value starts where an untrained chain does
+
+    def test_takes_any_chain_back(self):
+        chain = random_chain(9, 16, WIDTH, 3)
+        u, s, v = low_rank_svd(chain.left @ chain.core(), chain.right)
+        same_matrix(FactorChain.from_svd(u, s, v, 2, 0.3).dense(), _dense(chain), 1e-13)
+
+
+class TestLowRankSvd:
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize("width", [1, 5, 10, 25])
+    @pytest.mark.parametrize(("out", "in_"), SHAPES)
+    def test_is_the_svd_of_the_product(self, out, in_, width, dtype):
+        tall, right = gaussian(out, width, seed=1, dtype=dtype), gaussian(in_, width, seed=2, dtype=dtype)
+        dense = tall.double() @ right.double().mT
+        u, s, v = low_rank_svd(tall, right)
+        rank = min(out, in_, width)
+        assert (u.shape, s.shape, v.shape) == ((out, rank), (rank,), (in_, rank))
+        for columns in (u, v):
+            orthonormal_columns(columns, ROUNDING[dtype])
+        same_matrix(s, torch.linalg.svdvals(dense)[:rank], ROUNDING[dtype])
+        same_matrix((u * s).double() @ v.double().mT, dense, ROUNDING[dtype])
+
+    def test_of_dependent_columns(self):
+        tall, right = gaussian(17, 3, seed=1), gaussian(10, 3, seed=2)
+        u, s, v = low_rank_svd(torch.cat([tall, tall], 1), torch.cat([right, -right], 1))
+        assert s.max() < 1e-12
+        for columns in (u, v):
+            orthonormal_columns(columns, 1e-13)
+        _, s, _ = low_rank_svd(torch.cat([tall, tall], 1), torch.cat([right, right], 1))
+        assert s[2] > 0.1
+        assert (s[3:] < 1e-12 * s[0]).all()
 
 
 class TestCollapse:

@@ -176,15 +176,19 @@ def _spread(
 ) -> None:
     spectra = [sketch.values for sketch in sketches.values()]
     # One process decides: the others' rounding might differ.
-    widths = gathered(widths_by_energy(spectra, budget, [widest[name] for name in sketches]))[0]
-    adapter = next(iter(layers.values()))[1]
-    config = next(iter(layers.values()))[0].deeplora_config[adapter]
-    for width, (layer, _) in zip(widths, layers.values(), strict=True):
-        if width != layer.r[adapter]:
-            layer.update_layer(adapter, width, config)
-    names = (f"^{re.escape(name.removeprefix(PREFIX))}" for name in layers)
+    chosen = gathered(widths_by_energy(spectra, budget, [widest[name] for name in sketches]))[0]
+    widths = dict(zip(layers, chosen, strict=True))
+    for name in layers:  # an attention and its output projection have one width in the configuration
+        if (inner := f"{name}.base_layer.out_proj") in widths:
+            widths[name] = widths[inner] = (widths[name] + widths[inner]) // 2
+    config = next(layer.deeplora_config[adapter] for layer, adapter in layers.values())
+    for name, (layer, adapter) in layers.items():
+        if widths[name] != layer.r[adapter]:
+            layer.update_layer(adapter, widths[name], config)
     config.rank_pattern = {
-        name: width for name, width in zip(names, widths, strict=True) if width != config.r
+        f"^{re.escape(name.removeprefix(PREFIX))}": width
+        for name, width in widths.items()
+        if width != config.r and ".base_layer." not in name
     }
 
 

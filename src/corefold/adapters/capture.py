@@ -51,8 +51,11 @@ def capturing(
 
 
 def _leave_out(adapter: str, layer: DeepLoraLayer, args: Any) -> None:
-    # At every call, for a loss may switch adapters on its way: TRL's do, to run their reference.
-    layer._active_adapter = [name for name in layer.active_adapters if name != adapter]
+    # At every call, for a loss may switch adapters on its way: TRL's do, to run their reference. An attention is asked
+    # for its output projection too, which nobody calls.
+    for part in layer.modules():
+        if isinstance(part, DeepLoraLayer):
+            part._active_adapter = [name for name in part.active_adapters if name != adapter]
 
 
 class _Capture(torch.autograd.Function):
@@ -86,6 +89,15 @@ def _watch_output(
     output: Tensor,
 ) -> Tensor:
     inputs = args[0] if args else next(iter(kwargs.values()))
+    if inputs.requires_grad and torch.is_grad_enabled() and not output.requires_grad:
+        raise ValueError(
+            f"{layer.get_base_layer()} passes no gradient on, so that the layers before it would not learn: its "
+            "quantisation is for inference only"
+        )
+    if layer.quantization_backend is not None or (output.is_leaf and output.requires_grad):
+        # Autograd lets nobody write to what bitsandbytes returns, a view, or to embeddings whose gradient transformers
+        # asks for when it checkpoints activations.
+        output = output.clone()
     return _Capture.apply(  # type: ignore[return-value]
         output, inputs.detach(), anchor, lambda g, x: sink(*layer.gradient_factors(g, x))
     )

@@ -60,9 +60,13 @@ def _section(config: Any) -> str:
         str(getattr(config.task_type, "value", config.task_type)), "AutoModel"
     )
     if method_of(config) == "lora":
+        whole = config.modules_to_save or config.trainable_token_indices or config.bias != "none"
         first, note = (
             "",
-            "A plain LoRA: any tool that reads PEFT's LoRA format loads it; corefold is not needed.",
+            "A plain LoRA with layers trained in full beside it: PEFT loads it, without corefold; most servers take\n"
+            "low-rank updates alone."
+            if whole
+            else "A plain LoRA: any tool that reads PEFT's LoRA format loads it; corefold is not needed.",
         )
     else:
         first = "import corefold  # makes Deep LoRA known to PEFT\n"

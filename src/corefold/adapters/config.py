@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import warnings
-from dataclasses import dataclass, field
-from typing import Literal, get_args
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
 
 from peft import PeftConfig
+from peft.tuners.tuners_utils import BaseTuner
+from peft.utils import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
 from peft.utils.peft_types import PeftType
 
 from corefold.adapters.card import write_card
@@ -37,6 +40,8 @@ class DeepLoraConfig(PeftConfig):
         layers_pattern: name of the list of blocks, for models where PEFT cannot tell.
         rank_pattern: widths for some layers, by name or regular expression, in place of r.
         modules_to_save: layers trained and saved in full, a new classifier for instance.
+        trainable_token_indices: rows of the token embedding, or of several by name, trained in full and saved alone:
+            for tokens added to the vocabulary.
         bias: "none", "all" or "deeplora_only": which biases train.
         fan_in_fan_out: set by wrapping; tells that some layer is transformers' Conv1D, as PEFT's LoRA must be told.
         init_weights: False starts from random factors instead of the identity; for tests.
@@ -54,12 +59,22 @@ class DeepLoraConfig(PeftConfig):
     layers_pattern: list[str] | str | None = None
     rank_pattern: dict[str, int] = field(default_factory=dict)
     modules_to_save: list[str] | None = None
+    trainable_token_indices: list[int] | dict[str, list[int]] | None = None
     bias: Literal["none", "all", "deeplora_only"] = "none"
     fan_in_fan_out: bool = False
     init_weights: bool = True
     initialized: bool = False
 
     _warned = False  # not a field: never saved
+
+    def __new__(cls, *args: object, **settings: object) -> Self:
+        # PEFT itself drops settings that it does not know, and would load another adapter than was saved.
+        if unknown := sorted({*settings} - {known.name for known in fields(cls)}):
+            raise TypeError(
+                f"{cls.__name__} has no {', '.join(unknown)}; if a newer version saved this adapter, "
+                "pip install --upgrade corefold peft"
+            )
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -84,6 +99,10 @@ class DeepLoraConfig(PeftConfig):
             )
         if self.bases not in get_args(Bases):
             raise ValueError(f"bases must be one of {', '.join(get_args(Bases))}; got {self.bases!r}")
+        if self.bias != "none" and not hasattr(BaseTuner, "_get_learnable_bias_state_dict"):
+            raise ValueError(
+                f"PEFT 0.20 does not save trained biases (bias={self.bias!r}); upgrade PEFT to 0.21"
+            )
         if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
             raise ValueError("`layers_to_transform` cannot be used when `target_modules` is a str.")
         if isinstance(self.target_modules, str) and self.layers_pattern is not None:
@@ -94,9 +113,34 @@ class DeepLoraConfig(PeftConfig):
             )
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: object) -> None:
-        """Save the configuration and, beside it, a model card that says how to load the adapter."""
+        """Save the configuration and, beside it, a model card that says how to load the adapter.
+
+        Raises:
+            ValueError: the folder holds weights as a pickle, as PEFT writes them if not `safe_serialization`.
+        """
+        if Path(save_directory, WEIGHTS_NAME).exists():
+            raise ValueError(
+                f"Deep LoRA adapters are saved as {SAFETENSORS_WEIGHTS_NAME} only, without safe_serialization=False; "
+                f"remove {Path(save_directory, WEIGHTS_NAME)}"
+            )
         super().save_pretrained(str(save_directory), **kwargs)
         write_card(save_directory, self)
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Any, subfolder: str | None = None, **kwargs: Any
+    ) -> Any:
+        """As PEFT's own.
+
+        Raises:
+            ValueError: the folder holds the adapter's weights as a pickle only.
+        """
+        folder = Path(pretrained_model_name_or_path, subfolder or "")
+        if Path(folder, WEIGHTS_NAME).exists() and not Path(folder, SAFETENSORS_WEIGHTS_NAME).exists():
+            raise ValueError(
+                f"{folder} has {WEIGHTS_NAME}, a pickle; only {SAFETENSORS_WEIGHTS_NAME} is loaded"
+            )
+        return super().from_pretrained(pretrained_model_name_or_path, subfolder, **kwargs)
 
     def warn_if_bases_are_random(self) -> None:
         """Warn, once, that the adapter trains on random bases though bases from data were asked for."""

@@ -185,6 +185,7 @@ def _lora_config(config: DeepLoraConfig, rank: int) -> LoraConfig:
         layers_to_transform=config.layers_to_transform,
         layers_pattern=config.layers_pattern,
         modules_to_save=config.modules_to_save,
+        trainable_token_indices=config.trainable_token_indices,
         bias="lora_only" if config.bias == "deeplora_only" else config.bias,
         task_type=config.task_type,
         base_model_name_or_path=config.base_model_name_or_path,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +69,7 @@ class DeepLoraLayer(nn.Module, BaseTunerLayer):
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
         self.merge_error = 0.0
-        self._before_merge: Tensor | nn.Module | None = None
+        self._before_merge: Tensor | list[tuple[Any, dict[str, Any]]] | None = None
         self._active_adapter = adapter_name
         self.update_layer(adapter_name, r, config)
 
@@ -81,11 +80,13 @@ class DeepLoraLayer(nn.Module, BaseTunerLayer):
 
     def project(self, x: Tensor, right: Tensor) -> Tensor:
         """The input's coordinates in the right basis; `right` is (right_rows, width)."""
-        return self._cast_input_dtype(x, right.dtype) @ right
+        return nn.functional.linear(
+            self._cast_input_dtype(x, right.dtype), right.mT
+        )  # takes nested tensors, unlike @
 
     def expand(self, coordinates: Tensor, tall: Tensor) -> Tensor:
         """From coordinates to the output; `tall` is left @ core, (left_rows, width)."""
-        return coordinates @ tall.mT
+        return nn.functional.linear(coordinates, tall)
 
     def orient(self, dense: Tensor) -> Tensor:
         """An update (left_rows, right_rows) as it lies in the base weight."""
@@ -158,7 +159,7 @@ class DeepLoraLayer(nn.Module, BaseTunerLayer):
         right = complete(own.new_empty(math.prod(self.right_shape), 0), width) if right is None else right
         start = FactorChain.at_start(left, right, config.depth, config.init_scale)
         if not config.init_weights:
-            start.factors.add_(torch.randn_like(start.factors) / (4 * width**0.5))
+            start.factors.add_(torch.randn_like(start.factors) / (3 * width**0.5))
         self.set_chain(adapter_name, start)
 
     @torch.no_grad()
@@ -187,18 +188,16 @@ class DeepLoraLayer(nn.Module, BaseTunerLayer):
         start = self.deeplora_start[adapter_name][factors.dtype]
         return FactorChain(left, factors, right.flatten(0, -2), start)
 
-    def get_delta_weight(self, adapter: str) -> Tensor:
+    def get_delta_weight(self, adapter: str, scale: float | Tensor | None = None) -> Tensor:
         """The adapter's update of the weight, dense, in the base weight's layout and the factors' dtype."""
-        return self.orient(self.chain(adapter).dense() * self.scaling[adapter])
+        scale = self.scaling[adapter] if scale is None else scale
+        with self._unrounded(self.deeplora_factors[adapter].device.type):
+            return self.orient(self.chain(adapter).dense() * scale)
 
     def forward(self, x: Tensor, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any) -> Tensor:
         """The base layer plus the active adapters, or for each row of `x` the adapter named in `adapter_names`."""
-        if torch.compiler.is_compiling() and adapter_names is None and not self.merged:
-            return self._compiled_forward(x, *args, **kwargs)
-        if self.disable_adapters:
-            if self.merged:
-                self.unmerge()
-            return self.base_layer(x, *args, **kwargs)
+        if self.merged and self.disable_adapters:
+            self.unmerge()
         result = self.base_layer(x, *args, **kwargs)
         if self.merged:
             if adapter_names is not None:
@@ -207,30 +206,33 @@ class DeepLoraLayer(nn.Module, BaseTunerLayer):
                 )
             return result
         dtype = result.dtype
-        if adapter_names is None:
-            for name in self._active():
-                result = result + self._update(name, x, self.scaling[name])
+        if adapter_names is None or self.disable_adapters:
+            for name, scale in self._scales().items():
+                result = result + self._update(name, x, scale)
             return result.to(dtype)
         for name in set(adapter_names) & set(self.deeplora_factors):
             rows = torch.tensor([i for i, row in enumerate(adapter_names) if row == name], device=x.device)
             result = result.index_add(0, rows, self._update(name, x[rows], self.scaling[name]).to(dtype))
         return result
 
-    def _compiled_forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        # Scale and active state come in as tensors: a compiled graph holds for all their values.
-        result = self.base_layer(x, *args, **kwargs)
-        total = result
-        for name in self.deeplora_factors:
-            total = total + self._update(name, x, self.deeplora_gate[name])
-        return total.to(result.dtype)
+    def _scales(self) -> Mapping[str, float | Tensor]:
+        # Scale and active state enter a compiled graph as tensors, so that it holds for all their values.
+        if torch.compiler.is_compiling():
+            return self.deeplora_gate
+        return {} if self.disable_adapters else {name: self.scaling[name] for name in self._active()}
 
     def _update(self, adapter_name: str, x: Tensor, scale: float | Tensor) -> Tensor:
         chain, kind = self.chain(adapter_name), x.device.type
-        learns = self.training and chain.factors.requires_grad and torch.is_grad_enabled()
-        if learns and not torch.compiler.is_compiling():  # a compiled forward cannot warn
-            self.deeplora_config[adapter_name].warn_if_bases_are_random()
+        self._warn_if_bases_are_random(adapter_name)
         with self._unrounded(kind):
             return self.expand(self.project(x, chain.right), chain.left @ (chain.core() * scale))
+
+    def _warn_if_bases_are_random(self, adapter_name: str) -> None:
+        learns = (
+            self.training and self.deeplora_factors[adapter_name].requires_grad and torch.is_grad_enabled()
+        )
+        if learns and not torch.compiler.is_compiling():  # a compiled forward cannot warn
+            self.deeplora_config[adapter_name].warn_if_bases_are_random()
 
     def _unrounded(self, kind: str) -> AbstractContextManager[Any]:
         # The core is a small difference of products, which autocast would round away.
@@ -280,40 +282,44 @@ class DeepLoraLayer(nn.Module, BaseTunerLayer):
         names = [n for n in check_adapters_to_merge(self, adapter_names) if n in self.deeplora_factors]
         if not names:
             return
-        weight = self.get_base_weight()
-        merged = weight.to(torch.promote_types(weight.dtype, torch.float32))
+        names = [*self.merged_adapters, *names]
+        update: Any = 0
         with torch.no_grad():
             for name in names:
-                merged = merged + self.get_delta_weight(name)
-                if safe_merge and not torch.isfinite(merged).all():
+                update = update + self.get_delta_weight(name)
+                if safe_merge and not torch.isfinite(update).all():
                     raise ValueError(
                         f"NaNs detected in the merged weights. The adapter {name} seems to be broken"
                     )
-            if self._before_merge is None:
-                self._before_merge = weight if self.quantization_backend is None else self._quantized_base()
+            if self.merged:
+                self.unmerge()  # a weight that is merged into again is still rounded once
+            weight = self.get_base_weight()
+            merged = weight.to(torch.promote_types(weight.dtype, torch.float32)) + update
+            self._before_merge = weight if self.quantization_backend is None else self._quantized_parts()
             self.set_base_weight(merged.to(weight.dtype))
             self.merge_error = float((self.get_base_weight() - merged).abs().max())
         self.merged_adapters.extend(names)
 
-    def _quantized_base(self) -> nn.Module:
-        # The backends replace the weight and the state beside it, or the whole layer: these are never written to.
-        kept = copy.copy(self.get_base_layer())
-        kept._parameters, kept._buffers = dict(kept._parameters), dict(kept._buffers)
-        if hasattr(kept, "state"):
-            kept.state = copy.copy(kept.state)  # type: ignore[assignment]
-        return kept
+    def _quantized_parts(self) -> list[tuple[Any, dict[str, Any]]]:
+        # What a backend replaces or writes to, unless it replaces the whole layer: the layer, its weight and, for
+        # bitsandbytes, the state beside them.
+        base: Any = self.get_base_layer()
+        own = vars(base) | {"_parameters": dict(base._parameters), "_buffers": dict(base._buffers)}
+        others = [*base.parameters(), *([base.state] if hasattr(base, "state") else [])]
+        return [(base, own), *((part, dict(vars(part))) for part in others)]
 
     def unmerge(self) -> None:
         """Put the base weight back as it was before the first merge."""
         if not self.merged or self._before_merge is None:
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
             return
-        if isinstance(self._before_merge, nn.Module):
-            self.base_layer = self._before_merge.to(self.deeplora_factors[self.merged_adapters[0]].device)
+        device = self._base_tensor().device  # the model may have moved since the merge
+        if isinstance(self._before_merge, list):
+            for part, own in self._before_merge:
+                vars(part).update(own)
+            self.base_layer = self._before_merge[0][0].to(device)
         else:
-            self.set_base_weight(
-                self._before_merge.to(self.get_base_weight())
-            )  # the model may have moved since
+            self.set_base_weight(self._before_merge.to(device, self.get_base_weight().dtype))
         self._before_merge, self.merge_error = None, 0.0
         self.merged_adapters.clear()
 

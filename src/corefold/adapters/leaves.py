@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +14,7 @@ from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
 from corefold.adapters.layer import DeepLoraLayer
+from corefold.core import FactorChain
 
 if TYPE_CHECKING:
     from corefold.adapters.config import DeepLoraConfig
@@ -20,6 +22,19 @@ if TYPE_CHECKING:
 
 class DeepLoraLinear(DeepLoraLayer):
     """`nn.Linear`, quantised or not, and transformers' `Conv1D`, which keeps its weight as (in, out)."""
+
+    def __init__(self, base_layer: Any, *args: Any, **kwargs: Any) -> None:
+        # As it is evaluated on some CPUs, bitsandbytes packs a 4-bit weight anew, in a form that neither passes
+        # gradients nor can be read back.
+        state = getattr(getattr(base_layer, "weight", None), "quant_state", None)
+        if getattr(state, "packing_format_for_cpu", False):
+            raise ValueError(
+                "bitsandbytes packed this 4-bit weight for inference on the CPU when the model was evaluated, which "
+                "leaves it without gradients; load the model anew and add the adapter before evaluating it"
+            )
+        if hasattr(base_layer, "support_avx512bf16_for_cpu"):
+            base_layer.support_avx512bf16_for_cpu = False
+        super().__init__(base_layer, *args, **kwargs)
 
     @staticmethod
     def sides(base: Any) -> tuple[int, tuple[int, ...]]:
@@ -58,6 +73,14 @@ class DeepLoraEmbedding(DeepLoraLayer):
 
     def orient(self, dense: Tensor) -> Tensor:
         return dense.mT
+
+    def set_chain(self, adapter_name: str, chain: FactorChain) -> None:
+        table: Any = self.get_base_layer()
+        if table.padding_idx is not None:  # the vector of padding gets no gradient, and so never changes
+            right = chain.right.clone()
+            right[table.padding_idx] = 0
+            chain = replace(chain, right=right)
+        super().set_chain(adapter_name, chain)
 
     def gradient_factors(self, grad: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         table: Any = self.get_base_layer()
@@ -170,19 +193,20 @@ class DeepLoraMultiheadAttention(DeepLoraLayer):
             raise TypeError("nn.MultiheadAttention does not support mixed adapter batches")
         attention = self.get_base_layer()
         with ExitStack() as stack:
-            for layer, owner, name in (
+            for layer, owner, parameter in (
                 (self, attention, "in_proj_weight"),
                 (self.out_proj, self.out_proj.get_base_layer(), "weight"),
             ):
                 if layer.merged and self.disable_adapters:
                     layer.unmerge()
-                active = [] if layer.merged or self.disable_adapters else layer._active()
-                if active or layer.watch_weight is not None:
-                    with self._unrounded(query.device.type):
-                        weight = layer.weight + sum(layer.get_delta_weight(name) for name in active)
+                scales = {} if layer.merged else layer._scales()
+                for name in scales:
+                    layer._warn_if_bases_are_random(name)
+                if scales or layer.watch_weight is not None:
+                    weight = layer.weight + sum(layer.get_delta_weight(*pair) for pair in scales.items())
                     weight = weight.to(layer.weight.dtype)
                     weight = weight if layer.watch_weight is None else layer.watch_weight(weight)
-                    stack.enter_context(_shown_as(owner, name, weight))
+                    stack.enter_context(_shown_as(owner, parameter, weight))
             return self.base_layer(query, *args, **kwargs)
 
     def unload_and_optionally_merge_module(

@@ -11,13 +11,15 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from peft.utils.other import AuxiliaryTrainingWrapper, get_pattern_key
 from peft.utils.quantization_utils import get_quantization_kwargs, resolve_quantization_backend
-from torch import Tensor, nn
+from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from corefold.adapters.config import DeepLoraConfig
 from corefold.adapters.layer import DeepLoraLayer
 from corefold.adapters.leaves import leaf_of
 from corefold.adapters.weighted import Combination, add_weighted
+
+FSDP = "_fsdp_wrapped_module."
 
 
 class DeepLoraModel(BaseTuner):
@@ -51,11 +53,19 @@ class DeepLoraModel(BaseTuner):
                 "Conv3d and MultiheadAttention, transformers' Conv1D, and quantised linear layers; leave "
                 f"{current_key} out of target_modules or name it in exclude_modules."
             )
+        if isinstance(parent, nn.MultiheadAttention):
+            raise TypeError(
+                f"Target module {current_key} is not supported by itself: nn.MultiheadAttention never calls it. Target the "
+                "attention, which adapts its output projection too, or name it in exclude_modules."
+            )
         if isinstance(base, Conv1D):
             config.fan_in_fan_out = True
         new_module = leaf(
             target, adapter_name, r, config, **({} if backend is None else {"backend": backend})
         )
+        if isinstance(parent, nn.TransformerEncoderLayer):
+            # Its fused path would read the bare weights, and is not taken where a layer has a hook.
+            new_module.register_forward_pre_hook(_pass_on)
         new_module.train(target.training)
         if adapter_name not in self.active_adapters:
             new_module.requires_grad_(False)
@@ -97,19 +107,21 @@ class DeepLoraModel(BaseTuner):
             self, adapters, weights, adapter_name, combination_type, svd_rank, density, majority_sign_method
         )
 
-    @classmethod
-    def _remap_adapter_state_dict_for_load(
-        cls, model: nn.Module, config: DeepLoraConfig, adapter_name: str, state_dict: dict[str, Tensor]
-    ) -> dict[str, Tensor]:
-        # PEFT itself only warns of a missing tensor, and goes on with a random one.
-        remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
-        for path, layer in model.named_modules():
-            if isinstance(layer, DeepLoraLayer) and adapter_name in layer.deeplora_factors:
-                for part in layer.adapter_layer_names:
-                    name = f"{path}.{part}".replace("_fsdp_wrapped_module.", "")
-                    if f"{name}.{adapter_name}" not in remapped:
-                        raise ValueError(f"tensor {name} is missing from the adapter")
-        return remapped
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # PEFT only warns of a tensor that the file lacks, and goes on with a random one.
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        errors: list[str] = args[-1]
+        if FSDP in prefix:  # FSDP1, which by now may have taken some out
+            return
+        saved = {tuple(key.rsplit(".", 2)[1:]) for key in state_dict if ".deeplora_" in key}
+        for path, layer in self.adapted_layers().items():
+            for adapter in layer.r:
+                parts = {part for part, name in saved if name == adapter}
+                # A checkpoint of what trains, as DeepSpeed writes it, has no frozen bases.
+                for part in parts if parts <= {"deeplora_factors"} else layer.adapter_layer_names:
+                    name = f"{prefix}model.{path}.{part}".replace(FSDP, "")
+                    if f"{name}.{adapter}" not in state_dict:
+                        errors.append(f"tensor {name} is missing from the adapter")
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
@@ -138,10 +150,14 @@ class DeepLoraModel(BaseTuner):
                 handle.remove()
 
 
+def _pass_on(module: nn.Module, args: Any) -> None:
+    pass
+
+
 def _add_names(
     names: list[str], beams: int, module: nn.Module, args: Any, kwargs: dict[str, Any]
 ) -> tuple[Any, Any]:
-    rows = len(args[0])
+    rows = len(args[0] if args else next(iter(kwargs.values())))
     if rows == len(names) * beams:  # beam search repeats each row, though not for an encoder
         names = [name for name in names for _ in range(beams)]
     if rows != len(names):

@@ -64,6 +64,8 @@ def add_weighted(
             unequal width where PEFT wants equal ones, or several adapters with a saved module in the same place.
     """
     _check(model, adapters, weights, adapter_name, combination_type)
+    if svd_rank is not None and svd_rank < 1:
+        raise ValueError(f"svd_rank is a width, at least 1; got {svd_rank}")
     width = svd_rank or max(_width(model, name) for name in adapters)
     merge = _pruning(combination_type, density, majority_sign_method)
     combined: dict[str, Svd] = {}
@@ -74,12 +76,16 @@ def add_weighted(
             kept = len(s) if combination_type == "cat" else min(len(s), width)
             combined[path] = (u[:, :kept], s[:kept], v[:, :kept])
     configs: dict[str, Any] = model.peft_config
+    paths = [
+        path for path in combined if ".base_layer." not in path
+    ]  # a layer inside comes with its attention
+    others = {name for name, _ in model.model.named_modules() if name.endswith(tuple(f".{p}" for p in paths))}
     config = replace(
         configs[adapters[0]],
         r=max(len(s) for _, s, _ in combined.values()),
-        rank_pattern={f"^{re.escape(path)}": len(s) for path, (_, s, _) in combined.items()},
-        target_modules=[*combined],
-        exclude_modules=None,
+        rank_pattern={f"^{re.escape(path)}": len(combined[path][1]) for path in paths},
+        target_modules=paths,
+        exclude_modules="|".join(re.escape(name) for name in sorted(others.difference(paths))) or None,
         layers_to_transform=None,
         layers_pattern=None,
         modules_to_save=next(filter(None, (configs[name].modules_to_save for name in adapters)), None),

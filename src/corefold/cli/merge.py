@@ -29,5 +29,7 @@ def run(
 
     check_apart(out, output)
     check_free(output, overwrite)  # before the model loads, which takes longer
-    merge(load_run(out), output, overwrite=overwrite)
+    error = merge(load_run(out), output, overwrite=overwrite)
     console.print(f"merged model in {output}")
+    if error is not None:
+        console.print(f"largest error of a weight, from rounding: {error:.1e}")

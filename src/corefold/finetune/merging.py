@@ -9,13 +9,14 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import nn
 
+from corefold.adapters import DeepLoraModel
 from corefold.finetune.folder import TASK, Run, check_free
 from corefold.finetune.models import EncoderModel
 
 MODULE = "sentence_transformers.models."
 
 
-def merge(run: Run, directory: Path, *, overwrite: bool = False) -> None:
+def merge(run: Run, directory: Path, *, overwrite: bool = False) -> float | None:
     """Write the base model with the adapter folded into its weights, and the tokenizer.
 
     A mean-pooled model is written as its encoder (`AutoModel` loads it) with the pooling and head in
@@ -27,16 +28,23 @@ def merge(run: Run, directory: Path, *, overwrite: bool = False) -> None:
         directory: the output folder.
         overwrite: use the folder although it is not empty.
 
+    Returns:
+        The largest error that rounding to the weights' dtype made; None for a LoRA, for which PEFT does not say.
+
     Raises:
         InputError: the folder is not empty.
     """
     check_free(directory, overwrite)
-    merged = run.adapted.merge_and_unload(safe_merge=True)
+    run.adapted.merge_adapter(safe_merge=True)
+    tuner = run.adapted.base_model
+    error = max(tuner.merge_errors().values()) if isinstance(tuner, DeepLoraModel) else None
+    merged = run.adapted.unload()
     merged.save_pretrained(str(directory))
     run.tokenizer.save_pretrained(str(directory))
     run.task.save(directory / TASK)
     if isinstance(run.model, EncoderModel):
         _write_pooling(run, run.model.head, directory, merged.config.hidden_size)
+    return error
 
 
 def _write_pooling(run: Run, head: nn.Linear | None, directory: Path, width: int) -> None:

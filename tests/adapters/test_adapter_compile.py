@@ -1,0 +1,338 @@
+"""torch.compile. The checks run in one process of their own, as a script: the tests' hook, which checks shapes, is
+Python that no graph takes in."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    sys.path.append(
+        os.environ["FOUND_BY_PYTEST"]
+    )  # where the other tests find corefold, if it is not installed
+
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from models import batches, inputs, layers, load, randomise, same_tensors, tiny_llama, wrap
+
+ALL = {"target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+never_again = torch._dynamo.config.patch(error_on_recompile=True)
+
+
+def loss_of(model, batch):
+    return model(**batch).loss
+
+
+def gradients(model, run, *args):
+    """A loss, and the gradient of every parameter that has one."""
+    model.zero_grad()
+    loss = run(*args)
+    loss.backward()
+    return loss.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def same_as_eager(model, run, *args):
+    """The compiled `run` gives the bits that it gives uncompiled, and so do the gradients."""
+    loss, grads = gradients(model, run, *args)
+    with torch.compiler.set_stance("force_eager"):
+        eager_loss, eager_grads = gradients(model, run, *args)
+    assert torch.equal(loss, eager_loss)
+    assert same_tensors(grads, eager_grads)
+    assert any("deeplora_factors" in name for name in grads)
+
+
+def one_block():
+    return tiny_llama(num_hidden_layers=1)
+
+
+def two_adapters():
+    """A Llama that carries "default" and "second", both in general position."""
+    import corefold
+
+    model = wrap(one_block(), **ALL)
+    model.add_adapter("second", corefold.DeepLoraConfig(r=3, target_modules=["q_proj", "down_proj"]))
+    randomise(model)
+    return model
+
+
+def compiled_inside(model):
+    """Compile the model inside PEFT's wrapper, in place; the counter counts its graphs."""
+    counter = CompileCounterWithBackend("eager")
+    model.get_base_model().compile(fullgraph=True, backend=counter)
+    return counter
+
+
+def check_a_real_model_is_one_graph():
+    model, batch = (
+        wrap(load("minilm"), target_modules="all-linear", task_type="SEQ_CLS"),
+        batches("minilm")[0],
+    )
+    randomise(model)
+    counter = CompileCounterWithBackend("eager")
+    same_as_eager(model, loss_of, torch.compile(model, fullgraph=True, backend=counter), batch)
+    assert counter.frame_count == 1
+
+
+def check_nothing_recompiles_as_values_change():
+    """Through aot_eager, so the backward pass is compiled too."""
+    import corefold
+
+    model, data = wrap(one_block(), **ALL), batches("tiny")
+    randomise(model)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    same_as_eager(model, loss_of, compiled, data[0])
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    saved = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+    def set_scale():
+        for layer in layers(model).values():
+            layer.set_scale("default", 0.25)
+
+    def scale_layers():
+        for layer in layers(model).values():
+            layer.scale_layer(3.0)
+
+    with never_again:
+        for change in (
+            optimizer.step,
+            lambda: randomise(model, seed=1),
+            lambda: model.load_state_dict(saved),
+            set_scale,
+            scale_layers,
+            lambda: corefold.initialize_bases(model, data, progress=False),
+            lambda: corefold.initialize_bases(compiled, data, progress=False),
+            lambda: randomise(model, seed=2),
+        ):
+            change()
+            same_as_eager(model, loss_of, compiled, data[0])
+
+
+def check_bases_are_those_of_the_model_not_compiled():
+    import corefold
+
+    found = []
+    for compiled in (lambda model: model, torch.compile, lambda model: model.compile() or model):
+        model = compiled(wrap(tiny_llama(), **ALL))  # inductor, were it ever run
+        report = corefold.initialize_bases(model, batches("tiny"), progress=False)
+        found.append({n.removeprefix("_orig_mod."): t for n, t in (model.state_dict() | report).items()})
+    assert same_tensors(found[0], found[1])
+    assert same_tensors(found[0], found[2])
+
+
+def check_nothing_recompiles_as_adapters_switch():
+    model, base, batch = two_adapters(), one_block(), batches("tiny")[0]
+    plain = loss_of(base, batch)
+    for name in ("default", "second"):
+        model.set_adapter(
+            name, inference_mode=True
+        )  # else PEFT makes the active adapter, and only it, trainable
+    counter = compiled_inside(model)
+    with torch.no_grad(), never_again:
+        seen = []
+        for names in ("default", "second", ["default", "second"], [], "default"):
+            model.base_model.set_adapter(names, inference_mode=True)
+            seen.append(loss_of(model, batch))
+            with torch.compiler.set_stance("force_eager"):
+                assert torch.equal(loss_of(model, batch), seen[-1])
+            with model.disable_adapter():
+                assert torch.equal(loss_of(model, batch), plain)
+        assert torch.equal(seen[3], plain)
+        assert torch.equal(seen[0], seen[4])
+        assert len({loss.item() for loss in seen}) == 4
+    assert counter.frame_count == 1
+
+
+def check_training_another_adapter_is_another_graph_once():
+    model, batch = two_adapters(), batches("tiny")[0]
+    counter = compiled_inside(model)
+    for name, graphs in (("default", 1), ("second", 2), ("default", 2), ("second", 2)):
+        model.set_adapter(name)
+        same_as_eager(model, loss_of, model, batch)
+        assert counter.frame_count == graphs
+
+
+def check_disabling_around_a_compiled_peft_model_is_another_graph_once():
+    """PEFT's own forward looks at its own flag; compiled inside of it (above), a model needs no second graph."""
+    model, batch = wrap(one_block(), **ALL), batches("tiny")[0]
+    randomise(model)
+    counter = CompileCounterWithBackend("eager")
+    compiled, plain = torch.compile(model, fullgraph=True, backend=counter), loss_of(one_block(), batch)
+    for _ in range(3):
+        same_as_eager(model, loss_of, compiled, batch)
+        with model.disable_adapter():
+            assert torch.equal(loss_of(compiled, batch), plain)
+    assert counter.frame_count == 2
+
+
+def check_training_steps_are_those_of_eager():
+    histories = []
+    for compiled in (False, True):
+        model, data = wrap(one_block(), basis_lr_ratio=0.1, **ALL).train(), batches("tiny")
+        randomise(model)
+        if compiled:
+            model.get_base_model().compile(fullgraph=True, backend="aot_eager")
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+        losses = []
+        for step in range(6):
+            with never_again if step else torch._dynamo.config.patch():
+                loss = loss_of(model, data[step % 2])
+                loss.backward()
+                with torch.no_grad(), model.disable_adapter():  # a reference, as in preference training
+                    losses += [loss.item(), loss_of(model.eval(), data[0]).item()]
+            model.train()
+            optimizer.step()
+            optimizer.zero_grad()
+        histories.append(losses)
+    assert histories[0] == histories[1]
+    assert histories[0][-2] < histories[0][0]
+    assert len({*histories[0][1::2]}) == 1
+
+
+def check_disabled_adapters_get_no_gradient():
+    model, batch = wrap(one_block(), **ALL), batches("tiny")[0]
+    randomise(model)
+    compiled_inside(model)
+    loss_of(model, batch)
+    with model.disable_adapter(), never_again:
+        loss_of(model, batch).backward()  # eager has nothing to differentiate here
+    assert all(not p.grad.any() for p in model.parameters() if p.grad is not None)
+
+
+def check_merging():
+    model, batch = wrap(one_block(), **ALL), batches("tiny")[0]
+    randomise(model)
+    counter = compiled_inside(model)
+    with torch.no_grad():
+        before = loss_of(model, batch)
+        model.merge_adapter()
+        torch.testing.assert_close(loss_of(model, batch), before, rtol=1e-5, atol=0)
+        model.unmerge_adapter()
+        with never_again:
+            assert torch.equal(loss_of(model, batch), before)
+    assert counter.frame_count == 2
+
+
+def _other_layers():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = nn.MultiheadAttention(12, 3, batch_first=True)
+
+        def forward(self, x):
+            return self.attention(x, x, x)[0]
+
+    gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=24, n_head=4, n_layer=2, n_positions=32)).eval()
+    convolutions = nn.Sequential(nn.Conv2d(6, 9, 3, padding=1, groups=3), nn.ReLU(), nn.Conv2d(9, 4, (1, 3)))
+    linear = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 7))
+    ids = inputs("tiny")["input_ids"]
+    yield wrap(gpt2, target_modules=["c_attn", "c_fc"]), ids, lambda output: output.logits
+    yield wrap(one_block(), target_modules=["embed_tokens", "q_proj"]), ids, lambda output: output.logits
+    yield wrap(convolutions, target_modules=["0", "2"]), torch.randn(2, 6, 9, 8), lambda output: output
+    yield wrap(Attention(), target_modules=["attention"]), torch.randn(2, 5, 12), lambda output: output
+    yield wrap(linear, target_modules=["0", "1"]), torch.randn(3, 6), lambda output: output
+
+
+def check_every_kind_of_layer():
+    for model, x, of in _other_layers():
+        randomise(model)
+        torch._dynamo.reset()
+        compiled = torch.compile(model, fullgraph=True, backend="eager")
+
+        def run(model, x, of=of):
+            return of(model(x)).square().mean()
+
+        same_as_eager(model, run, compiled, x)
+        with never_again:
+            for layer in layers(model).values():
+                layer.set_scale("default", 0.5)
+            randomise(model, seed=1)
+            same_as_eager(model, run, compiled, x)
+
+
+def check_autocast():
+    model, x = (
+        wrap(nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 7)), target_modules=["0", "1"]),
+        torch.randn(3, 6),
+    )
+    randomise(model)
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    for training in (False, True):
+        model.train(training)
+        for autocast in (False, True):
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+                assert torch.equal(compiled(x), model(x))
+
+
+def check_inductor():
+    model, x = (
+        wrap(nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 7)), target_modules=["0", "1"]),
+        torch.randn(3, 6),
+    )
+    randomise(model)
+    compiled = torch.compile(model, fullgraph=True)
+
+    def run(model):
+        return model(x).square().mean()
+
+    for scale in (1.0, 0.5):
+        for layer in layers(model).values():
+            layer.set_scale("default", scale)
+        with never_again if scale < 1 else torch._dynamo.config.patch():
+            torch.testing.assert_close(gradients(model, run, compiled), gradients(model, run, model))
+
+
+CHECKS: dict[str, Callable[[], None]] = {
+    name.removeprefix("check_"): check for name, check in globals().items() if name.startswith("check_")
+}
+
+
+@pytest.fixture(scope="module")
+def results():
+    """For each check "" or how it failed."""
+    import corefold
+
+    done = subprocess.run(
+        [sys.executable, __file__],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"FOUND_BY_PYTEST": str(Path(corefold.__file__).parents[1])},
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("check", CHECKS)
+def test_compiled(check, results):
+    if check == "inductor" and shutil.which("g++") is None:
+        pytest.skip("inductor needs a C++ compiler")
+    if "is not installed" in results[check]:  # the real model's package
+        pytest.skip(results[check].splitlines()[-1])
+    assert not results[check], results[check]
+
+
+def _outcome(check):
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    try:
+        check()
+    except BaseException:  # pytest's skip is none of Exception
+        return traceback.format_exc()
+    return ""
+
+
+if __name__ == "__main__":
+    print(json.dumps({name: _outcome(check) for name, check in CHECKS.items()}))
