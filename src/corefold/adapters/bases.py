@@ -100,6 +100,7 @@ def initialize_bases(
             adapter partitioned by DeepSpeed ZeRO-3 or FSDP1, or a budget too small or too late (the adapter is
             unchanged then).
     """
+    model = getattr(model, "_orig_mod", model)  # of a compiled one, whose names would be others
     if isinstance(model, DistributedDataParallel):
         if rank_budget is not None:
             raise ValueError(
@@ -122,10 +123,12 @@ def initialize_bases(
     }
 
     def add(name: str, output_grad: Tensor, inputs: Tensor) -> None:
-        sketches[name] = sketches[name].add(output_grad, inputs, sketching)
+        with exact:
+            sketches[name] = sketches[name].add(output_grad, inputs, sketching)
 
     first, adapter = next(iter(layers.values()))
     device = first.deeplora_left[adapter].device
+    exact = first.unrounded(device.type)
     total = num_batches if not hasattr(dataloader, "__len__") else min(num_batches, len(dataloader))  # type: ignore[arg-type]
     with (
         capturing(model, layers, add) as run_backward,
@@ -144,8 +147,9 @@ def initialize_bases(
     show_own_parts(model)
     if rank_budget is not None:
         _spread(layers, sketches, rank_budget, widest)
-    for name, (layer, adapter) in layers.items():
-        _set_bases(layer, adapter, sketches[name], generator)
+    with exact:
+        for name, (layer, adapter) in layers.items():
+            _set_bases(layer, adapter, sketches[name], generator)
     return BasesReport(
         {name: sketch.values.cpu() for name, sketch in sketches.items()},
         {name: layer.r[adapter] for name, (layer, adapter) in layers.items()},

@@ -12,18 +12,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from jaxtyping import Float
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
-from peft.utils.quantization_utils import QuantizationBackend, quantization_extra_repr
+from peft.utils.quantization_utils import QuantizationBackend
 from torch import Tensor, nn
 from torch.amp import is_autocast_available
 
+from corefold.adapters.kept import Kept, keep, put_back
 from corefold.adapters.processes import placed_as
 from corefold.core import FactorChain, complete, start_product
 
 if TYPE_CHECKING:
     from corefold.adapters.config import DeepLoraConfig
-
-
-DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 class DeepLoraLayer(nn.Module, BaseTunerLayer):
@@ -66,10 +64,9 @@ class DeepLoraLayer(nn.Module, BaseTunerLayer):
         for name in self.adapter_layer_names:
             setattr(self, name, nn.ParameterDict())
         self.frozen_peft_weight_names: dict[str, tuple[str, ...]] = {}
-        self._disable_adapters = False
         self.merged_adapters: list[str] = []
         self.merge_error = 0.0
-        self._before_merge: Tensor | list[tuple[Any, dict[str, Any]]] | None = None
+        self._before_merge: Kept | None = None
         self._active_adapter = adapter_name
         self.update_layer(adapter_name, r, config)
 
@@ -80,9 +77,8 @@ class DeepLoraLayer(nn.Module, BaseTunerLayer):
 
     def project(self, x: Tensor, right: Tensor) -> Tensor:
         """The input's coordinates in the right basis; `right` is (right_rows, width)."""
-        return nn.functional.linear(
-            self._cast_input_dtype(x, right.dtype), right.mT
-        )  # takes nested tensors, unlike @
+        # F.linear takes nested tensors, unlike @.
+        return nn.functional.linear(self._cast_input_dtype(x, right.dtype), right.mT)
 
     def expand(self, coordinates: Tensor, tall: Tensor) -> Tensor:
         """From coordinates to the output; `tall` is left @ core, (left_rows, width)."""
@@ -108,9 +104,10 @@ class DeepLoraLayer(nn.Module, BaseTunerLayer):
         self.scaling[adapter_name] = 1.0
         self.deeplora_config[adapter_name] = config
         self.deeplora_start[adapter_name] = {
-            dtype: start_product(config.init_scale, config.depth, dtype) for dtype in DTYPES
+            dtype: start_product(config.init_scale, config.depth, dtype)
+            for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16)
         }
-        dtype = torch.float64 if self._base_tensor().dtype == torch.float64 else torch.float32
+        dtype = torch.float64 if self.base_tensor().dtype == torch.float64 else torch.float32
         shapes = ((config.depth, width, width), (self.left_rows, width), (*self.right_shape, width))
         for name, shape in zip(self.adapter_layer_names, shapes, strict=True):
             getattr(self, name)[adapter_name] = nn.Parameter(torch.empty(shape, dtype=dtype))
@@ -120,19 +117,12 @@ class DeepLoraLayer(nn.Module, BaseTunerLayer):
         self.train_bases(adapter_name, config.basis_lr_ratio > 0)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
-    def _move_adapter_to_device_of_base_layer(
-        self, adapter_name: str, device: torch.device | None = None
-    ) -> None:
+    def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: Any = None) -> None:
         # PEFT's own also casts to the base's dtype, and so rounds an adapter that it has just loaded.
-        self._convert(adapter_name, device=self._base_tensor().device if device is None else device)
+        self.convert_adapter(adapter_name, device=self.base_tensor().device if device is None else device)
 
-    def cast_adapter(self, adapter_name: str) -> None:
-        """Round an adapter to the base weight's dtype."""
-        base = self._base_tensor()
-        if base.is_floating_point():
-            self._convert(adapter_name, dtype=base.dtype)
-
-    def _convert(self, adapter_name: str, **to: Any) -> None:
+    def convert_adapter(self, adapter_name: str, **to: Any) -> None:
+        """Move an adapter to a `device`, or round it to a `dtype`."""
         for tensors in (getattr(self, name) for name in self.adapter_layer_names):
             tensor = tensors.get(adapter_name)
             if tensor is None or tensor.is_meta:
@@ -141,7 +131,8 @@ class DeepLoraLayer(nn.Module, BaseTunerLayer):
             if (converted.device, converted.dtype) != (tensor.device, tensor.dtype):
                 tensors[adapter_name] = nn.Parameter(converted, tensor.requires_grad)
 
-    def _base_tensor(self) -> Tensor:
+    def base_tensor(self) -> Tensor:
+        """Some tensor of the base layer, to see its device and dtype."""
         base = self.get_base_layer()
         return next(itertools.chain(base.parameters(), base.buffers()))
 
@@ -165,9 +156,8 @@ class DeepLoraLayer(nn.Module, BaseTunerLayer):
     @torch.no_grad()
     def set_chain(self, adapter_name: str, chain: FactorChain) -> None:
         """Copy a chain of the adapter's width, depth and start into its parameters."""
-        for own, new in zip(
-            self._tensors(adapter_name), (chain.factors, chain.left, chain.right), strict=True
-        ):
+        parts = (chain.factors, chain.left, chain.right)
+        for own, new in zip(self._tensors(adapter_name), parts, strict=True):
             own.copy_(placed_as(own, new.reshape(own.shape)))
 
     def _tensors(self, adapter_name: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -190,9 +180,10 @@ class DeepLoraLayer(nn.Module, BaseTunerLayer):
 
     def get_delta_weight(self, adapter: str, scale: float | Tensor | None = None) -> Tensor:
         """The adapter's update of the weight, dense, in the base weight's layout and the factors' dtype."""
-        scale = self.scaling[adapter] if scale is None else scale
-        with self._unrounded(self.deeplora_factors[adapter].device.type):
-            return self.orient(self.chain(adapter).dense() * scale)
+        with self.unrounded(self.deeplora_factors[adapter].device.type):
+            return self.orient(
+                self.chain(adapter).dense() * (self.scaling[adapter] if scale is None else scale)
+            )
 
     def forward(self, x: Tensor, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any) -> Tensor:
         """The base layer plus the active adapters, or for each row of `x` the adapter named in `adapter_names`."""
@@ -222,20 +213,20 @@ class DeepLoraLayer(nn.Module, BaseTunerLayer):
         return {} if self.disable_adapters else {name: self.scaling[name] for name in self._active()}
 
     def _update(self, adapter_name: str, x: Tensor, scale: float | Tensor) -> Tensor:
-        chain, kind = self.chain(adapter_name), x.device.type
+        chain = self.chain(adapter_name)
         self._warn_if_bases_are_random(adapter_name)
-        with self._unrounded(kind):
+        with self.unrounded(x.device.type):
             return self.expand(self.project(x, chain.right), chain.left @ (chain.core() * scale))
 
     def _warn_if_bases_are_random(self, adapter_name: str) -> None:
-        learns = (
-            self.training and self.deeplora_factors[adapter_name].requires_grad and torch.is_grad_enabled()
+        trains = (
+            self.training and torch.is_grad_enabled() and self.deeplora_factors[adapter_name].requires_grad
         )
-        if learns and not torch.compiler.is_compiling():  # a compiled forward cannot warn
+        if trains and not torch.compiler.is_compiling():  # a compiled forward cannot warn
             self.deeplora_config[adapter_name].warn_if_bases_are_random()
 
-    def _unrounded(self, kind: str) -> AbstractContextManager[Any]:
-        # The core is a small difference of products, which autocast would round away.
+    def unrounded(self, kind: str) -> AbstractContextManager[Any]:
+        """No autocast on such a device: the core is a small difference of products, which it would round away."""
         return torch.autocast(kind, enabled=False) if is_autocast_available(kind) else nullcontext()
 
     def _active(self) -> list[str]:
@@ -286,7 +277,7 @@ class DeepLoraLayer(nn.Module, BaseTunerLayer):
         update: Any = 0
         with torch.no_grad():
             for name in names:
-                update = update + self.get_delta_weight(name)
+                update = self.get_delta_weight(name) + update
                 if safe_merge and not torch.isfinite(update).all():
                     raise ValueError(
                         f"NaNs detected in the merged weights. The adapter {name} seems to be broken"
@@ -295,40 +286,19 @@ class DeepLoraLayer(nn.Module, BaseTunerLayer):
                 self.unmerge()  # a weight that is merged into again is still rounded once
             weight = self.get_base_weight()
             merged = weight.to(torch.promote_types(weight.dtype, torch.float32)) + update
-            self._before_merge = weight if self.quantization_backend is None else self._quantized_parts()
+            self._before_merge = keep(self)
             self.set_base_weight(merged.to(weight.dtype))
             self.merge_error = float((self.get_base_weight() - merged).abs().max())
         self.merged_adapters.extend(names)
-
-    def _quantized_parts(self) -> list[tuple[Any, dict[str, Any]]]:
-        # What a backend replaces or writes to, unless it replaces the whole layer: the layer, its weight and, for
-        # bitsandbytes, the state beside them.
-        base: Any = self.get_base_layer()
-        own = vars(base) | {"_parameters": dict(base._parameters), "_buffers": dict(base._buffers)}
-        others = [*base.parameters(), *([base.state] if hasattr(base, "state") else [])]
-        return [(base, own), *((part, dict(vars(part))) for part in others)]
 
     def unmerge(self) -> None:
         """Put the base weight back as it was before the first merge."""
         if not self.merged or self._before_merge is None:
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
             return
-        device = self._base_tensor().device  # the model may have moved since the merge
-        if isinstance(self._before_merge, list):
-            for part, own in self._before_merge:
-                vars(part).update(own)
-            self.base_layer = self._before_merge[0][0].to(device)
-        else:
-            self.set_base_weight(self._before_merge.to(device, self.get_base_weight().dtype))
+        put_back(self, self._before_merge, self.base_tensor().device)
         self._before_merge, self.merge_error = None, 0.0
         self.merged_adapters.clear()
-
-    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
-        """Any chain is a LoRA, though PEFT's dense conversion knows only linear layers; see `corefold.export_lora`."""
-        return False
-
-    def extra_repr(self) -> str:
-        return quantization_extra_repr(self)
 
     def __repr__(self) -> str:
         return "deeplora." + super().__repr__()

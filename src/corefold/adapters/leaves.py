@@ -221,14 +221,13 @@ class DeepLoraMultiheadAttention(DeepLoraLayer):
         return attention
 
     def __getattr__(self, name: str) -> Any:
-        # An enclosing nn.TransformerEncoderLayer asks for the attention's settings. Its fused path would read the bare
-        # weights, so it is told that this attention does not fit it.
+        # An enclosing nn.TransformerEncoderLayer asks for the attention's settings.
         try:
             return super().__getattr__(name)
         except AttributeError:
             if name == "base_layer":
                 raise
-            return False if name == "_qkv_same_embed_dim" else getattr(self.base_layer, name)
+            return getattr(self.base_layer, name)
 
 
 @contextmanager

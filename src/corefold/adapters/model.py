@@ -55,8 +55,8 @@ class DeepLoraModel(BaseTuner):
             )
         if isinstance(parent, nn.MultiheadAttention):
             raise TypeError(
-                f"Target module {current_key} is not supported by itself: nn.MultiheadAttention never calls it. Target the "
-                "attention, which adapts its output projection too, or name it in exclude_modules."
+                f"Target module {current_key} is not supported by itself: nn.MultiheadAttention never calls it. Target "
+                "the attention, which adapts its output projection too, or name it in exclude_modules."
             )
         if isinstance(base, Conv1D):
             config.fan_in_fan_out = True
@@ -82,7 +82,8 @@ class DeepLoraModel(BaseTuner):
         # `autocast_adapter_dtype=False` is how PEFT's users ask for an adapter in the base's dtype.
         super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype)
         for layer in self.adapted_layers().values() if not autocast_adapter_dtype else ():
-            layer.cast_adapter(adapter_name)
+            if layer.base_tensor().is_floating_point():
+                layer.convert_adapter(adapter_name, dtype=layer.base_tensor().dtype)
 
     def adapted_layers(self) -> dict[str, DeepLoraLayer]:
         """The adapted layers, by module name."""

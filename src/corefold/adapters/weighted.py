@@ -108,7 +108,6 @@ def add_weighted(
                 adapter_name,
                 FactorChain.from_svd(u, s, v, config.depth, config.init_scale),
             )
-            layer.set_requires_grad(adapter_name, False)
 
 
 def _check(
