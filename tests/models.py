@@ -224,7 +224,7 @@ def randomise(model: nn.Module, seed: int = 0, size: float = 0.03, only: str | N
         for name, factors in layer.deeplora_factors.items():
             if only not in (None, name):
                 continue
-            left, right = layer.deeplora_left[name], getattr(layer, layer.right_name)[name]
+            left, right = layer.tensors(name)[1:]
             for tensor in (factors, left, right):
                 noise = torch.randn(tensor.shape, generator=stream, dtype=torch.float64)
                 tensor.copy_(noise / tensor.shape[-1] ** 0.5)

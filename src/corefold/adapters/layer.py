@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from jaxtyping import Float
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
-from peft.utils.quantization_utils import QuantizationBackend
+from peft.utils.quantization_utils import QuantizationBackend, quantization_extra_repr
 from torch import Tensor, nn
 from torch.amp import is_autocast_available
 
@@ -36,7 +36,6 @@ class DeepLoraLayer(nn.Module, BaseTunerLayer):
 
     deeplora_factors: nn.ParameterDict
     deeplora_left: nn.ParameterDict
-    right_name = "deeplora_right"
     lora_obstacle: str | None = None  # why PEFT's LoRA cannot do what this layer does
     called = True  # False for a weight that PyTorch uses without calling its module
     watch_weight: Callable[[Tensor], Tensor] | None = None  # set in `capture.py`, for such a weight
@@ -125,16 +124,14 @@ class DeepLoraLayer(nn.Module, BaseTunerLayer):
         """Move an adapter to a `device`, or round it to a `dtype`."""
         for tensors in (getattr(self, name) for name in self.adapter_layer_names):
             tensor = tensors.get(adapter_name)
-            if tensor is None or tensor.is_meta:
-                continue
-            converted = tensor.detach().to(**to)
-            if (converted.device, converted.dtype) != (tensor.device, tensor.dtype):
-                tensors[adapter_name] = nn.Parameter(converted, tensor.requires_grad)
+            if tensor is not None and not tensor.is_meta:
+                new = tensor.detach().to(**to)
+                if (new.device, new.dtype) != (tensor.device, tensor.dtype):
+                    tensors[adapter_name] = nn.Parameter(new, tensor.requires_grad)
 
     def base_tensor(self) -> Tensor:
         """Some tensor of the base layer, to see its device and dtype."""
-        base = self.get_base_layer()
-        return next(itertools.chain(base.parameters(), base.buffers()))
+        return next(itertools.chain(self.get_base_layer().parameters(), self.get_base_layer().buffers()))
 
     @torch.no_grad()
     def reset_adapter(
@@ -157,24 +154,24 @@ class DeepLoraLayer(nn.Module, BaseTunerLayer):
     def set_chain(self, adapter_name: str, chain: FactorChain) -> None:
         """Copy a chain of the adapter's width, depth and start into its parameters."""
         parts = (chain.factors, chain.left, chain.right)
-        for own, new in zip(self._tensors(adapter_name), parts, strict=True):
+        for own, new in zip(self.tensors(adapter_name), parts, strict=True):
             own.copy_(placed_as(own, new.reshape(own.shape)))
 
-    def _tensors(self, adapter_name: str) -> tuple[Tensor, Tensor, Tensor]:
+    def tensors(self, adapter_name: str) -> tuple[Tensor, Tensor, Tensor]:
+        """An adapter's parameters: factors, left and right basis."""
         factors, left, right = (getattr(self, name)[adapter_name] for name in self.adapter_layer_names)
         return factors, left, right
 
     def train_bases(self, adapter_name: str, trained: bool) -> None:
         """Let the bases of an adapter train with its core, or freeze them."""
-        bases = ("deeplora_left", self.right_name)
-        self.frozen_peft_weight_names[adapter_name] = () if trained else bases
-        for name in bases:
-            basis = getattr(self, name)[adapter_name]
-            basis.requires_grad_(trained and self.deeplora_factors[adapter_name].requires_grad)
+        factors, *bases = self.tensors(adapter_name)
+        self.frozen_peft_weight_names[adapter_name] = () if trained else self.adapter_layer_names[1:]
+        for basis in bases:
+            basis.requires_grad_(trained and factors.requires_grad)
 
     def chain(self, adapter_name: str) -> FactorChain:
         """The adapter's update of the weight, as a chain over its live parameters, without its `scaling`."""
-        factors, left, right = self._tensors(adapter_name)
+        factors, left, right = self.tensors(adapter_name)
         start = self.deeplora_start[adapter_name][factors.dtype]
         return FactorChain(left, factors, right.flatten(0, -2), start)
 
@@ -249,7 +246,6 @@ class DeepLoraLayer(nn.Module, BaseTunerLayer):
             self.set_scale(name, 1.0 if scale is None else self.scaling[name] / scale)
 
     def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
-        """As PEFT's own."""
         super().set_adapter(adapter_names, inference_mode)
         self._set_gates()
 
@@ -293,12 +289,13 @@ class DeepLoraLayer(nn.Module, BaseTunerLayer):
 
     def unmerge(self) -> None:
         """Put the base weight back as it was before the first merge."""
-        if not self.merged or self._before_merge is None:
-            warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
-            return
+        if self._before_merge is None:
+            return warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
         put_back(self, self._before_merge, self.base_tensor().device)
         self._before_merge, self.merge_error = None, 0.0
         self.merged_adapters.clear()
+
+    extra_repr = quantization_extra_repr  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         return "deeplora." + super().__repr__()

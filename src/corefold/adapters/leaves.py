@@ -58,7 +58,7 @@ class DeepLoraLinear(DeepLoraLayer):
 class DeepLoraEmbedding(DeepLoraLayer):
     """`nn.Embedding`: a linear map of one-hot rows, so that its right basis is looked up, not multiplied."""
 
-    right_name = "deeplora_embedding"  # tells a saved adapter's embeddings from its linear layers
+    # The name tells a saved adapter's embeddings from its linear layers.
     adapter_layer_names = ("deeplora_factors", "deeplora_left", "deeplora_embedding")
 
     @staticmethod

@@ -66,21 +66,51 @@ def add_weighted(
     _check(model, adapters, weights, adapter_name, combination_type)
     if svd_rank is not None and svd_rank < 1:
         raise ValueError(f"svd_rank is a width, at least 1; got {svd_rank}")
+    combined = _combined(model, adapters, weights, combination_type, svd_rank, density, majority_sign_method)
+    config = _configuration(model, adapters, combined)
+    model.peft_config[adapter_name] = config
+    model.inject_adapter(model.model, adapter_name)
+    for module in model.modules():
+        if isinstance(module, ModulesToSaveWrapper):
+            heads = module.modules_to_save
+            for owner in {*adapters} & {*heads}:  # one at most
+                module.update(adapter_name)
+                heads[adapter_name].load_state_dict(heads[owner].state_dict())
+    for path, layer in model.adapted_layers().items():
+        if path in combined:
+            u, s, v = (part.to(layer.deeplora_left[adapter_name]) for part in combined[path])
+            layer.set_chain(adapter_name, FactorChain.from_svd(u, s, v, config.depth, config.init_scale))
+
+
+def _combined(
+    model: DeepLoraModel,
+    adapters: list[str],
+    weights: list[float],
+    combination: str,
+    svd_rank: int | None,
+    density: float | None,
+    majority: Literal["total", "frequency"],
+) -> dict[str, Svd]:
+    """The new update of each layer that one of the adapters adapts."""
     width = svd_rank or max(_width(model, name) for name in adapters)
-    merge = _pruning(combination_type, density, majority_sign_method)
-    combined: dict[str, Svd] = {}
+    merge = _pruning(combination, density, majority)
+    combined = {}
     for path, layer in model.adapted_layers().items():
         here = [(name, weight) for name, weight in zip(adapters, weights, strict=True) if name in layer.r]
         if here:
             u, s, v = _sum(layer, here) if merge is None else _pruned(layer, here, merge)
-            kept = len(s) if combination_type == "cat" else min(len(s), width)
+            kept = len(s) if combination == "cat" else min(len(s), width)
             combined[path] = (u[:, :kept], s[:kept], v[:, :kept])
+    return combined
+
+
+def _configuration(model: DeepLoraModel, adapters: list[str], combined: dict[str, Svd]) -> Any:
     configs: dict[str, Any] = model.peft_config
-    paths = [
-        path for path in combined if ".base_layer." not in path
-    ]  # a layer inside comes with its attention
+    # A layer inside an adapted one, an attention's output projection, comes with it.
+    paths = [path for path in combined if ".base_layer." not in path]
+    # PEFT takes a name for the end of one: `fc` would be `block.fc` as well.
     others = {name for name, _ in model.model.named_modules() if name.endswith(tuple(f".{p}" for p in paths))}
-    config = replace(
+    return replace(
         configs[adapters[0]],
         r=max(len(s) for _, s, _ in combined.values()),
         rank_pattern={f"^{re.escape(path)}": len(combined[path][1]) for path in paths},
@@ -92,22 +122,6 @@ def add_weighted(
         inference_mode=True,
         initialized=True,
     )
-    model.peft_config[adapter_name] = config
-    model.inject_adapter(model.model, adapter_name)
-    for module in model.modules():
-        if isinstance(module, ModulesToSaveWrapper):
-            for owner in {*adapters} & {*module.modules_to_save}:  # one at most
-                module.update(adapter_name)
-                module.modules_to_save[adapter_name].load_state_dict(
-                    module.modules_to_save[owner].state_dict()
-                )
-    for path, layer in model.adapted_layers().items():
-        if path in combined:
-            u, s, v = (part.to(layer.deeplora_left[adapter_name]) for part in combined[path])
-            layer.set_chain(
-                adapter_name,
-                FactorChain.from_svd(u, s, v, config.depth, config.init_scale),
-            )
 
 
 def _check(
