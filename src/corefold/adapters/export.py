@@ -176,13 +176,14 @@ def chains_of(config: DeepLoraConfig, state: Mapping[str, Tensor]) -> dict[str, 
 
 
 def _lora_config(config: DeepLoraConfig, rank: int) -> LoraConfig:
+    layers = config.layers_to_transform
     return LoraConfig(
         r=rank,
         lora_alpha=rank,  # scaling = alpha / r = 1
         fan_in_fan_out=config.fan_in_fan_out,
         target_modules=config.target_modules,
         exclude_modules=config.exclude_modules,
-        layers_to_transform=config.layers_to_transform,
+        layers_to_transform=[layers] if isinstance(layers, int) else layers,  # PEFT 0.20 takes 0 for unset
         layers_pattern=config.layers_pattern,
         modules_to_save=config.modules_to_save,
         trainable_token_indices=config.trainable_token_indices,

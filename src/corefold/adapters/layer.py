@@ -39,6 +39,7 @@ class DeepLoraLayer(nn.Module, BaseTunerLayer):
     lora_obstacle: str | None = None  # why PEFT's LoRA cannot do what this layer does
     called = True  # False for a weight that PyTorch uses without calling its module
     watch_weight: Callable[[Tensor], Tensor] | None = None  # set in `capture.py`, for such a weight
+    extra_repr = quantization_extra_repr  # type: ignore[assignment]
     adapter_layer_names = ("deeplora_factors", "deeplora_left", "deeplora_right")
     other_param_names = ("r", "scaling", "deeplora_config", "deeplora_start", "deeplora_gate")
 
@@ -92,10 +93,7 @@ class DeepLoraLayer(nn.Module, BaseTunerLayer):
         return grad, x
 
     def update_layer(self, adapter_name: str, r: int, config: DeepLoraConfig) -> None:
-        """Add an adapter of width `r`, or replace the one of that name.
-
-        The width is at most the smaller side of the weight: a wider core could express nothing more.
-        """
+        """Add an adapter of width `r`, at most the weight's smaller side, or replace the one of that name."""
         if r <= 0:
             raise ValueError(f"`r` should be a positive integer value but the value passed is {r}")
         width = min(r, self.left_rows, math.prod(self.right_shape))
@@ -294,8 +292,6 @@ class DeepLoraLayer(nn.Module, BaseTunerLayer):
         put_back(self, self._before_merge, self.base_tensor().device)
         self._before_merge, self.merge_error = None, 0.0
         self.merged_adapters.clear()
-
-    extra_repr = quantization_extra_repr  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         return "deeplora." + super().__repr__()

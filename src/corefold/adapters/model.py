@@ -11,7 +11,7 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from peft.utils.other import AuxiliaryTrainingWrapper, get_pattern_key
 from peft.utils.quantization_utils import get_quantization_kwargs, resolve_quantization_backend
-from torch import nn
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from corefold.adapters.config import DeepLoraConfig
@@ -111,18 +111,20 @@ class DeepLoraModel(BaseTuner):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         # PEFT only warns of a tensor that the file lacks, and goes on with a random one.
         super()._load_from_state_dict(state_dict, prefix, *args)
-        errors: list[str] = args[-1]
-        if FSDP in prefix:  # FSDP1, which by now may have taken some out
-            return
-        saved = {tuple(key.rsplit(".", 2)[1:]) for key in state_dict if ".deeplora_" in key}
-        for path, layer in self.adapted_layers().items():
-            for adapter in layer.r:
-                parts = {part for part, name in saved if name == adapter}
-                # A checkpoint of what trains, as DeepSpeed writes it, has no frozen bases.
-                for part in parts if parts <= {"deeplora_factors"} else layer.adapter_layer_names:
-                    name = f"{prefix}model.{path}.{part}".replace(FSDP, "")
-                    if f"{name}.{adapter}" not in state_dict:
-                        errors.append(f"tensor {name} is missing from the adapter")
+        if FSDP not in prefix:  # FSDP1 may have taken some out by now
+            adapters = {key.rpartition(".")[2] for key in state_dict if f".{self.prefix}" in key}
+            missing = _missing(self.model, f"{prefix}model.", adapters, state_dict)
+            args[-1].extend(f"tensor {name} is missing from the adapter" for name in missing)
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(
+        cls, model: nn.Module, config: DeepLoraConfig, adapter_name: str, state_dict: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        # The same for a model into which the adapter was injected, which has no DeepLoraModel; PEFT 0.21 only.
+        remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
+        if missing := _missing(model, "", {adapter_name}, remapped):
+            raise ValueError(f"tensor {missing[0]} is missing from the adapter")
+        return remapped
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
@@ -149,6 +151,18 @@ class DeepLoraModel(BaseTuner):
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def _missing(model: nn.Module, prefix: str, adapters: set[str], state_dict: dict[str, Any]) -> list[str]:
+    """What a state dict lacks of the adapters whose tensors it should hold."""
+    return [
+        name
+        for path, layer in model.named_modules()
+        if isinstance(layer, DeepLoraLayer)
+        for adapter in adapters & layer.r.keys()
+        for part in layer.adapter_layer_names
+        if f"{(name := f'{prefix}{path}.{part}'.replace(FSDP, ''))}.{adapter}" not in state_dict
+    ]
 
 
 def _pass_on(module: nn.Module, args: Any) -> None:

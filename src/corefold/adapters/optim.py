@@ -48,7 +48,7 @@ def param_groups(
                 config.basis_lr_ratio = basis_lr_ratio
             layer.train_bases(name, config.basis_lr_ratio > 0)
             if config.basis_lr_ratio > 0:
-                bases.setdefault(config.basis_lr_ratio, []).extend(layer.tensors(name)[1:])
+                bases.setdefault(config.basis_lr_ratio, []).extend(layer.tensors(name)[1:])  # type: ignore[arg-type]
     if not cores:
         raise ValueError("the model has no trainable Deep LoRA adapter; wrap it with a DeepLoraConfig first")
     groups = [{"name": "cores", "params": cores, "lr": lr, "weight_decay": weight_decay}]
