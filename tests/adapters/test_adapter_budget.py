@@ -136,7 +136,8 @@ def test_a_budget_too_small(budget, layers_, least):
     model = given({name: [1.0] for name in "abc"[:layers_]})
     state, config = adapter_state(model), copy.deepcopy(model.peft_config["default"])
     with pytest.raises(
-        ValueError, match=rf"rank_budget={budget} is too small for {layers_} layers; at least {least}"
+        ValueError,
+        match=rf"rank_budget for {layers_} layers must be a whole number from {least} up; got {budget}",
     ):
         spread(model, budget)
     assert same_tensors(adapter_state(model), state)

@@ -186,7 +186,7 @@ class Derived(DeepLoraConfig):
 
 
 def test_unknown_settings_are_named():
-    with pytest.raises(TypeError, match=r"DeepLoraConfig has no alpha, rank;.*pip install --upgrade"):
+    with pytest.raises(TypeError, match=r"has no setting alpha, rank;.*pip install --upgrade"):
         DeepLoraConfig(rank=8, r=4, alpha=2)
     with pytest.raises(TypeError, match="has no rank"):
         replace(DeepLoraConfig(), rank=8)

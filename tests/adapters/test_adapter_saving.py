@@ -131,7 +131,7 @@ def test_settings_of_a_newer_version_are_refused(saved, loaded_by):
         "AutoPeftModel": lambda: AutoPeftModelForSequenceClassification.from_pretrained(saved),
         "transformers": lambda: tiny_llama().load_adapter(str(saved)),
     }[loaded_by]
-    with pytest.raises(TypeError, match=r"has no gates, r_init;.*pip install --upgrade"):
+    with pytest.raises(TypeError, match=r"has no setting gates, r_init;.*pip install --upgrade"):
         load_it()
 
 

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from corefold.adapters.capture import capturing
 from corefold.adapters.layer import DeepLoraLayer
+from corefold.adapters.precision import unrounded
 from corefold.adapters.processes import (
     averaged,
     failing_together,
@@ -27,7 +28,6 @@ from corefold.adapters.processes import (
 )
 from corefold.core import GradientSketch, bases_from_singular_vectors, widths_by_energy
 
-PREFIX = "base_model.model."  # of a model wrapped by PEFT
 OVERSAMPLE = 8
 WIDEST = 2  # with a budget no layer gets more than this many times the average
 
@@ -107,6 +107,8 @@ def initialize_bases(
                 "rank_budget makes new parameters; call initialize_bases before wrapping with DDP"
             )
         model = model.module  # its forward would wait for gradients
+    if num_batches < 1:
+        raise ValueError(f"num_batches must be at least 1; got {num_batches}")
     layers = layers_of(model, adapter_name)
     refuse_partitioned(layers)
     widest = _widest(layers, rank_budget)
@@ -128,7 +130,7 @@ def initialize_bases(
 
     first, adapter = next(iter(layers.values()))
     device = first.deeplora_left[adapter].device
-    exact = first.unrounded(device.type)
+    exact = unrounded(device.type)
     total = num_batches if not hasattr(dataloader, "__len__") else min(num_batches, len(dataloader))  # type: ignore[arg-type]
     with (
         capturing(model, layers, add) as run_backward,
@@ -165,9 +167,9 @@ def _widest(layers: dict[str, tuple[DeepLoraLayer, str]], budget: int | None) ->
             raise ValueError("rank_budget makes new parameters; call initialize_bases before fully_shard")
     sides = {name: min(layer.left_rows, math.prod(layer.right_shape)) for name, (layer, _) in layers.items()}
     least = sum(min(2, side) for side in sides.values())
-    if budget < least:
+    if not isinstance(budget, int) or budget < least:
         raise ValueError(
-            f"rank_budget={budget} is too small for {len(layers)} layers; at least {least} is needed"
+            f"rank_budget for {len(layers)} layers must be a whole number from {least} up; got {budget}"
         )
     return {name: min(side, WIDEST * -(-budget // len(layers))) for name, side in sides.items()}
 
@@ -188,9 +190,9 @@ def _spread(
     config = next(layer.deeplora_config[adapter] for layer, adapter in layers.values())
     for name, (layer, adapter) in layers.items():
         if widths[name] != layer.r[adapter]:
-            layer.update_layer(adapter, widths[name], config)
+            layer.resize(adapter, widths[name])
     config.rank_pattern = {
-        f"^{re.escape(name.removeprefix(PREFIX))}": width
+        f"^{re.escape(layers[name][0].key)}": width
         for name, width in widths.items()
         if width != config.r and ".base_layer." not in name
     }

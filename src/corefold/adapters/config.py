@@ -71,7 +71,7 @@ class DeepLoraConfig(PeftConfig):
         # PEFT itself drops settings that it does not know, and would load another adapter than was saved.
         if unknown := sorted({*settings} - {known.name for known in fields(cls)}):
             raise TypeError(
-                f"{cls.__name__} has no {', '.join(unknown)}; if a newer version saved this adapter, "
+                f"Deep LoRA has no setting {', '.join(unknown)}; if a newer version saved this adapter, "
                 "pip install --upgrade corefold peft"
             )
         return super().__new__(cls)

@@ -6,7 +6,6 @@ import itertools
 import math
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,11 +13,11 @@ from jaxtyping import Float
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from peft.utils.quantization_utils import QuantizationBackend, quantization_extra_repr
 from torch import Tensor, nn
-from torch.amp import is_autocast_available
 
 from corefold.adapters.kept import Kept, keep, put_back
+from corefold.adapters.precision import start_products, unrounded
 from corefold.adapters.processes import placed_as
-from corefold.core import FactorChain, complete, start_product
+from corefold.core import FactorChain, complete
 
 if TYPE_CHECKING:
     from corefold.adapters.config import DeepLoraConfig
@@ -37,6 +36,7 @@ class DeepLoraLayer(nn.Module, BaseTunerLayer):
     deeplora_factors: nn.ParameterDict
     deeplora_left: nn.ParameterDict
     lora_obstacle: str | None = None  # why PEFT's LoRA cannot do what this layer does
+    key = ""  # the layer's name in the model as it was, for `rank_pattern`
     called = True  # False for a weight that PyTorch uses without calling its module
     watch_weight: Callable[[Tensor], Tensor] | None = None  # set in `capture.py`, for such a weight
     extra_repr = quantization_extra_repr  # type: ignore[assignment]
@@ -97,22 +97,26 @@ class DeepLoraLayer(nn.Module, BaseTunerLayer):
         if r <= 0:
             raise ValueError(f"`r` should be a positive integer value but the value passed is {r}")
         width = min(r, self.left_rows, math.prod(self.right_shape))
-        self.r[adapter_name] = width
         self.scaling[adapter_name] = 1.0
         self.deeplora_config[adapter_name] = config
-        self.deeplora_start[adapter_name] = {
-            dtype: start_product(config.init_scale, config.depth, dtype)
-            for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-        }
+        self.deeplora_start[adapter_name] = start_products(config.init_scale, config.depth)
         dtype = torch.float64 if self.base_tensor().dtype == torch.float64 else torch.float32
-        shapes = ((config.depth, width, width), (self.left_rows, width), (*self.right_shape, width))
-        for name, shape in zip(self.adapter_layer_names, shapes, strict=True):
-            getattr(self, name)[adapter_name] = nn.Parameter(torch.empty(shape, dtype=dtype))
+        for name in self.adapter_layer_names:
+            getattr(self, name)[adapter_name] = nn.Parameter(torch.empty(0, dtype=dtype))
+        self.resize(adapter_name, width)
         self._move_adapter_to_device_of_base_layer(adapter_name)
         if not self.deeplora_factors[adapter_name].is_meta:
             self.reset_adapter(adapter_name)
         self.train_bases(adapter_name, config.basis_lr_ratio > 0)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    def resize(self, adapter_name: str, width: int) -> None:
+        """Give an adapter new, empty parameters of this width, trained or frozen as the old ones were."""
+        self.r[adapter_name], depth = width, self.deeplora_config[adapter_name].depth
+        shapes = ((depth, width, width), (self.left_rows, width), (*self.right_shape, width))
+        for name, shape in zip(self.adapter_layer_names, shapes, strict=True):
+            old = getattr(self, name)[adapter_name]
+            getattr(self, name)[adapter_name] = nn.Parameter(old.new_empty(shape), old.requires_grad)
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: Any = None) -> None:
         # PEFT's own also casts to the base's dtype, and so rounds an adapter that it has just loaded.
@@ -175,10 +179,9 @@ class DeepLoraLayer(nn.Module, BaseTunerLayer):
 
     def get_delta_weight(self, adapter: str, scale: float | Tensor | None = None) -> Tensor:
         """The adapter's update of the weight, dense, in the base weight's layout and the factors' dtype."""
-        with self.unrounded(self.deeplora_factors[adapter].device.type):
-            return self.orient(
-                self.chain(adapter).dense() * (self.scaling[adapter] if scale is None else scale)
-            )
+        scale = self.scaling[adapter] if scale is None else scale
+        with unrounded(self.deeplora_factors[adapter].device.type):
+            return self.orient(self.chain(adapter).dense() * scale)
 
     def forward(self, x: Tensor, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any) -> Tensor:
         """The base layer plus the active adapters, or for each row of `x` the adapter named in `adapter_names`."""
@@ -198,7 +201,8 @@ class DeepLoraLayer(nn.Module, BaseTunerLayer):
             return result.to(dtype)
         for name in set(adapter_names) & set(self.deeplora_factors):
             rows = torch.tensor([i for i, row in enumerate(adapter_names) if row == name], device=x.device)
-            result = result.index_add(0, rows, self._update(name, x[rows], self.scaling[name]).to(dtype))
+            updated = result[rows] + self._update(name, x[rows], self.scaling[name])
+            result = result.index_copy(0, rows, updated.to(dtype))
         return result
 
     def _scales(self) -> Mapping[str, float | Tensor]:
@@ -210,7 +214,7 @@ class DeepLoraLayer(nn.Module, BaseTunerLayer):
     def _update(self, adapter_name: str, x: Tensor, scale: float | Tensor) -> Tensor:
         chain = self.chain(adapter_name)
         self._warn_if_bases_are_random(adapter_name)
-        with self.unrounded(x.device.type):
+        with unrounded(x.device.type):
             return self.expand(self.project(x, chain.right), chain.left @ (chain.core() * scale))
 
     def _warn_if_bases_are_random(self, adapter_name: str) -> None:
@@ -219,10 +223,6 @@ class DeepLoraLayer(nn.Module, BaseTunerLayer):
         )
         if trains and not torch.compiler.is_compiling():  # a compiled forward cannot warn
             self.deeplora_config[adapter_name].warn_if_bases_are_random()
-
-    def unrounded(self, kind: str) -> AbstractContextManager[Any]:
-        """No autocast on such a device: the core is a small difference of products, which it would round away."""
-        return torch.autocast(kind, enabled=False) if is_autocast_available(kind) else nullcontext()
 
     def _active(self) -> list[str]:
         return [name for name in self.active_adapters if name in self.deeplora_factors]
@@ -255,8 +255,10 @@ class DeepLoraLayer(nn.Module, BaseTunerLayer):
     def _set_gates(self) -> None:
         active = () if self._disable_adapters else self.active_adapters
         for name, scale in self.scaling.items():
+            gate = scale if name in active else 0.0
             # On the CPU wherever the model is: one number costs less to read there than to move along.
-            self.deeplora_gate[name] = torch.tensor(scale if name in active else 0.0, device="cpu")
+            with torch.inference_mode(False):  # else a compiled model could not train
+                self.deeplora_gate[name] = torch.tensor(gate, dtype=torch.float64, device="cpu")
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Add adapters to the base weight, in the factors' precision and rounded once to the weight's.

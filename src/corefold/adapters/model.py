@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -29,6 +30,12 @@ class DeepLoraModel(BaseTuner):
     tuner_layer_cls = DeepLoraLayer
     target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        # A copy: what wrapping and data change belongs to this adapter, not to others made of the same configuration.
+        config: Any = self.peft_config[adapter_name]
+        self.peft_config[adapter_name] = replace(config, rank_pattern={**config.rank_pattern})
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+
     def _create_and_replace(
         self,
         config: DeepLoraConfig,
@@ -41,10 +48,14 @@ class DeepLoraModel(BaseTuner):
         parameter_name: str | None = None,
     ) -> None:
         r = config.rank_pattern.get(get_pattern_key([*config.rank_pattern], current_key), config.r)
-        if isinstance(target, DeepLoraLayer):
-            target.update_layer(adapter_name, r, config)
-            return
         base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
+        config.fan_in_fan_out |= isinstance(base, Conv1D)
+        if isinstance(target, DeepLoraLayer):
+            if (
+                target.called or adapter_name not in target.r
+            ):  # an attention has brought its output projection
+                target.update_layer(adapter_name, r, config)
+            return
         backend = resolve_quantization_backend(base, **get_quantization_kwargs(self))
         leaf = leaf_of(base, backend)
         if leaf is None:
@@ -58,14 +69,13 @@ class DeepLoraModel(BaseTuner):
                 f"Target module {current_key} is not supported by itself: nn.MultiheadAttention never calls it. Target "
                 "the attention, which adapts its output projection too, or name it in exclude_modules."
             )
-        if isinstance(base, Conv1D):
-            config.fan_in_fan_out = True
         new_module = leaf(
             target, adapter_name, r, config, **({} if backend is None else {"backend": backend})
         )
         if isinstance(parent, nn.TransformerEncoderLayer):
             # Its fused path would read the bare weights, and is not taken where a layer has a hook.
             new_module.register_forward_pre_hook(_pass_on)
+        new_module.key = current_key
         new_module.train(target.training)
         if adapter_name not in self.active_adapters:
             new_module.requires_grad_(False)

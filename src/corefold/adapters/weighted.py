@@ -61,7 +61,8 @@ def add_weighted(
 
     Raises:
         ValueError: an unknown adapter or combination, a name that is taken, numbers that do not match, adapters of
-            unequal width where PEFT wants equal ones, or several adapters with a saved module in the same place.
+            unequal width where PEFT wants equal ones, or several adapters with a saved module in the same place, or
+            trained token rows or biases.
     """
     _check(model, adapters, weights, adapter_name, combination_type)
     if svd_rank is not None and svd_rank < 1:
@@ -131,6 +132,12 @@ def _check(
         raise ValueError(f"Adapter {unknown[0]} does not exist; the model has {', '.join(model.peft_config)}")
     if adapter_name in model.peft_config:
         raise ValueError(f"the model has an adapter {adapter_name!r} already")
+    for name in adapters:
+        config: Any = model.peft_config[name]
+        if config.trainable_token_indices or config.bias != "none":
+            raise ValueError(
+                f"adapter {name!r} trains token rows or biases, which cannot be added up; merge it instead"
+            )
     if not adapters or len(adapters) != len(weights):
         raise ValueError(f"{len(adapters)} adapters need as many weights; got {len(weights)}")
     if combination not in get_args(Combination):

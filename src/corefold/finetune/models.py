@@ -99,9 +99,9 @@ def adapt(base: PreTrainedModel, task: Task, config: RunConfig) -> PeftModel:
         "modules_to_save": own_head or None,
     }
     peft_config: PeftConfig
+    _check_rank(base, config.rank, targets)
     if config.method == "lora":
         peft_config = LoraConfig(lora_alpha=2 * config.rank, **shared)
-        _check_rank(base, config.rank, targets)
     else:
         peft_config = DeepLoraConfig(
             depth=config.depth,
@@ -130,7 +130,7 @@ def _own_head(base: PreTrainedModel) -> list[str]:
 
 
 def _check_rank(base: nn.Module, rank: int, targets: Any) -> None:
-    # PEFT accepts a LoRA wider than its layer; it only wastes memory and hides a typing error.
+    # Wider than every layer is a typing error: a LoRA would only waste memory, and a chain be cut to the layers.
     sides = [min(m.in_features, m.out_features) for m in base.modules() if isinstance(m, nn.Linear)]
     if targets == "all-linear" and sides and rank > max(sides):
         raise InputError(
