@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftConfig, PeftModel
+from peft import PeftConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -262,3 +262,92 @@ def test_every_kind_of_layer(budget, tmp_path):
     loaded = PeftModel.from_pretrained(base, tmp_path).eval()
     assert same_tensors(adapter_state(loaded), adapter_state(model))
     torch.testing.assert_close(loaded(ids), model(ids), rtol=1e-12, atol=1e-14)
+
+
+SPECTRA = {"a": [9, 8, 7, 1], "b": [2, 1.5, 1], "c": [0.5, 0.1]}
+
+
+def test_one_configuration_serves_many_adapters():
+    config = corefold.DeepLoraConfig(r=4, target_modules=["a", "b", "c"])
+    before = copy.deepcopy(config)
+    for _ in range(2):  # a sweep: the second model must get bases of its own
+        model = get_peft_model(Given(SPECTRA).double(), config)
+        assert not model.peft_config["default"].initialized
+        spread(model, 10)
+    assert config.to_dict() | {"base_model_name_or_path": None} == before.to_dict()
+
+    model.add_adapter("other", config)
+    assert not model.peft_config["other"].initialized
+    assert model.peft_config["other"].rank_pattern == {}
+    assert {layer.r["other"] for layer in layers(model).values()} == {4}
+
+
+def test_a_budget_keeps_what_else_the_adapter_has():
+    model = given(SPECTRA)
+    model.add_adapter("other", corefold.DeepLoraConfig(r=4, target_modules=["a", "b", "c"]))
+    model.set_requires_grad("default", False)
+    for layer in layers(model).values():
+        layer.set_scale("other", 0.5)
+    spread(model, 10, adapter_name="other")
+    for layer in layers(model).values():
+        assert layer.scaling["other"] == 0.5
+        assert not any(tensor.requires_grad for tensor in layer.tensors("default"))
+
+
+def test_a_budget_keeps_the_dtype_that_was_asked_for():
+    base = Given(SPECTRA).bfloat16()
+    base.gradients = {name: g.bfloat16() for name, g in base.gradients.items()}
+    config = corefold.DeepLoraConfig(r=4, target_modules=["a", "b", "c"])
+    model = get_peft_model(base, config, autocast_adapter_dtype=False)
+    eye = torch.eye(12, dtype=torch.bfloat16)
+    corefold.initialize_bases(
+        model, [eye], loss_fn=lambda model, x: model(x).float(), rank_budget=10, progress=False
+    )
+    assert {layer.deeplora_left["default"].dtype for layer in layers(model).values()} == {torch.bfloat16}
+
+
+def test_a_budget_names_layers_as_the_adapter_does(tmp_path):
+    """Whatever the model that holds the adapted one calls them."""
+
+    class Holder(nn.Module):
+        def __init__(self, net):
+            super().__init__()
+            self.net = net
+
+        def forward(self, x):
+            return self.net(x)
+
+    model = given(SPECTRA)
+    spread(Holder(model), 10)
+    randomise(model)
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(Given(SPECTRA).double(), tmp_path)
+    assert same_tensors(adapter_state(model), adapter_state(loaded))
+
+
+def test_an_attention_and_its_output_projection_have_one_width(tmp_path):
+    class Attentive(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention, self.out = nn.MultiheadAttention(16, 2), nn.Linear(16, 3)
+
+        def forward(self, x):
+            return self.out(self.attention(x, x, x)[0])
+
+    base = Attentive()
+    model = wrap(copy.deepcopy(base), target_modules=["attention", "out_proj", "out"], r=6)
+    x = gaussian(5, 16).float()
+    corefold.initialize_bases(
+        model, [x], loss_fn=lambda model, x: model(x).square().sum(), rank_budget=9, progress=False
+    )
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(base, tmp_path)
+    assert same_tensors(adapter_state(model), adapter_state(loaded))
+
+
+def test_no_batch_is_wanted():
+    model = given(SPECTRA)
+    with pytest.raises(ValueError, match="num_batches must be at least 1; got 0"):
+        spread(model, None, num_batches=0)
+    with pytest.raises(ValueError, match="whole number"):
+        spread(model, 10.5)

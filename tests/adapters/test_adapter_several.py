@@ -157,3 +157,23 @@ def test_beside_another_method(llama):
     with pytest.raises(ValueError, match=r"[Cc]annot combine|same type|mixed|peft_type|PEFT"):
         model.add_adapter("plain", LoraConfig(target_modules=["q_proj"]))
     assert same_tensors(adapter_state(model, "mine"), state)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_row_in_a_mixed_batch_is_rounded_as_it_is_alone(dtype):
+    model = wrap(tiny_llama().to(dtype), target_modules=["q_proj"], r=4)
+    randomise(model, size=0.3)
+    with torch.no_grad():
+        expected = model.eval()(**BATCH).logits
+        mixed = model(**BATCH, adapter_names=["default"] * len(BATCH["input_ids"])).logits
+    assert torch.equal(mixed, expected)
+
+
+def test_gates_made_while_evaluating_serve_a_compiled_training_step():
+    """Switching adapters off inside `torch.inference_mode` is how a trained model is compared with its base."""
+    model = wrap(tiny_llama(), target_modules=["q_proj"], r=4)
+    with torch.inference_mode(), model.disable_adapter():
+        logits(model, BATCH)
+    for layer in layers(model).values():
+        assert not layer.deeplora_gate["default"].is_inference()
+        assert layer.deeplora_gate["default"] == 1

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 
 import corefold
@@ -370,3 +370,13 @@ def test_an_untrained_part_adds_nothing():
         assert layer.r["sum"] == 8
         same_matrix(update(layer, "sum"), update(layer, "one"), 1e-13)
         assert update(layer, "zero").abs().max() < 1e-15
+
+
+@pytest.mark.parametrize("options", [{"trainable_token_indices": [1, 2]}, {"bias": "deeplora_only"}])
+def test_what_is_no_low_rank_update_is_refused(options):
+    model = get_peft_model(
+        tiny_llama(attention_bias=True), DeepLoraConfig(target_modules=["q_proj"], **options)
+    )
+    with pytest.raises(ValueError, match="'default' trains token rows or biases"):
+        model.add_weighted_adapter(["default"], [1.0], "sum")
+    assert [*model.peft_config] == ["default"]
