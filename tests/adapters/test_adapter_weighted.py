@@ -372,11 +372,13 @@ def test_an_untrained_part_adds_nothing():
         assert update(layer, "zero").abs().max() < 1e-15
 
 
-@pytest.mark.parametrize("options", [{"trainable_token_indices": [1, 2]}, {"bias": "deeplora_only"}])
-def test_what_is_no_low_rank_update_is_refused(options):
+def test_what_is_no_low_rank_update_is_not_added_up_in_silence():
     model = get_peft_model(
-        tiny_llama(attention_bias=True), DeepLoraConfig(target_modules=["q_proj"], **options)
+        tiny_llama(attention_bias=True), DeepLoraConfig(target_modules=["q_proj"], bias="deeplora_only")
     )
-    with pytest.raises(ValueError, match="'default' trains token rows or biases"):
+    with pytest.raises(ValueError, match="'default' trains biases"):
         model.add_weighted_adapter(["default"], [1.0], "sum")
     assert [*model.peft_config] == ["default"]
+    model = wrap(tiny_llama(), target_modules=["q_proj"], trainable_token_indices=[1, 2])
+    with pytest.warns(UserWarning, match="the token rows that adapter 'default' trains"):
+        model.add_weighted_adapter(["default"], [1.0], "sum")

@@ -113,16 +113,8 @@ class DeepLoraConfig(PeftConfig):
             )
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: object) -> None:
-        """Save the configuration and, beside it, a model card that says how to load the adapter.
-
-        Raises:
-            ValueError: the folder holds weights as a pickle, as PEFT writes them if not `safe_serialization`.
-        """
-        if Path(save_directory, WEIGHTS_NAME).exists():
-            raise ValueError(
-                f"Deep LoRA adapters are saved as {SAFETENSORS_WEIGHTS_NAME} only, without safe_serialization=False; "
-                f"remove {Path(save_directory, WEIGHTS_NAME)}"
-            )
+        """Save the configuration and, beside it, a model card that says how to load the adapter."""
+        _warn_of_pickle(Path(save_directory))
         super().save_pretrained(str(save_directory), **kwargs)
         write_card(save_directory, self)
 
@@ -130,16 +122,8 @@ class DeepLoraConfig(PeftConfig):
     def from_pretrained(
         cls, pretrained_model_name_or_path: Any, subfolder: str | None = None, **kwargs: Any
     ) -> Any:
-        """As PEFT's own.
-
-        Raises:
-            ValueError: the folder holds the adapter's weights as a pickle only.
-        """
-        folder = Path(pretrained_model_name_or_path, subfolder or "")
-        if Path(folder, WEIGHTS_NAME).exists() and not Path(folder, SAFETENSORS_WEIGHTS_NAME).exists():
-            raise ValueError(
-                f"{folder} has {WEIGHTS_NAME}, a pickle; only {SAFETENSORS_WEIGHTS_NAME} is loaded"
-            )
+        """As PEFT's own."""
+        _warn_of_pickle(Path(pretrained_model_name_or_path, subfolder or ""))
         return super().from_pretrained(pretrained_model_name_or_path, subfolder, **kwargs)
 
     def warn_if_bases_are_random(self) -> None:
@@ -152,4 +136,14 @@ class DeepLoraConfig(PeftConfig):
             "corefold.initialize_bases(model, dataloader) before training, give Trainer a "
             'corefold.BasesCallback(), or ask for them with DeepLoraConfig(bases="random")',
             stacklevel=2,
+        )
+
+
+def _warn_of_pickle(folder: Path) -> None:
+    # PEFT writes one if asked for it (safe_serialization=False), and reads it, with torch's weights_only.
+    if Path(folder, WEIGHTS_NAME).exists() and not Path(folder, SAFETENSORS_WEIGHTS_NAME).exists():
+        warnings.warn(
+            f"{folder} has {WEIGHTS_NAME}, a pickle; save the adapter as {SAFETENSORS_WEIGHTS_NAME}, PEFT's default, "
+            "which corefold's own commands want",
+            stacklevel=3,
         )

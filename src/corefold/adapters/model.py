@@ -31,9 +31,10 @@ class DeepLoraModel(BaseTuner):
     target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
-        # A copy: what wrapping and data change belongs to this adapter, not to others made of the same configuration.
         config: Any = self.peft_config[adapter_name]
-        self.peft_config[adapter_name] = replace(config, rank_pattern={**config.rank_pattern})
+        if not config.inference_mode:
+            # A copy: what data and training change belongs to this adapter, not to others of the same configuration.
+            self.peft_config[adapter_name] = replace(config, rank_pattern={**config.rank_pattern})
         super().inject_adapter(model, adapter_name, *args, **kwargs)
 
     def _create_and_replace(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -62,7 +63,7 @@ def add_weighted(
     Raises:
         ValueError: an unknown adapter or combination, a name that is taken, numbers that do not match, adapters of
             unequal width where PEFT wants equal ones, or several adapters with a saved module in the same place, or
-            trained token rows or biases.
+            trained biases.
     """
     _check(model, adapters, weights, adapter_name, combination_type)
     if svd_rank is not None and svd_rank < 1:
@@ -120,6 +121,7 @@ def _configuration(model: DeepLoraModel, adapters: list[str], combined: dict[str
         layers_to_transform=None,
         layers_pattern=None,
         modules_to_save=next(filter(None, (configs[name].modules_to_save for name in adapters)), None),
+        trainable_token_indices=None,
         inference_mode=True,
         initialized=True,
     )
@@ -134,9 +136,11 @@ def _check(
         raise ValueError(f"the model has an adapter {adapter_name!r} already")
     for name in adapters:
         config: Any = model.peft_config[name]
-        if config.trainable_token_indices or config.bias != "none":
-            raise ValueError(
-                f"adapter {name!r} trains token rows or biases, which cannot be added up; merge it instead"
+        if config.bias != "none":
+            raise ValueError(f"adapter {name!r} trains biases, which cannot be added up")
+        if config.trainable_token_indices:
+            warnings.warn(
+                f"the token rows that adapter {name!r} trains are left out of the sum", stacklevel=4
             )
     if not adapters or len(adapters) != len(weights):
         raise ValueError(f"{len(adapters)} adapters need as many weights; got {len(weights)}")
