@@ -269,17 +269,24 @@ SPECTRA = {"a": [9, 8, 7, 1], "b": [2, 1.5, 1], "c": [0.5, 0.1]}
 
 def test_one_configuration_serves_many_adapters():
     config = corefold.DeepLoraConfig(r=4, target_modules=["a", "b", "c"])
-    before = copy.deepcopy(config)
-    for _ in range(2):  # a sweep: the second model must get bases of its own
+    for first in (True, False):  # a sweep: the second model must get bases of its own
         model = get_peft_model(Given(SPECTRA).double(), config)
-        assert not model.peft_config["default"].initialized
+        own = model.peft_config["default"]
+        assert (own is config) == first  # as PEFT's own tests want for the first
+        assert not own.initialized
+        assert own.rank_pattern == {}
+        assert not own.basis_lr_ratio
+        assert {layer.r["default"] for layer in layers(model).values()} == {4}
         spread(model, 10)
-    assert config.to_dict() | {"base_model_name_or_path": None} == before.to_dict()
+        corefold.param_groups(model, 1e-2, basis_lr_ratio=0.1)
+        assert own.initialized
+        assert own.rank_pattern
 
     model.add_adapter("other", config)
     assert not model.peft_config["other"].initialized
     assert model.peft_config["other"].rank_pattern == {}
     assert {layer.r["other"] for layer in layers(model).values()} == {4}
+    assert model.peft_config["default"].rank_pattern
 
 
 def test_a_budget_keeps_what_else_the_adapter_has():

@@ -191,11 +191,12 @@ def _spread(
     for name, (layer, adapter) in layers.items():
         if widths[name] != layer.r[adapter]:
             layer.resize(adapter, widths[name])
-    config.rank_pattern = {
+    pattern = {
         f"^{re.escape(layers[name][0].key)}": width
         for name, width in widths.items()
         if width != config.r and ".base_layer." not in name
     }
+    config.decide(rank_pattern=pattern)
 
 
 def _in_step(dataloader: Iterable[Any], num_batches: int) -> Iterator[Any]:
@@ -279,4 +280,4 @@ def _set_bases(
     layer.reset_adapter(adapter, left, right)
     for name in layer.adapter_layer_names:
         share(getattr(layer, name)[adapter])
-    config.initialized = True
+    config.decide(initialized=True)

@@ -63,7 +63,7 @@ class BasesCallback(TrainerCallback):
         configs = [layer.deeplora_config[name] for layer, name in layers.values()]
         if state.global_step > 0:  # resumed: the checkpoint holds the bases
             for config in configs:
-                config.initialized = True
+                config.decide(initialized=True)
         if all(config.initialized for config in configs):
             return
         trainer = getattr(self.loss_fn, "__self__", None)

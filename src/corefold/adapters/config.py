@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -78,6 +78,8 @@ class DeepLoraConfig(PeftConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._used = False
+        self._given: dict[str, Any] = {}
         self.peft_type = enum_member(PeftType, NAME)
         for name in ("target_modules", "exclude_modules"):
             value = getattr(self, name)
@@ -111,6 +113,18 @@ class DeepLoraConfig(PeftConfig):
             raise ValueError(
                 "When `layers_pattern` is specified, `layers_to_transform` must also be specified."
             )
+
+    def for_an_adapter(self) -> Self:
+        """This configuration, as PEFT expects, for a loaded adapter and the first made of it; else a copy as given."""
+        own = replace(self, **self._given) if self._used and not self.inference_mode else self
+        own._used = True
+        return own
+
+    def decide(self, **values: Any) -> None:
+        """Set what data or training decides; other adapters made of this configuration do not get it."""
+        for name, value in values.items():
+            self._given.setdefault(name, getattr(self, name))
+            setattr(self, name, value)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: object) -> None:
         """Save the configuration and, beside it, a model card that says how to load the adapter."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -32,9 +31,7 @@ class DeepLoraModel(BaseTuner):
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         config: Any = self.peft_config[adapter_name]
-        if not config.inference_mode:
-            # A copy: what data and training change belongs to this adapter, not to others of the same configuration.
-            self.peft_config[adapter_name] = replace(config, rank_pattern={**config.rank_pattern})
+        self.peft_config[adapter_name] = config.for_an_adapter()
         super().inject_adapter(model, adapter_name, *args, **kwargs)
 
     def _create_and_replace(

@@ -45,7 +45,7 @@ def param_groups(
             cores.append(factors)
             config = layer.deeplora_config[name]
             if basis_lr_ratio is not None:
-                config.basis_lr_ratio = basis_lr_ratio
+                config.decide(basis_lr_ratio=basis_lr_ratio)
             layer.train_bases(name, config.basis_lr_ratio > 0)
             if config.basis_lr_ratio > 0:
                 bases.setdefault(config.basis_lr_ratio, []).extend(layer.tensors(name)[1:])  # type: ignore[arg-type]
