@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 from corefold.adapters.config import DeepLoraConfig
 from corefold.adapters.layer import DeepLoraLayer
 from corefold.adapters.leaves import leaf_of
-from corefold.adapters.weighted import Combination, add_weighted
+from corefold.adapters.weighted import add_weighted
 
 FSDP = "_fsdp_wrapped_module."
 
@@ -28,6 +28,7 @@ class DeepLoraModel(BaseTuner):
     prefix = "deeplora_"
     tuner_layer_cls = DeepLoraLayer
     target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+    add_weighted_adapter = add_weighted
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         config: Any = self.peft_config[adapter_name]
@@ -100,21 +101,6 @@ class DeepLoraModel(BaseTuner):
     def merge_errors(self) -> dict[str, float]:
         """For each merged layer the largest error that the weight's dtype or quantisation made, by module name."""
         return {name: layer.merge_error for name, layer in self.adapted_layers().items() if layer.merged}
-
-    def add_weighted_adapter(
-        self,
-        adapters: list[str],
-        weights: list[float],
-        adapter_name: str,
-        combination_type: Combination = "cat",
-        svd_rank: int | None = None,
-        density: float | None = None,
-        majority_sign_method: Literal["total", "frequency"] = "total",
-    ) -> None:
-        """Add an adapter made of others; see `corefold.adapters.weighted.add_weighted`."""
-        add_weighted(
-            self, adapters, weights, adapter_name, combination_type, svd_rank, density, majority_sign_method
-        )
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         # PEFT only warns of a tensor that the file lacks, and goes on with a random one.
