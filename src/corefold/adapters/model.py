@@ -48,7 +48,8 @@ class DeepLoraModel(BaseTuner):
     ) -> None:
         r = config.rank_pattern.get(get_pattern_key([*config.rank_pattern], current_key), config.r)
         base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
-        config.fan_in_fan_out |= isinstance(base, Conv1D)
+        if isinstance(base, Conv1D):
+            config.decide(fan_in_fan_out=True)
         if isinstance(target, DeepLoraLayer):
             if (
                 target.called or adapter_name not in target.r
