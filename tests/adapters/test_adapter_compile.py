@@ -42,13 +42,15 @@ def gradients(model, run, *args):
     return loss.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def same_as_eager(model, run, *args):
-    """The compiled `run` gives the bits that it gives uncompiled, and so do the gradients."""
+def same_as_eager(model, run, *args, rtol=0.0):
+    """The compiled `run` gives the bits that it gives uncompiled, and so do the gradients; or nearly so."""
     loss, grads = gradients(model, run, *args)
     with torch.compiler.set_stance("force_eager"):
         eager_loss, eager_grads = gradients(model, run, *args)
-    assert torch.equal(loss, eager_loss)
-    assert same_tensors(grads, eager_grads)
+    assert torch.equal(loss, eager_loss) or abs(loss / eager_loss - 1) <= rtol
+    assert grads.keys() == eager_grads.keys()
+    for name, grad in eager_grads.items():
+        assert torch.equal(grads[name], grad) or (grads[name] - grad).norm() <= rtol * grad.norm(), name
     assert any("deeplora_factors" in name for name in grads)
 
 
@@ -158,7 +160,8 @@ def check_training_another_adapter_is_another_graph_once():
     counter = compiled_inside(model)
     for name, graphs in (("default", 1), ("second", 2), ("default", 2), ("second", 2)):
         model.set_adapter(name)
-        same_as_eager(model, loss_of, model, batch)
+        # The graph runs both adapters as one, one of them times 0, and so sums in another order.
+        same_as_eager(model, loss_of, model, batch, rtol=1e-6)
         assert counter.frame_count == graphs
 
 

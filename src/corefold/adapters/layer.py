@@ -187,35 +187,42 @@ class DeepLoraLayer(nn.Module, BaseTunerLayer):
         """The base layer plus the active adapters, or for each row of `x` the adapter named in `adapter_names`."""
         if self.merged and self.disable_adapters:
             self.unmerge()
-        result = self.base_layer(x, *args, **kwargs)
         if self.merged:
             if adapter_names is not None:
                 raise ValueError(
                     "Cannot pass `adapter_names` when there are merged adapters, please call `unmerge_adapter` first."
                 )
-            return result
-        dtype = result.dtype
+            return self.base_layer(x, *args, **kwargs)
         if adapter_names is None or self.disable_adapters:
-            for name, scale in self._scales().items():
-                result = result + self._update(name, x, scale)
-            return result.to(dtype)
+            scales = self._scales()
+            for name in scales:
+                self._warn_if_bases_are_random(name)
+            return self.adapted(x, scales, *args, **kwargs) if scales else self.base_layer(x, *args, **kwargs)
+        result = self.base_layer(x, *args, **kwargs)
         for name in set(adapter_names) & set(self.deeplora_factors):
             rows = torch.tensor([i for i, row in enumerate(adapter_names) if row == name], device=x.device)
-            updated = result[rows] + self._update(name, x[rows], self.scaling[name])
-            result = result.index_copy(0, rows, updated.to(dtype))
+            updated = self.updated(result[rows], x[rows], {name: self.scaling[name]})
+            result = result.index_copy(0, rows, updated)
         return result
+
+    def adapted(self, x: Tensor, scales: Mapping[str, float | Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        """The base layer plus these adapters, each times its scale."""
+        return self.updated(self.base_layer(x, *args, **kwargs), x, scales)
+
+    def updated(self, result: Tensor, x: Tensor, scales: Mapping[str, float | Tensor]) -> Tensor:
+        """What the base layer made of `x`, plus these adapters."""
+        total = result
+        with unrounded(x.device.type):
+            for name, scale in scales.items():
+                chain = self.chain(name)
+                total = total + self.expand(self.project(x, chain.right), chain.left @ (chain.core() * scale))
+        return total.to(result.dtype)
 
     def _scales(self) -> Mapping[str, float | Tensor]:
         # Scale and active state enter a compiled graph as tensors, so that it holds for all their values.
         if torch.compiler.is_compiling():
             return self.deeplora_gate
         return {} if self.disable_adapters else {name: self.scaling[name] for name in self._active()}
-
-    def _update(self, adapter_name: str, x: Tensor, scale: float | Tensor) -> Tensor:
-        chain = self.chain(adapter_name)
-        self._warn_if_bases_are_random(adapter_name)
-        with unrounded(x.device.type):
-            return self.expand(self.project(x, chain.right), chain.left @ (chain.core() * scale))
 
     def _warn_if_bases_are_random(self, adapter_name: str) -> None:
         trains = (

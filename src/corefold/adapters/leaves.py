@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -10,14 +10,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from peft.utils.quantization_utils import QuantizationBackend
 from torch import Tensor, nn
+from torch._C import _are_functorch_transforms_active
 from torch.nn import functional
+from torch.nn.modules.module import _has_any_global_hook
 from transformers.pytorch_utils import Conv1D
 
 from corefold.adapters.layer import DeepLoraLayer
-from corefold.core import FactorChain
+from corefold.core import FactorChain, adapted_linear
 
 if TYPE_CHECKING:
     from corefold.adapters.config import DeepLoraConfig
+
+DENSE = (Tensor, nn.Parameter)
+HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 
 
 class DeepLoraLinear(DeepLoraLayer):
@@ -50,6 +55,31 @@ class DeepLoraLinear(DeepLoraLayer):
 
     def orient(self, dense: Tensor) -> Tensor:
         return dense.mT if self.fan_in_fan_out else dense
+
+    def adapted(self, x: Tensor, scales: Mapping[str, float | Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        if args or kwargs or not self._is_plain(x):
+            return super().adapted(x, scales, *args, **kwargs)
+        base: Any = self.base_layer
+        weight = base.weight.mT if self.fan_in_fan_out else base.weight
+        return adapted_linear(x, weight, base.bias, [*map(self.chain, scales)], [*scales.values()])
+
+    def updated(self, result: Tensor, x: Tensor, scales: Mapping[str, float | Tensor]) -> Tensor:
+        if not _is_dense(x) or not _is_dense(result):
+            return super().updated(result, x, scales)
+        return adapted_linear(x, None, None, [*map(self.chain, scales)], [*scales.values()], base=result)
+
+    def _is_plain(self, x: Tensor) -> bool:
+        """Whether the base layer does nothing but multiply by its weight and add its bias."""
+        base: Any = self.base_layer
+        return (
+            type(base) in (nn.Linear, Conv1D)
+            and _is_dense(x)
+            and type(base.weight) in DENSE
+            and (x.dtype == base.weight.dtype or torch.is_autocast_enabled(x.device.type))
+            and not any(vars(base)[hooks] for hooks in HOOKS)
+            and "forward" not in vars(base)
+            and not _has_any_global_hook()
+        )
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         return True
@@ -228,6 +258,11 @@ class DeepLoraMultiheadAttention(DeepLoraLayer):
             if name == "base_layer":
                 raise
             return getattr(self.base_layer, name)
+
+
+def _is_dense(x: Tensor) -> bool:
+    """Whether the tensor is an ordinary one: no subclass, not nested, not inside a functorch transform."""
+    return type(x) in DENSE and not x.is_nested and not _are_functorch_transforms_active()
 
 
 @contextmanager

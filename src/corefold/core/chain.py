@@ -68,7 +68,8 @@ class FactorChain:
         product = reduce(lambda done, factor: factor @ done, self.factors.unbind(0))
         if not self.start:
             return product
-        return product - self.start * torch.eye(product.shape[0], dtype=product.dtype, device=product.device)
+        eye = torch.eye(product.shape[0], dtype=product.dtype, device=product.device)
+        return torch.sub(product, eye, alpha=self.start)
 
     def __call__(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
         """`x @ dense.T`, without forming the dense matrix."""
