@@ -259,12 +259,31 @@ def test_dropout_inside_a_block_stays_off():
     assert_follow_gradient(model, dense_gradients(base, data, plain_names(model)))
 
 
-def test_activations_are_recomputed(model, data):
-    runs = []
-    block = model.get_submodule("base_model.model.bert.encoder.layer.3.attention")
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [("minilm", "bert.encoder.layer.3.attention"), ("mpnet", "mpnet.encoder.layer.3.attention")],
+)  # transformers itself can recompute the first alone
+def test_activations_are_recomputed(name, path):
+    runs, model = [], wrap(load(name), r=R)
+    block = model.get_submodule(f"base_model.model.{path}")
     block.register_forward_pre_hook(lambda *_: runs.append(torch.is_grad_enabled()))
-    initialize(model, data[:1])
+    initialize(model, batches(name, 1))
     assert len(runs) == 2  # forward, and once more on the way back
+    above = model.get_submodule(f"base_model.model.{path.rpartition('.')[0]}")
+    assert "forward" not in vars(above)
+
+
+def test_a_block_that_changes_its_input_is_refused():
+    base = load("mpnet")
+    block = base.mpnet.encoder.layer[3]
+    own = block.forward
+    block.forward = lambda hidden, *args, **kwargs: own(hidden.mul_(2), *args, **kwargs)
+    model = wrap(base, r=R)
+    before, changed = adapter_state(model), block.forward
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        initialize(model, batches("mpnet", 1))
+    assert same_tensors(adapter_state(model), before)
+    assert block.forward is changed
 
 
 def test_bfloat16_model(minilm, data):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cases import frame, gaussian, generator
+from cases import frame, gaussian, generator, matrix_with_spectrum
 from corefold.core import GradientSketch, bases_from_gradient, bases_from_singular_vectors
 from laws import angle_into, best_error, orthonormal_columns, same_matrix, spans_same_space
 
@@ -97,6 +97,60 @@ class TestWhatFitsIsExact:
         same_matrix(_dense(_sketch([(g, x), (h, y), (-g, x)], 12)), h.mT @ y, 1e-10)
 
 
+class TestAnyNumberOfTokens:
+    """Few tokens are multiplied as they come, many as one dense matrix: the same sketch."""
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize("tokens", [1, 3, 40, 3000])
+    @pytest.mark.parametrize(("out", "in_"), SHAPES)
+    def test_what_fits_is_exact(self, out, in_, tokens, dtype):
+        batches = _low_rank_batches(out, in_, 6, 2, tokens)
+        sketch = _sketch(batches, 9, dtype)
+        same_matrix(_dense(sketch), _total(batches), 1e-10 if dtype == torch.float64 else 1e-5)
+        assert sketch.carried() == min(6, 2 * tokens)
+        for side in (sketch.left, sketch.right):
+            orthonormal_columns(side, 1e-12 if dtype == torch.float64 else 1e-5)
+
+    @pytest.mark.parametrize("tokens", [30, 3000])
+    @pytest.mark.parametrize(("out", "in_"), SHAPES)
+    def test_what_does_not_fit_has_the_largest_values(self, out, in_, tokens):
+        stream = generator(4)
+        dense = matrix_with_spectrum(out, in_, [0.5**i for i in range(30)], seed=5)
+        mix = frame(tokens, 30, stream)
+        u, s, vh = torch.linalg.svd(dense, full_matrices=False)
+        batch = (mix @ (u[:, :30] * s[:30]).mT, mix @ vh[:30])
+        sketch = _sketch([batch], 12)
+        same_matrix(sketch.values[:8], s[:8], 1e-8)
+        assert _worst_angle(sketch, dense, 8) < 1e-6
+        assert (dense - _dense(sketch)).norm().item() < 1.06 * best_error(dense, 12)
+
+    @pytest.mark.parametrize("tokens", [5, 3000])
+    @pytest.mark.parametrize(("out", "in_"), SHAPES)
+    def test_repeated_values_share_a_space(self, out, in_, tokens):
+        u, v, mix = frame(out, 5, 1), frame(in_, 5, 2), frame(tokens, 5, 3)
+        values = torch.tensor([3, 3, 3, 1, 1], dtype=torch.float64)
+        batch = (mix @ (u * values).mT, mix @ v.mT)
+        sketch = _sketch([batch], 9)
+        same_matrix(_dense(sketch), _total([batch]), 1e-10)
+        spans_same_space(sketch.left[:, :3], u[:, :3], 1e-8)
+        spans_same_space(sketch.right[:, :3], v[:, :3], 1e-8)
+
+    def test_many_batches_of_few_tokens_are_one_of_many(self):
+        ((g, x),) = _low_rank_batches(60, 90, 5, 1, 3000)
+        apart = _sketch(list(zip(g.split(30), x.split(30), strict=True)), 8)
+        together = _sketch([(g, x)], 8)
+        same_matrix(_dense(apart), _dense(together), 1e-10)
+        same_matrix(apart.left[:, :5], together.left[:, :5], 1e-8)
+
+    @pytest.mark.parametrize("tokens", [7, 3000])
+    def test_sparse_inputs(self, tokens):
+        stream = generator(6)
+        ids = torch.randint(50, (2, tokens), generator=stream)
+        batches = [(gaussian(tokens, 20, seed=stream), torch.eye(50).double()[one]) for one in ids]
+        sparse = _sketch([(g, x.to_sparse()) for g, x in batches], 20)
+        same_matrix(_dense(sparse), _total(batches), 1e-10)
+
+
 class TestSpectralGap:
     @pytest.mark.parametrize("count", [1, 4, 16])
     @pytest.mark.parametrize("seed", range(3))
@@ -160,9 +214,10 @@ class TestSpectralGap:
 
 
 class TestInputs:
+    @pytest.mark.parametrize("tokens", [40, 1500])
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-    def test_low_precision_is_summed_in_float32(self, dtype):
-        batches = [(g.to(dtype), x.to(dtype)) for g, x in _low_rank_batches(40, 30, 3, 4)]
+    def test_low_precision_is_summed_in_float32(self, dtype, tokens):
+        batches = [(g.to(dtype), x.to(dtype)) for g, x in _low_rank_batches(40, 30, 3, 4, tokens)]
         sketch = GradientSketch.empty(40, 30, 30, torch.zeros(1, dtype=dtype))
         for g, x in batches:
             sketch = sketch.add(g, x, generator())
@@ -301,3 +356,13 @@ class TestMemory:
         with _Largest() as largest:
             _sketch(batches, size)
         assert 0 < largest.numel <= tokens * max(out, in_)
+
+    @pytest.mark.parametrize("size", [6, 24])
+    @pytest.mark.parametrize("tokens", [10, 60, 400])
+    @pytest.mark.parametrize(("out", "in_"), SHAPES)
+    def test_a_dense_gradient_is_at_most_twice_the_larger_factor(self, out, in_, tokens, size):
+        batches = [(gaussian(tokens, out, seed=b), gaussian(tokens, in_, seed=b + 9)) for b in range(2)]
+        with _Largest() as largest:
+            _sketch(batches, size)
+        assert largest.numel <= 2 * (tokens + size) * max(out, in_)
+        assert largest.numel >= out * in_ or tokens < 400  # where it is small, it is formed

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction
 from torch.utils.checkpoint import checkpoint
 
 from corefold.adapters.layer import DeepLoraLayer
@@ -94,9 +95,10 @@ def _watch_output(
             f"{layer.get_base_layer()} passes no gradient on, so that the layers before it would not learn: its "
             "quantisation is for inference only"
         )
-    if layer.quantization_backend is not None or (output.is_leaf and output.requires_grad):
-        # Autograd lets nobody write to what bitsandbytes returns, a view, or to embeddings whose gradient transformers
-        # asks for when it checkpoints activations.
+    special = layer.quantization_backend is not None or isinstance(output.grad_fn, BackwardCFunction)
+    if special or (output.is_leaf and output.requires_grad):
+        # Autograd lets nobody write to what a custom function returns, a view (bitsandbytes's; a linear layer's with
+        # other adapters), or to embeddings whose gradient transformers asks for when it checkpoints activations.
         output = output.clone()
     return _Capture.apply(  # type: ignore[return-value]
         output, inputs.detach(), anchor, lambda g, x: sink(*layer.gradient_factors(g, x))
@@ -126,12 +128,11 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _checkpointing(model: nn.Module) -> Iterator[None]:
-    """Recompute activations block by block in the models of transformers that can, dropout staying off."""
+    """Recompute activations block by block in the models of transformers, dropout staying off."""
     from transformers import PreTrainedModel
-    from transformers.modeling_layers import GradientCheckpointingLayer
 
-    blocks = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     configs = [module.config for module in model.modules() if isinstance(module, PreTrainedModel)]
+    blocks = _blocks(model) if configs else []
     caching = [config for config in configs if getattr(config, "use_cache", False)] if blocks else []
     with ExitStack() as stack:
         for block in blocks:  # not by the model's own switch, which a loss may turn: TRL's do
@@ -144,3 +145,15 @@ def _checkpointing(model: nn.Module) -> Iterator[None]:
             stack.callback(setattr, config, "use_cache", True)
             config.use_cache = False
         yield
+
+
+def _blocks(model: nn.Module) -> list[nn.Module]:
+    """What transformers would recompute; of a model that cannot (MPNet), the members of its lists of modules."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    modules = list(model.modules())
+    if blocks := [module for module in modules if isinstance(module, GradientCheckpointingLayer)]:
+        return [*blocks]
+    lists = [module for module in modules if isinstance(module, nn.ModuleList)]
+    inner = {part for outer in lists for part in outer.modules() if part is not outer}
+    return [block for outer in lists if outer not in inner for block in outer]

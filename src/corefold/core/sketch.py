@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from jaxtyping import Float, Shaped
@@ -12,6 +13,8 @@ from torch import Tensor
 from corefold.core.chain import low_rank_svd
 
 POWER_ITERATIONS = 4
+
+Product = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -55,20 +58,14 @@ class GradientSketch:
         """The sketch of `G + output_grad^T inputs`, both flattened to (tokens, features); inputs may be sparse then."""
         g = output_grad.reshape(-1, self.left.shape[0]).to(self.left)
         x = (inputs if inputs.is_sparse else inputs.reshape(-1, self.right.shape[0])).to(self.right)
-        scaled = self.left * self.values
-
-        def matmul(columns: Tensor) -> Tensor:
-            return scaled @ (self.right.mT @ columns) + g.mT @ (x @ columns)
-
-        def transposed(columns: Tensor) -> Tensor:
-            return self.right @ (scaled.mT @ columns) + x.mT @ (g @ columns)
-
-        size = self.values.shape[0]
-        start = torch.randn(x.shape[1], size, generator=generator, dtype=torch.float64).to(x)
-        q = torch.linalg.qr(matmul(start)).Q
+        multiply, multiply_transposed = self._products_with(g, x)
+        # Drawn on the CPU in float64 so that a seed means the same start on every device and dtype.
+        p = torch.randn(self.right.shape, generator=generator, dtype=torch.float64).to(self.right)
         for _ in range(POWER_ITERATIONS):
-            q = torch.linalg.qr(matmul(torch.linalg.qr(transposed(q)).Q)).Q
-        p, r = torch.linalg.qr(transposed(q))
+            q = torch.linalg.qr(multiply(p)).Q
+            p = torch.linalg.qr(multiply_transposed(q)).Q
+        q = torch.linalg.qr(multiply(p)).Q
+        p, r = torch.linalg.qr(multiply_transposed(q))
         u, s, vh = torch.linalg.svd(r)  # G ~ q (p r)^T = (q v) diag(s) (p u)^T
         left, right = _with_signs(q @ vh.mT, p @ u)
         return GradientSketch(left, s, right, self.tokens + x.shape[0])
@@ -81,6 +78,29 @@ class GradientSketch:
         u, s, v = low_rank_svd(tall, torch.cat([sketch.right for sketch in sketches], 1))
         left, right = _with_signs(u[:, :size], v[:, :size])
         return cls(left, s[:size], right, sum(sketch.tokens for sketch in sketches))
+
+    def _products_with(
+        self, g: Shaped[Tensor, "tokens out"], x: Shaped[Tensor, "tokens in"]
+    ) -> tuple[Product, Product]:
+        """`columns -> G columns` and `columns -> G^T columns` for `G` the sketch plus `g^T x`.
+
+        A column costs `(out + in) tokens` multiplications from the factors, and `out in` from `G` once it is formed,
+        which pays for many tokens or a large sketch; `G` then has at most twice the entries of the larger factor.
+        """
+        terms = [(g, x)]
+        if self.tokens:  # the old sketch is as many tokens more as it has directions
+            terms.append(((self.left * self.values).mT, self.right.mT))
+        tokens = sum(len(a) for a, _ in terms)
+        (out, size), in_ = self.left.shape, len(self.right)
+        columns = 2 * (POWER_ITERATIONS + 1) * size  # multiplied in all
+        if not x.is_sparse and out * in_ * (tokens + columns) < (out + in_) * tokens * columns:
+            dense = reduce(torch.add, (a.mT @ b for a, b in terms))
+            return lambda q: (q.mT @ dense.mT).mT, lambda q: (q.mT @ dense).mT
+        # As rows: the layout that QR takes, and the faster product.
+        return (
+            lambda q: reduce(torch.add, ((b @ q).mT @ a for a, b in terms)).mT,
+            lambda q: reduce(torch.add, ((a @ q).mT @ b for a, b in terms)).mT,
+        )
 
     def carried(self) -> int:
         """How many directions stand above rounding."""

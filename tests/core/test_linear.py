@@ -1,0 +1,224 @@
+"""The adapted linear map against the dense weight, on every route that it can take."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+import laws
+from cases import ROUNDING, SHAPES, gaussian, random_chain
+from corefold.core import FactorChain, adapted_linear, fold_pays
+
+FEW, MANY = (2, 1), (6, 11)
+"""Batches that take the update beside the weight and in it, both forward and backward."""
+
+PARTS = ("x", "weight", "bias", "left", "factors", "right")
+SCALES = (1.0, -0.7)
+
+
+def chains_of(out: int, in_: int, how_many: int) -> list[FactorChain]:
+    return [random_chain(out, in_, 3 - k, 3 - k, seed=k) for k in range(how_many)]
+
+
+def operands(out: int, in_: int, batch: tuple[int, ...], chains: int = 1, trained: str = "") -> list[Tensor]:
+    """x, weight, bias and each chain's left basis, factors and right basis; those named in `trained` with gradient."""
+    tensors = {
+        "x": gaussian(*batch, in_),
+        "weight": gaussian(out, in_, seed=1),
+        "bias": gaussian(out, seed=2),
+    }
+    result = [tensors[name].requires_grad_(name in trained.split()) for name in PARTS[:3]]
+    for chain in chains_of(out, in_, chains):
+        result += [getattr(chain, name).requires_grad_(name in trained.split()) for name in PARTS[3:]]
+    return result
+
+
+def as_chains(parts: tuple[Tensor, ...]) -> list[FactorChain]:
+    return [FactorChain(*parts[i : i + 3], 0.3) for i in range(0, len(parts), 3)]
+
+
+def fast(x: Tensor, weight: Tensor, bias: Tensor, *parts: Tensor) -> Tensor:
+    chains = as_chains(parts)
+    return adapted_linear(x, weight, bias, chains, SCALES[: len(chains)])
+
+
+def dense(x: Tensor, weight: Tensor, bias: Tensor, *parts: Tensor) -> Tensor:
+    update = sum(scale * chain.dense() for scale, chain in zip(SCALES, as_chains(parts), strict=False))
+    return functional.linear(x, weight + update, bias)
+
+
+def beside(x: Tensor, base: Tensor, *parts: Tensor) -> Tensor:
+    chains = as_chains(parts)
+    return adapted_linear(x, None, None, chains, SCALES[: len(chains)], base=base)
+
+
+@pytest.mark.parametrize(("shape", "batch", "chains"), [*product(SHAPES, (FEW, MANY), (1, 2))])
+class TestDense:
+    def test_batches_take_both_routes(self, shape, batch, chains):
+        tokens, width = batch[0] * batch[1], 3 if chains == 1 else 5
+        assert fold_pays(tokens, *shape, width) == fold_pays(tokens, *shape[::-1], width) == (batch == MANY)
+
+    def test_output(self, shape, batch, chains):
+        given = operands(*shape, batch, chains)
+        laws.same_matrix(fast(*given), dense(*given), ROUNDING[torch.float64])
+
+    def test_output_without_autograd(self, shape, batch, chains):
+        given = operands(*shape, batch, chains)
+        with torch.no_grad():
+            laws.same_matrix(fast(*given), dense(*given), ROUNDING[torch.float64])
+
+    @pytest.mark.parametrize(
+        "trained",
+        [
+            "factors",
+            "x factors",
+            "x",
+            "left",
+            "right",
+            "x weight bias",
+            "left factors right",
+            " ".join(PARTS),
+        ],
+    )
+    def test_gradients(self, shape, batch, chains, trained):
+        given = operands(*shape, batch, chains, trained)
+        wanted = [tensor for tensor in given if tensor.requires_grad]
+        towards = gaussian(*batch, shape[0], seed=9)
+        got = torch.autograd.grad(fast(*given), wanted, towards)
+        expected = torch.autograd.grad(dense(*given), wanted, towards)
+        for one, other in zip(got, expected, strict=True):
+            laws.same_matrix(one, other, 10 * ROUNDING[torch.float64])
+
+    def test_added_to_the_output_of_a_map_that_is_not_ours(self, shape, batch, chains):
+        x, weight, bias, *parts = operands(*shape, batch, chains, "x factors left right")
+        base = functional.linear(x.detach(), weight, bias).requires_grad_()
+        before = base.detach().clone()
+        laws.same_matrix(beside(x, base, *parts), dense(x, weight, bias, *parts), ROUNDING[torch.float64])
+        assert torch.equal(base, before)
+        assert torch.autograd.gradcheck(beside, (x, base, *parts))
+
+    def test_gradcheck(self, shape, batch, chains):
+        assert torch.autograd.gradcheck(fast, operands(*shape, batch, chains, " ".join(PARTS)))
+
+
+@pytest.mark.parametrize("shape", [(3,), (4, 3), (2, 4, 3), (2, 3, 4, 3), (0, 3), (2, 0, 3)])
+def test_inputs_of_any_shape(shape):
+    x, weight, bias, *parts = operands(5, 3, (2,), trained="x factors")
+    x = gaussian(*shape).requires_grad_()
+    y = fast(x, weight, bias, *parts)
+    laws.same_matrix(y, dense(x, weight, bias, *parts), ROUNDING[torch.float64])
+    y.sum().backward()  # a gradient without strides
+    assert x.grad.shape == shape
+
+
+def test_strides_do_not_matter():
+    for batch in (FEW, MANY):
+        x, weight, bias, *parts = operands(7, 4, batch, trained="x factors right")
+        turned, stored = x.detach().mT.contiguous().mT.requires_grad_(), weight.mT.contiguous().mT
+        for across in (fast, dense):
+            expected = torch.autograd.grad(across(x, weight, bias, *parts).square().sum(), [x, *parts[1:]])
+            got = torch.autograd.grad(
+                across(turned, stored, bias, *parts).square().sum().mT, [turned, *parts[1:]]
+            )
+            for one, other in zip(got, expected, strict=True):
+                laws.same_matrix(one, other, 10 * ROUNDING[torch.float64])
+
+
+@pytest.mark.parametrize(
+    ("trained", "of_input"), [("x factors", 0), ("x factors left", 0), ("x factors right", 1)]
+)
+def test_the_input_is_saved_only_for_the_right_basis(trained, of_input):
+    given = operands(24, 20, (5, 8), trained=trained)
+    own = {tensor.data_ptr() for tensor in given[1:]}
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        fast(*given)
+    others = sum(t.numel() for t in saved if t.data_ptr() not in own)
+    tokens, width = 40, 3
+    small = width * width
+    assert others <= of_input * tokens * 20 + tokens * width + 6 * small
+
+
+def test_half_precision_is_never_folded_and_its_core_never_rounded():
+    """A weight of 1 and an update of 1e-4, which bfloat16 could not hold in one number."""
+    for dtype in (torch.bfloat16, torch.float16):
+        x, weight = gaussian(64, 8).to(dtype), torch.ones(8, 8, dtype=dtype)
+        chain = random_chain(8, 8, 2, 3, dtype=torch.float32)
+        tiny = FactorChain(chain.left, chain.factors, chain.right, chain.start)
+        scale = 1e-4 / float(chain.dense().abs().max())
+        zero = torch.zeros(64, 8, dtype=dtype)
+        got = adapted_linear(x, None, None, [tiny], [scale], base=zero)
+        assert got.dtype == dtype
+        laws.same_matrix(got, x.double() @ (scale * chain.dense().double()).mT, 8 * torch.finfo(dtype).eps)
+        with_weight = adapted_linear(x, weight, None, [tiny], [scale])
+        assert torch.equal(with_weight, adapted_linear(x, None, None, [tiny], [scale], base=x @ weight.mT))
+
+
+def test_autocast():
+    given = [t.detach().float() for t in operands(9, 6, MANY)]
+    expected = dense(*given)
+    for tensor in (given[0], given[4]):
+        tensor.requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = fast(*given)
+    assert y.dtype == torch.bfloat16
+    laws.same_matrix(y, expected, 8 * torch.finfo(torch.bfloat16).eps)
+    towards = gaussian(*y.shape, dtype=torch.float32)
+    got = torch.autograd.grad(y, [given[0], given[4]], towards.bfloat16())
+    for one, other in zip(
+        got, torch.autograd.grad(dense(*given), [given[0], given[4]], towards), strict=True
+    ):
+        assert one.dtype == torch.float32
+        laws.same_matrix(one, other, 8 * torch.finfo(torch.bfloat16).eps)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.parametrize("batch", [FEW, MANY])
+def test_checkpointing_changes_nothing(batch, reentrant):
+    given = operands(7, 5, batch, trained="x factors left right")
+    wanted = [t for t in given if t.requires_grad]
+    plain = fast(*given).square().sum()
+    expected = torch.autograd.grad(plain, wanted)
+    checkpoint(fast, *given, use_reentrant=reentrant).square().sum().backward()
+    assert all(torch.equal(t.grad, e) for t, e in zip(wanted, expected, strict=True))
+
+
+def test_deterministic_algorithms_suffice():
+    torch.use_deterministic_algorithms(True)
+    try:
+        runs = []
+        for _ in range(2):
+            given = operands(7, 5, MANY, 2, trained=" ".join(PARTS))
+            runs.append(torch.autograd.grad(fast(*given).square().sum(), given))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+
+
+def test_its_output_may_be_written_to():
+    for batch in ((), (4,), FEW, MANY):
+        given = operands(7, 5, batch, trained="factors")
+        expected = torch.autograd.grad(dense(*given).relu().sum(), given[4])
+        (got,) = torch.autograd.grad(fast(*given).relu_().sum(), given[4])
+        laws.same_matrix(got, expected[0], 10 * ROUNDING[torch.float64])
+
+
+def test_a_second_derivative_is_refused():
+    given = operands(7, 5, FEW, trained="x factors")
+    (grad,) = torch.autograd.grad(fast(*given).square().sum(), given[0], create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        grad.sum().backward()
+
+
+def test_folding_pays_from_some_number_of_tokens_on():
+    for given, made, width in product((64, 384, 4096), (64, 1536), (4, 128)):
+        for projected in (True, False):
+            pays = [fold_pays(tokens, given, made, width, projected) for tokens in (1, 32, 256, 2048, 16384)]
+            assert pays == sorted(pays)
+            assert not pays[0]
+            assert pays[-1]
