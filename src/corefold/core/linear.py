@@ -116,6 +116,7 @@ class _AdaptedLinear(torch.autograd.Function):
         of_x, of_weight, _, _, of_left, of_core, of_right = ctx.needs_input_grad
         y, z = _map(x, weight, bias, base, left, core, right, projected=of_left or of_core)
         kept = x if of_weight or of_right else None
+        z = z if of_left or of_core else None
         ctx.save_for_backward(kept, weight if of_x else None, z, left, core, right)
         return torch.ops.aten._unsafe_view(y, y.shape)  # of a view autograd would forbid in-place operations
 
@@ -125,7 +126,8 @@ class _AdaptedLinear(torch.autograd.Function):
         x, weight, z, left, core, right = ctx.saved_tensors
         dy = dy.contiguous()  # its strides may be any; one copy then serves all products
         of_x, of_weight, of_bias, of_base, of_left, of_core, of_right = ctx.needs_input_grad
-        dx = dweight = dbias = dleft = dcore = dright = g = None
+        dx = dweight = dbias = dleft = dcore = dright = None
+        g: Any = None
         if of_x:  # the same map, transposed
             back = None if weight is None else weight.mT
             dx, g = _map(dy, back, None, None, right, core.mT, left, projected=of_core or of_right)
@@ -156,8 +158,9 @@ def _map(
 ) -> tuple[Tensor, Tensor | None]:
     """`x @ (weight + left core right^T)^T + bias`, without a weight `base` plus the update; and Z if it was made."""
     given, width, made = *right.shape, left.shape[0]
-    exact = weight is not None and weight.dtype == x.dtype and x.dtype in (torch.float32, torch.float64)
-    if exact and fold_pays(x.numel() // given, given, made, width, projected, x.itemsize):
+    tokens, exact = x.numel() // given, x.dtype in (torch.float32, torch.float64)
+    may_fold = exact and fold_pays(tokens, given, made, width, projected, x.itemsize)
+    if may_fold and weight is not None and weight.dtype == x.dtype:
         z = _project(x, right) if projected else None
         return functional.linear(x, _folded(weight, left @ core, right), bias), z
     if weight is not None:
