@@ -93,7 +93,7 @@ def load(name: str, device: str) -> nn.Module:
     import models
 
     models.FINDERS[name]()
-    model = models.load(name, copied=False).to(device)
+    model = models.load(name).to(device)
     model.config.use_cache = False  # as Trainer has it
     return model
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import peft
 import pytest
 import torch
 from peft import get_peft_model
@@ -153,4 +152,4 @@ def test_the_merged_forward_is_the_base_layer_s_own():
         x = torch.randn(2, 50, 6)
         expected = merged(model, x)
         laws.same_matrix(model(x), expected, 1e-5)
-        assert type(peft.PeftModel.merge_and_unload(model)[0]) is nn.Linear
+        assert type(model.merge_and_unload()[0]) is nn.Linear
