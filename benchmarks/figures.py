@@ -254,7 +254,7 @@ def step_table(step: dict[str, Any]) -> str:
         f"| {' | '.join(head)} | LoRA over Deep LoRA | memory: Deep LoRA over LoRA |",
         f"| --- | ---: |{' ---: |' * 6}",
     ]
-    for cell in step["cells"]:
+    for cell in sorted(step["cells"], key=lambda c: ([*MODELS, c["model"]].index(c["model"]), c["tokens"])):
         methods = cell["methods"]
         there = [methods.get(name) for name in ("lora", *OURS)]
         over = [f"{found['over_floor']['median']:.2f}×" if found else "" for found in there]

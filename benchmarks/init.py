@@ -23,7 +23,7 @@ import torch
 from footprint import Watch
 from peers import Case
 from side_by_side import Results, circumstances, interleave, ratio, spread, start
-from step import load, loss, random_batch
+from step import case_of, load, random_batch
 from torch import Tensor
 
 import corefold
@@ -55,7 +55,7 @@ def main() -> None:
             if results.find(cell) is not None and not given.only:
                 continue
             began = time.perf_counter()
-            case = case_of(name, given.rank, given.device) if case is None else case
+            case = case_of(load(name, given.device), given.rank) if case is None else case
             cell |= run(case, rows, tokens, given.device, given.rounds, given.budget)
             if name in given.quality.split(","):
                 cell["quality"] = quality(case, random_batch(case.base, rows, tokens, 0, given.device))
@@ -78,20 +78,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--budget", type=float, default=20, help="seconds for rounds beyond these, a cell")
     parser.add_argument("--device", default="cpu")
     return parser.parse_args()
-
-
-def case_of(name: str, rank: int, device: str) -> Case:
-    base = load(name, device)
-    causal = not hasattr(base, "classifier")
-    dtype = next(base.parameters()).dtype
-    return Case(
-        base,
-        loss,
-        head=None if causal else "classifier",
-        task_type="CAUSAL_LM" if causal else "SEQ_CLS",
-        rank=rank,
-        autocast=torch.bfloat16 if dtype == torch.bfloat16 else None,
-    )
 
 
 def run(case: Case, rows: int, tokens: int, device: str, rounds: int, budget: float) -> dict[str, Any]:

@@ -120,19 +120,24 @@ def llama(
         )
 
 
-def run(base: nn.Module, cell: dict[str, Any], given: argparse.Namespace) -> dict[str, Any]:
-    """All methods in one cell."""
-    names = [name for name in METHODS if name in {"floor", "lora", *given.methods.split(",")}]
-    dtype = next(base.parameters()).dtype
+def case_of(base: nn.Module, rank: int) -> Case:
+    """A classifier trains with its head, a language model as it is; bfloat16 runs under autocast, as in Trainer."""
     causal = not hasattr(base, "classifier")
-    case = Case(
+    dtype = next(base.parameters()).dtype
+    return Case(
         base,
         loss,
         head=None if causal else "classifier",
         task_type="CAUSAL_LM" if causal else "SEQ_CLS",
-        rank=cell["rank"],
+        rank=rank,
         autocast=torch.bfloat16 if dtype == torch.bfloat16 else None,
     )
+
+
+def run(base: nn.Module, cell: dict[str, Any], given: argparse.Namespace) -> dict[str, Any]:
+    """All methods in one cell."""
+    names = [name for name in METHODS if name in {"floor", "lora", *given.methods.split(",")}]
+    dtype, case = next(base.parameters()).dtype, case_of(base, cell["rank"])
 
     def batch(seed: int) -> dict[str, Tensor]:
         return random_batch(base, cell["rows"], cell["tokens"], seed, given.device)

@@ -15,7 +15,7 @@ def test_initializing_bases_takes_no_more_memory_than_a_training_step(monkeypatc
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import init
 
-    case = init.case_of(name, 8, "cpu")
+    case = init.case_of(init.load(name, "cpu"), 8)
     found = init.run(case, 8, 64, "cpu", rounds=1, budget=0)
     for name, method in found["methods"].items():
         assert method["peak_bytes"] > 10 * 2**20, f"{name}: the measurement sees nothing"

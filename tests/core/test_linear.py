@@ -149,14 +149,13 @@ def test_half_precision_is_never_folded_and_its_core_never_rounded():
     for dtype in (torch.bfloat16, torch.float16):
         x, weight = gaussian(64, 8).to(dtype), torch.ones(8, 8, dtype=dtype)
         chain = random_chain(8, 8, 2, 3, dtype=torch.float32)
-        tiny = FactorChain(chain.left, chain.factors, chain.right, chain.start)
         scale = 1e-4 / float(chain.dense().abs().max())
         zero = torch.zeros(64, 8, dtype=dtype)
-        got = adapted_linear(x, None, None, [tiny], [scale], base=zero)
+        got = adapted_linear(x, None, None, [chain], [scale], base=zero)
         assert got.dtype == dtype
         laws.same_matrix(got, x.double() @ (scale * chain.dense().double()).mT, 8 * torch.finfo(dtype).eps)
-        with_weight = adapted_linear(x, weight, None, [tiny], [scale])
-        assert torch.equal(with_weight, adapted_linear(x, None, None, [tiny], [scale], base=x @ weight.mT))
+        with_weight = adapted_linear(x, weight, None, [chain], [scale])
+        assert torch.equal(with_weight, adapted_linear(x, None, None, [chain], [scale], base=x @ weight.mT))
 
 
 def test_autocast():

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import BackwardCFunction
 from torch.utils.checkpoint import checkpoint
 
 from corefold.adapters.layer import DeepLoraLayer
@@ -95,10 +94,9 @@ def _watch_output(
             f"{layer.get_base_layer()} passes no gradient on, so that the layers before it would not learn: its "
             "quantisation is for inference only"
         )
-    special = layer.quantization_backend is not None or isinstance(output.grad_fn, BackwardCFunction)
-    if special or (output.is_leaf and output.requires_grad):
-        # Autograd lets nobody write to what a custom function returns, a view (bitsandbytes's; a linear layer's with
-        # other adapters), or to embeddings whose gradient transformers asks for when it checkpoints activations.
+    if layer.quantization_backend is not None or (output.is_leaf and output.requires_grad):
+        # Autograd lets nobody write to what bitsandbytes returns, a view, or to embeddings whose gradient transformers
+        # asks for when it checkpoints activations.
         output = output.clone()
     return _Capture.apply(  # type: ignore[return-value]
         output, inputs.detach(), anchor, lambda g, x: sink(*layer.gradient_factors(g, x))

@@ -134,7 +134,7 @@ class _AdaptedLinear(torch.autograd.Function):
         elif of_core or of_right:
             g = _project(dy, left)
         if of_weight:
-            dweight = _outer(dy, _in_parts(x).mT)
+            dweight = dy.reshape(-1, dy.shape[-1]).mT @ x.reshape(-1, x.shape[-1])
         if of_bias:
             dbias = dy.reshape(-1, dy.shape[-1]).sum(0)
         if of_left:
