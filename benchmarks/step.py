@@ -33,13 +33,16 @@ LLAMAS = {  # shapes of Llama 3.2; weights are random
     "llama-1b": (2048, 8192, 16, 32, 8, 128256),
     "llama-3b": (3072, 8192, 28, 24, 8, 128256),
 }
-TARGETS = {  # from the project's issue
-    "deep_over_floor": "step of Deep LoRA (frozen bases) over the frozen model's <= 1.05",
-    "trained_over_floor": "step of Deep LoRA (trained bases) over the frozen model's <= 1.12",
-    "lora_over_deep": "step of LoRA over Deep LoRA's (frozen bases) >= 1.30",
-    "memory_over_lora": "peak memory of Deep LoRA (frozen bases) over LoRA's <= 0.70",
-    "merged_over_base": "forward of the merged model over the base's = 1 within the spread of base over base",
+LIMITS = {  # from the project's issue
+    "deep_over_floor": ("step of Deep LoRA (frozen bases) over the frozen model's", "<=", 1.05),
+    "trained_over_floor": ("step of Deep LoRA (trained bases) over the frozen model's", "<=", 1.12),
+    "lora_over_deep": ("step of LoRA over Deep LoRA's (frozen bases)", ">=", 1.30),
+    "memory_over_lora": ("peak memory of Deep LoRA (frozen bases) over LoRA's", "<=", 0.70),
 }
+TARGETS = {name: f"{what} {sign} {limit:.2f}" for name, (what, sign, limit) in LIMITS.items()}
+TARGETS["merged_over_base"] = (
+    "forward of the merged model over the base's = 1 within the spread of base over base"
+)
 
 
 def main() -> None:
@@ -198,20 +201,23 @@ def merged(case: Case, batch: Any, given: argparse.Namespace) -> dict[str, Any]:
 
 def verdicts(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Each target of the issue that this cell can speak about: what it came to, and whether that meets it."""
-    methods, said = found["methods"], {}
+    methods, values = found["methods"], {}
     if "deep_frozen" in methods:
         deep = methods["deep_frozen"]
-        memory = deep["peak_bytes"] / methods["lora"]["peak_bytes"]
-        value, noise = (found["merged"][f"{name}_over_base"] for name in ("merged", "again"))
-        said["deep_over_floor"] = (deep["over_floor"]["median"], deep["over_floor"]["median"] <= 1.05)
-        said["lora_over_deep"] = (deep["lora_over"]["median"], deep["lora_over"]["median"] >= 1.30)
-        said["memory_over_lora"] = (memory, memory <= 0.70)
-        overlap = value["q1"] <= max(noise["q3"], 1) and value["q3"] >= min(noise["q1"], 1)
-        said["merged_over_base"] = (value["median"], overlap)
+        values["deep_over_floor"] = deep["over_floor"]["median"]
+        values["lora_over_deep"] = deep["lora_over"]["median"]
+        values["memory_over_lora"] = deep["peak_bytes"] / methods["lora"]["peak_bytes"]
     if "deep_trained" in methods:
-        value = methods["deep_trained"]["over_floor"]["median"]
-        said["trained_over_floor"] = (value, value <= 1.12)
-    return {name: {"value": said[name][0], "met": said[name][1]} for name in TARGETS if name in said}
+        values["trained_over_floor"] = methods["deep_trained"]["over_floor"]["median"]
+    said = {}
+    for name, value in values.items():
+        _, sign, limit = LIMITS[name]
+        said[name] = {"value": value, "met": value <= limit if sign == "<=" else value >= limit}
+    if found["merged"] is not None:
+        value, noise = (found["merged"][f"{name}_over_base"] for name in ("merged", "again"))
+        overlap = value["q1"] <= max(noise["q3"], 1) and value["q3"] >= min(noise["q1"], 1)
+        said["merged_over_base"] = {"value": value["median"], "met": overlap}
+    return said
 
 
 def line(cell: dict[str, Any], seconds: float) -> str:
