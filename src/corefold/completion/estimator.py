@@ -1,0 +1,398 @@
+"""`DeepMatrixCompletion`, the estimator."""
+
+from __future__ import annotations
+
+import json
+import math
+import numbers
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
+from sklearn.metrics import r2_score
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+from tqdm.auto import tqdm
+
+from corefold.completion.bounds import bounds_of, fits_in_memory
+from corefold.completion.entries import is_triples, observed_entries, triples
+from corefold.completion.fit import Record, Settings, fit
+from corefold.completion.model import Model
+from corefold.completion.observed import Observed
+from corefold.completion.processes import Rows, SharedRows
+from corefold.completion.solvers import ALS, Descent, Schatten, Solver
+from corefold.completion.split import split
+from corefold.completion.streaming import Memory
+
+MOST = 64  # directions that "auto" starts from
+SOLVERS = {"schatten": Schatten, "descent": Descent, "als": ALS}
+Callback = Callable[[Record], object]
+
+
+class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+    r"""Fills the gaps of a matrix by one of low rank, and finds the rank itself.
+
+    The default minimises `1/2 sum (X - values)^2 + penalty sum_k s_k^(2/depth)` over the observed entries: what weight
+    decay on a factorization `depth` layers deep amounts to. Some entries are held out to choose the penalty, and take
+    part in the end.
+
+    Rows are samples and columns features. What is observed: of an array or data frame, what is not NaN (or where
+    `mask` is true); of a SciPy sparse matrix, what is stored, an explicit zero too; of a tuple `(rows, columns,
+    values)`, these. An entry that is given more than once counts once, with its mean.
+
+    Args:
+        max_rank: the rank found is at most this. "auto": as many as the observed entries can settle, at most 64.
+        depth: layers of the deep factorization, 2 or more. 2 is the nuclear norm's bias; 3 prefers lower ranks.
+        solver: "schatten", "descent" (the paper's algorithm), "als" (alternating least squares, told the rank), or an
+            object of `corefold.completion.solvers` with settings of its own.
+        validation_fraction: of the observed entries to hold out. 0 fits to the end, for exact data.
+        fit_bias: whether mean, row and column biases come first. "auto": if they help on entries held out.
+        clip: bounds of what is predicted: a pair of numbers, or of arrays with one for each column; None for none.
+            "auto": the smallest and largest value observed, if both occur more than once, as on a rating scale.
+        max_iter: steps of the solver at most.
+        tol: the fit ends when the relative error, held out if anything is, is as small as this.
+        warm_start: start from the last fit, if its columns are as many, instead of anew.
+        callbacks: each called with a `Record` after each step; one that returns True ends the fit.
+        random_state: seed of the start and of what is held out.
+        device: where to compute; on "cpu" compiled loops do, elsewhere PyTorch.
+        dtype: to compute in, "float32" or "float64"; None: float32 for float32 data, else float64.
+        distributed: each process of torch.distributed's group has a run of the rows, and all fit one matrix.
+        verbose: show a progress bar.
+
+    Attributes:
+        rank_: of the low-rank part.
+        singular_values_: of it, largest first, (rank_,).
+        components_: its right singular vectors, (rank_, n_features).
+        path_: a dictionary for each step, see `corefold.completion.fit.Record`.
+        n_iter_: steps taken.
+        validation_error_: root mean square error at the entries held out; nan without any.
+        model_: biases and factors as tensors.
+
+    Source: Yaras, Wang, Balzano, Qu, ICML 2024 (arXiv 2406.04112), for depth and the "descent" solver.
+
+    >>> import numpy as np
+    >>> from corefold.completion import DeepMatrixCompletion
+    >>> X = np.outer(np.arange(1.0, 31), np.arange(1.0, 21))
+    >>> holes = np.random.default_rng(0).random(X.shape) < 0.5
+    >>> filled = DeepMatrixCompletion(random_state=0).fit_transform(np.where(holes, np.nan, X))
+    >>> bool(np.allclose(filled, X))
+    True
+    """
+
+    def __init__(
+        self,
+        max_rank: int | Literal["auto"] = "auto",
+        *,
+        depth: int = 3,
+        solver: str | Solver = "schatten",
+        validation_fraction: float = 0.05,
+        fit_bias: bool | Literal["auto"] = "auto",
+        clip: Any = "auto",
+        max_iter: int = 500,
+        tol: float = 1e-6,
+        warm_start: bool = False,
+        callbacks: Iterable[Callback] | None = None,
+        random_state: Any = None,
+        device: str = "cpu",
+        dtype: Literal["float32", "float64"] | None = None,
+        distributed: bool = False,
+        verbose: bool = False,
+    ) -> None:
+        self.max_rank = max_rank
+        self.depth = depth
+        self.solver = solver
+        self.validation_fraction = validation_fraction
+        self.fit_bias = fit_bias
+        self.clip = clip
+        self.max_iter = max_iter
+        self.tol = tol
+        self.warm_start = warm_start
+        self.callbacks = callbacks
+        self.random_state = random_state
+        self.device = device
+        self.dtype = dtype
+        self.distributed = distributed
+        self.verbose = verbose
+
+    def fit(
+        self, X: Any, y: Any = None, *, mask: Any = None, shape: tuple[int, int] | None = None
+    ) -> DeepMatrixCompletion:
+        """Find the matrix behind the observed entries.
+
+        Args:
+            X: (n_samples, n_features), or triples.
+            y: ignored.
+            mask: true where an entry of a dense X is observed.
+            shape: of the matrix that triples are entries of; by default just large enough.
+
+        Raises:
+            ValueError: no observed entry, an infinity, or a setting out of its range.
+            KeyboardInterrupt: with the estimator fitted as well as it was when it was interrupted.
+        """
+        observed = self._observed(X, mask, shape, reset=True)
+        rows = SharedRows(observed.shape[0], observed.values.device) if self.distributed else Rows()
+        settings = self._settings(observed, rows)
+        _warn(observed, rows, settings.width)
+        start = getattr(self, "model_", None) if self.warm_start else None
+        if start is not None and start.factors.v.shape[0] != observed.shape[1]:
+            start = None
+        self.bounds_ = bounds_of(self.clip, observed)
+        vars(self).pop("_memory", None)
+        self.path_ = []
+        with self._bar(rows) as advance:
+            for record, self.model_ in fit(observed, rows, settings, start):
+                self.path_.append(asdict(record))
+                advance(record)
+                if any([call(record) is True for call in self.callbacks or ()]):
+                    break
+        return self
+
+    def partial_fit(self, X: Any, y: Any = None, *, mask: Any = None) -> DeepMatrixCompletion:
+        """Learn from more rows, of the same columns; the first call fits.
+
+        Columns move as far as all rows so far, at their coordinates then, would have them; rank and penalty stay, and
+        no rows are kept. The fitted matrix, as `entries` sees it, is the last batch.
+        """
+        if not hasattr(self, "model_"):
+            return self.fit(X, mask=mask)
+        if not hasattr(self, "_memory"):
+            self._memory = Memory.of(self.model_)
+        observed = self._observed(X, mask, None, reset=False)
+        self.model_, self._memory = self._memory.learn(self.model_, observed)
+        return self
+
+    def save(self, path: str | Path) -> None:
+        """Write the fitted estimator to one safetensors file; nothing in it is code."""
+        check_is_fitted(self)
+        settings = {name: value for name, value in self.get_params().items() if name not in ("callbacks", "random_state")}
+        if not isinstance(self.solver, str):
+            settings["solver"] = {"name": type(self.solver).__name__.lower(), **asdict(self.solver)}
+        about = {"settings": settings, "path": self.path_, "columns": self.n_features_in_}
+        if hasattr(self, "feature_names_in_"):
+            about["names"] = [str(name) for name in self.feature_names_in_]
+        tensors = self.model_.tensors()
+        if self.bounds_ is not None:
+            tensors |= dict(zip(("low", "high"), self.bounds_, strict=True))
+        text = json.dumps(about, default=lambda value: np.asarray(value).tolist())
+        save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, path, {"corefold": text})
+
+    @classmethod
+    def load(cls, path: str | Path) -> DeepMatrixCompletion:
+        """What `save` wrote.
+
+        Raises:
+            ValueError: a file that `save` did not write.
+        """
+        with safe_open(path, "pt") as file:
+            about = (file.metadata() or {}).get("corefold")
+            if about is None:
+                raise ValueError(f"{path} is not a saved DeepMatrixCompletion")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        about = json.loads(about)
+        settings = about["settings"]
+        if isinstance(settings["solver"], dict):
+            settings["solver"] = SOLVERS[settings["solver"].pop("name")](**settings["solver"])
+        loaded = cls(**settings)
+        loaded.bounds_ = (tensors.pop("low"), tensors.pop("high")) if "low" in tensors else None
+        loaded.model_, loaded.path_ = Model.from_tensors(tensors), about["path"]
+        loaded.n_features_in_ = about["columns"]
+        if "names" in about:
+            loaded.feature_names_in_ = np.array(about["names"], dtype=object)
+        return loaded
+
+    @property
+    def rank_(self) -> int:
+        return self.model_.factors.rank
+
+    @property
+    def singular_values_(self) -> np.ndarray:
+        return self.model_.factors.s.cpu().numpy()
+
+    @property
+    def components_(self) -> np.ndarray:
+        return self.model_.factors.v.mT.cpu().numpy()
+
+    @property
+    def n_iter_(self) -> int:
+        return len(self.path_)
+
+    @property
+    def validation_error_(self) -> float:
+        misses = self.model_.misses
+        return float(misses.square().mean().sqrt()) if len(misses) else math.nan
+
+    def transform(self, X: Any, *, mask: Any = None) -> np.ndarray:
+        """Fill the gaps of rows: what is observed stays, the rest is predicted from it.
+
+        Each row gets one small ridge regression on the components, whether the fit saw it or not. The result is dense.
+
+        Raises:
+            MemoryError: a dense result would not fit.
+        """
+        check_is_fitted(self)
+        observed = self._observed(X, mask, None, reset=False)
+        fits_in_memory(f"a dense matrix of shape {observed.shape}", math.prod(observed.shape), 8)
+        filled = self._clipped(self.model_.fold_in(observed).dense(), slice(None))
+        filled[observed.row_of().long(), observed.columns.long()] = observed.values
+        return filled.cpu().numpy()
+
+    def entries(self, rows: Any, columns: Any) -> np.ndarray:
+        """Predictions of single entries of the fitted matrix: `rows` of the data fitted, and their columns.
+
+        Raises:
+            ValueError: indices out of range, or not as many of both.
+        """
+        check_is_fitted(self)
+        rows, columns = self._indices(rows, columns)
+        return self._clipped(self.model_.entries(rows, columns), columns).cpu().numpy()
+
+    def intervals(self, rows: Any, columns: Any, coverage: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
+        """Lower and upper ends of intervals that hold new entries with this probability, on average over entries.
+
+        Split-conformal: they are as wide as the errors at entries held out say, and so need no model of noise, but
+        that new entries are missing at random as those were.
+
+        Raises:
+            ValueError: nothing was held out, or too little for this coverage.
+        """
+        predicted = self.entries(rows, columns)
+        if not 0 < coverage < 1:
+            raise ValueError(f"coverage must lie between 0 and 1; got {coverage!r}")
+        margin = self.model_.margin(coverage)
+        if margin == math.inf:
+            raise ValueError(
+                f"intervals of coverage {coverage} need more held-out entries than {len(self.model_.misses)}; "
+                "fit with a larger validation_fraction"
+            )
+        columns = self._indices(rows, columns)[1]
+        ends = (torch.from_numpy(predicted + side * margin).to(self.device) for side in (-1, 1))
+        lower, upper = (self._clipped(end, columns).cpu().numpy() for end in ends)
+        return lower, upper
+
+    def score(self, X: Any, y: Any = None, *, mask: Any = None) -> float:
+        """R^2 at a tenth of the observed entries, each predicted from the rest of its row; 1 is best."""
+        check_is_fitted(self)
+        observed = self._observed(X, mask, None, reset=False)
+        known, hidden = split(observed, 0.1, seed=0)
+        if not len(hidden):
+            known, hidden = observed, observed
+        model = self.model_.fold_in(known)
+        predicted = self._clipped(model.entries(hidden.row_of(), hidden.columns), hidden.columns)
+        return float(r2_score(hidden.values.cpu(), predicted.cpu()))
+
+    def _observed(self, X: Any, mask: Any, shape: Any, reset: bool) -> Observed:
+        if is_triples(X):
+            X = triples(X, shape if reset else (int(np.max(X[0], initial=-1)) + 1, self.n_features_in_))
+        elif shape is not None:
+            raise ValueError("shape goes with triples (rows, columns, values); X has its own")
+        if self.dtype not in (None, "float32", "float64"):
+            raise ValueError(f'dtype must be "float32", "float64" or None; got {self.dtype!r}')
+        X = validate_data(
+            self,
+            X,
+            reset=reset,
+            accept_sparse="coo",
+            dtype=[np.float64, np.float32] if self.dtype is None else np.dtype(self.dtype),
+            ensure_all_finite=False,
+        )
+        return observed_entries(X, mask).to(self.device)
+
+    def _settings(self, observed: Observed, rows: Rows) -> Settings:
+        problem_height = int(rows.sum(torch.tensor(observed.shape[0])))
+        entries = int(rows.sum(torch.tensor(len(observed))))
+        most = min(problem_height, observed.shape[1])
+        width = self.max_rank
+        if width == "auto":
+            width = max(1, min(most, MOST, entries // (problem_height + observed.shape[1])))
+        elif not isinstance(width, numbers.Integral) or not 1 <= width <= most:
+            raise ValueError(
+                f'max_rank must be "auto" or an integer from 1 to {most}, the smaller side of X with '
+                f"n_samples={problem_height}, n_features={observed.shape[1]}; got {width!r}"
+            )
+        if not isinstance(self.depth, numbers.Integral) or self.depth < 2:
+            raise ValueError(f"depth must be an integer of 2 or more; got {self.depth!r}")
+        if not 0 <= self.validation_fraction < 1:
+            raise ValueError(f"validation_fraction must lie in [0, 1); got {self.validation_fraction!r}")
+        solver = self.solver
+        if isinstance(solver, str):
+            if solver not in SOLVERS:
+                raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, or an object; got {solver!r}")
+            solver = ALS() if solver == "als" else SOLVERS[solver](depth=self.depth)
+        return Settings(
+            solver,
+            int(width),
+            float(self.validation_fraction),
+            self.fit_bias,
+            self.max_iter,
+            self.tol,
+            int(check_random_state(self.random_state).randint(2**31)),
+        )
+
+    def _indices(self, rows: Any, columns: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        found = []
+        model = self.model_
+        for name, given, size in (
+            ("rows", rows, len(model.factors.u)),
+            ("columns", columns, len(model.factors.v)),
+        ):
+            index = np.atleast_1d(np.asarray(given))
+            if index.ndim != 1 or index.dtype.kind not in "iu":
+                raise ValueError(f"{name} must be integers in one dimension; got {index.dtype}, {index.ndim}-d")
+            if len(index) and not 0 <= index.min() <= index.max() < size:
+                raise ValueError(f"{name} must lie between 0 and {size - 1}; got {index.min()} to {index.max()}")
+            found.append(torch.from_numpy(index.astype(np.int64)).to(self.device))
+        if len(found[0]) != len(found[1]):
+            raise ValueError(f"entries takes as many rows as columns; got {len(found[0])} and {len(found[1])}")
+        return found[0], found[1]
+
+    def _clipped(self, predicted: torch.Tensor, columns: Any) -> torch.Tensor:
+        if self.bounds_ is None:
+            return predicted
+        low, high = (end.to(predicted) if end.ndim == 0 else end.to(predicted)[columns] for end in self.bounds_)
+        return predicted.clamp(low, high)
+
+    @contextmanager
+    def _bar(self, rows: Rows) -> Iterator[Callable[[Record], None]]:
+        if not self.verbose or not rows.first:
+            yield lambda record: None
+            return
+        with tqdm(total=self.max_iter, desc="completing", unit="step") as bar:
+
+            def advance(record: Record) -> None:
+                bar.update()
+                bar.set_postfix(rank=record.rank, error=f"{record.error:.3g}", held_out=f"{record.held_out:.3g}")
+
+            yield advance
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.input_tags.sparse = True
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+
+def _warn(observed: Observed, rows: Rows, width: int) -> None:
+    """Say what the data cannot settle."""
+    columns = rows.sum(observed.column_starts.diff())
+    for name, counts in (("rows", observed.starts.diff()), ("columns", columns)):
+        empty = int((counts == 0).sum())
+        if empty:
+            warnings.warn(f"{empty} {name} have no observed entry; biases alone predict them", stacklevel=3)
+    height = int(rows.sum(torch.tensor(observed.shape[0])))
+    entries, freedom = int(columns.sum()), width * (height + observed.shape[1] - width)
+    if entries < freedom:
+        warnings.warn(
+            f"{entries} observed entries are fewer than the {freedom} degrees of freedom of a matrix of shape "
+            f"{(height, observed.shape[1])} and rank {width}",
+            stacklevel=3,
+        )

@@ -1,0 +1,51 @@
+"""The loops of `kernels.py` as PyTorch operations, for a GPU: entries in chunks, gathered and added to their rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+ROOM = 2**26  # numbers that a chunk may gather
+
+
+def products(starts: Tensor, columns: Tensor, left: Tensor, right: Tensor, out: Tensor) -> Tensor:
+    """`out` at an entry: the product of its rows of `left` and `right`."""
+    for part, rows in _chunks(starts, left.shape[1]):
+        torch.linalg.vecdot(left[rows], right[columns[part]], out=out[part])
+    return out
+
+
+def times(starts: Tensor, columns: Tensor, values: Tensor, right: Tensor, out: Tensor) -> Tensor:
+    """`out` = the sparse matrix of these values times `right`."""
+    out.zero_()
+    for part, rows in _chunks(starts, right.shape[1]):
+        out.index_add_(0, rows, values[part, None] * right[columns[part]])
+    return out
+
+
+def ridge(
+    starts: Tensor, columns: Tensor, values: Tensor, right: Tensor, weights: Tensor, out: Tensor
+) -> Tensor:
+    """Each row of `out`: the least squares fit of a row's values by rows of `right`, ridge `weights` a coefficient."""
+    width = right.shape[1]
+    gram = right.new_zeros(len(out), width, width)
+    for part, rows in _chunks(starts, width**2):
+        given = right[columns[part]]
+        gram.index_add_(0, rows, given[:, :, None] * given[:, None, :])
+    gram.diagonal(dim1=1, dim2=2).add_(weights)
+    times(starts, columns, values, right, out)
+    diagonal = gram.diagonal(dim1=1, dim2=2)
+    diagonal.add_(100 * torch.finfo(out.dtype).eps * diagonal)
+    diagonal.masked_fill_(diagonal == 0, 1)  # of no effect: the right side is 0 there
+    return out.copy_(torch.linalg.solve(gram, out[..., None])[..., 0])
+
+
+def _chunks(starts: Tensor, each: int) -> Iterator[tuple[slice, Tensor]]:
+    """Slices of the entries that gather at most `ROOM` numbers, `each` an entry, and the rows of their entries."""
+    entries, size = int(starts[-1]), max(1, ROOM // each)
+    for begin in range(0, entries, size):
+        end = min(begin + size, entries)
+        places = torch.arange(begin, end, device=starts.device)
+        yield slice(begin, end), torch.searchsorted(starts, places, right=True) - 1

@@ -1,0 +1,124 @@
+"""The observed entries of a matrix, by rows and by columns, and the products with them that solvers need."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from corefold.completion import gather, kernels
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Observed entries in compressed rows, with the order that reads them by columns.
+
+    An entry is observed because it is listed; its value may be zero. Products run in numba on a CPU and in PyTorch
+    elsewhere, and take factors of the values' dtype and device.
+
+    Attributes:
+        values: of the entries, row by row.
+        starts: where each row starts in `values`, and the end.
+        columns: of each entry, ascending within a row.
+        column_starts: where each column starts in `order`, and the end.
+        order: the entries column by column: places in `values`.
+        rows: of the entries as `order` lists them, ascending within a column.
+    """
+
+    values: Float[Tensor, " entries"]
+    starts: Int[Tensor, " height+1"]
+    columns: Int[Tensor, " entries"]
+    column_starts: Int[Tensor, " width+1"]
+    order: Int[Tensor, " entries"]
+    rows: Int[Tensor, " entries"]
+
+    @classmethod
+    def of(
+        cls,
+        rows: Int[Tensor, " entries"],
+        columns: Int[Tensor, " entries"],
+        values: Float[Tensor, " entries"],
+        shape: tuple[int, int],
+    ) -> Observed:
+        """The entries in any order, no place twice."""
+        by_column, _ = _sorted(columns, shape[1])
+        by_row, starts = _sorted(rows[by_column], shape[0])
+        by_row = by_column[by_row]
+        columns = columns[by_row].to(torch.int32)
+        order, column_starts = _sorted(columns, shape[1])
+        rows = rows[by_row][order].to(torch.int32)
+        return cls(values[by_row], starts, columns, column_starts, order, rows)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.starts) - 1, len(self.column_starts) - 1
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def to(self, device: str | torch.device) -> Observed:
+        """The same entries on another device."""
+        return Observed(**{name: tensor.to(device) for name, tensor in vars(self).items()})
+
+    def with_values(self, values: Float[Tensor, " entries"]) -> Observed:
+        """Other values at the same places."""
+        return replace(self, values=values)
+
+    def row_of(self) -> Int[Tensor, " entries"]:
+        """The row of each entry, as `values` lists them."""
+        counts = self.starts.diff()
+        return torch.arange(len(counts), dtype=torch.int32, device=counts.device).repeat_interleave(counts)
+
+    def part(self, chosen: Int[Tensor, " entries"]) -> Observed:
+        """The entries where `chosen` is true, of a matrix of the same shape."""
+        return Observed.of(self.row_of()[chosen], self.columns[chosen], self.values[chosen], self.shape)
+
+    def products(
+        self, left: Float[Tensor, "height k"], right: Float[Tensor, "width k"]
+    ) -> Float[Tensor, " entries"]:
+        """The entries of `left @ right.T` at the observed places."""
+        return _run("products", self.starts, self.columns, left, right, out=torch.empty_like(self.values))
+
+    def times(self, right: Float[Tensor, "width k"]) -> Float[Tensor, "height k"]:
+        """The sparse matrix of the observed values times `right`."""
+        out = right.new_empty(self.shape[0], right.shape[1])
+        return _run("times", self.starts, self.columns, self.values, right, out=out)
+
+    def transposed_times(self, left: Float[Tensor, "height k"]) -> Float[Tensor, "width k"]:
+        """The transposed sparse matrix of the observed values times `left`."""
+        out = left.new_empty(self.shape[1], left.shape[1])
+        return _run("times", self.column_starts, self.rows, self.values[self.order], left, out=out)
+
+    def fit_rows(
+        self, right: Float[Tensor, "width k"], ridge: Float[Tensor, " k"]
+    ) -> Float[Tensor, "height k"]:
+        """For each row the `a` that minimises `sum (values - right a)^2 + sum ridge a^2`; 0 without entries."""
+        out = right.new_empty(self.shape[0], right.shape[1])
+        return _run("ridge", self.starts, self.columns, self.values, right, ridge, out=out)
+
+    def fit_columns(
+        self, left: Float[Tensor, "height k"], ridge: Float[Tensor, " k"]
+    ) -> Float[Tensor, "width k"]:
+        """The same for each column."""
+        out = left.new_empty(self.shape[1], left.shape[1])
+        return _run("ridge", self.column_starts, self.rows, self.values[self.order], left, ridge, out=out)
+
+
+def _run(name: str, *tensors: Tensor, out: Tensor) -> Tensor:
+    if out.device.type == "cpu":
+        getattr(kernels, name)(*(tensor.detach().contiguous().numpy() for tensor in tensors), out.numpy())
+        return out
+    return getattr(gather, name)(*tensors, out)
+
+
+def _sorted(keys: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """A stable order by key, and where each of the keys 0 to size - 1 starts in it, and the end."""
+    dtype = torch.int32 if len(keys) < 2**31 else torch.int64
+    if keys.device.type == "cpu":
+        order = torch.empty(len(keys), dtype=dtype)
+        starts = kernels.order_by(keys.contiguous().numpy(), size, order.numpy())
+        return order, torch.from_numpy(starts)
+    starts = torch.bincount(keys, minlength=size).cumsum(0)
+    return keys.sort(stable=True).indices.to(dtype), torch.cat([starts.new_zeros(1), starts])

@@ -1,0 +1,125 @@
+r"""The paper's algorithm: gradient descent on a deep factorization, wide or compressed.
+
+The loss is `1/2 mean over all entries of (mask * (W_L ... W_1 - X))^2`. Wide, the factors are d x d, d the longer side,
+each init_scale times an orthogonal matrix. Compressed, gradient descent never leaves a subspace that the first gradient
+shows, and the same path is taken by a factor chain, whose factors are width x width and whose bases move slower.
+
+Source: Yaras, Wang, Balzano, Qu, ICML 2024, section 3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import reduce
+from itertools import islice
+
+import torch
+from torch import Tensor, nn
+
+from corefold.completion.factors import LowRank
+from corefold.completion.solvers.step import Problem, Step
+from corefold.core import FactorChain, bases_from_singular_vectors
+
+
+SMALLEST = 1e-6  # share of the largest singular value below which a direction is none
+
+
+@dataclass(frozen=True)
+class Descent:
+    """Gradient descent; what regularises is where it starts and when it ends.
+
+    Attributes:
+        depth: L, the number of factors.
+        gamma: learning rate of the bases over the factors'. 0 freezes them; too large a one diverges.
+        init_scale: every factor starts at this times an orthogonal matrix.
+        lr: learning rate for the sum over all entries, of a matrix scaled to a largest singular value of about 1: the
+            curvature at the solution is about L then, so that up to 2/L is stable.
+        compressed: whether to run on the compressed factors; False is slow and takes memory for depth * d^2 numbers.
+        every: iterations that make one step of the path.
+        seed: of the orthogonal matrices.
+        patience: steps without a better held-out error that end the path.
+    """
+
+    depth: int = 3
+    gamma: float = 0.01
+    init_scale: float = 1e-3
+    lr: float = 0.3
+    compressed: bool = True
+    every: int = 100
+    seed: int = 0
+    patience: int = 50
+
+    def path(self, problem: Problem, start: LowRank) -> Iterator[Step]:
+        form = self._compressed(problem, start) if self.compressed else self._wide(problem)
+        return self._descend(problem, form, float(start.s[0]), "path")
+
+    def refit(self, problem: Problem, step: Step) -> Iterator[Step]:
+        """There is no penalty to keep: the solution, as a chain, goes a little further with all entries."""
+        scale = float(step.factors.s[0])
+        root = (step.factors.s / scale) ** (1 / self.depth)
+        chain = FactorChain(step.factors.u, root.diag().repeat(self.depth, 1, 1), step.factors.v)
+        return islice(self._descend(problem, _Chain(chain, self.gamma), scale, "refit"), 3)
+
+    def _compressed(self, problem: Problem, start: LowRank) -> _Chain:
+        """Bases from the first gradient, which points along the observed values."""
+        width = min(2 * start.rank, problem.height, problem.width)
+        stream = torch.Generator().manual_seed(self.seed)
+        left, right = bases_from_singular_vectors(start.u, start.v, width, "gradient", stream)
+        return _Chain(FactorChain.at_start(left, right, self.depth, self.init_scale), self.gamma)
+
+    def _wide(self, problem: Problem) -> _Wide:
+        side = max(problem.height, problem.width)
+        stream = torch.Generator().manual_seed(self.seed)
+        shapes = [(side, side)] * self.depth
+        shapes[0] = (side, problem.width)
+        shapes[-1] = (problem.height, side if self.depth > 1 else problem.width)
+        frames = [torch.randn(*shape, generator=stream, dtype=torch.float64) for shape in shapes]
+        factors = [self.init_scale * nn.init.orthogonal_(frame, generator=stream) for frame in frames]
+        return _Wide([factor.to(problem.observed.values) for factor in factors])
+
+    def _descend(self, problem: Problem, form: _Chain | _Wide, scale: float, stage: str) -> Iterator[Step]:
+        """In units in which the largest singular value is about 1; a given gamma is stable for all data then."""
+        observed, rows, rate = problem.observed, problem.rows, self.lr / problem.share
+        values = observed.values / scale
+        while True:
+            for _ in range(self.every):
+                a, b = form.halves()
+                left = observed.with_values(values - observed.products(a.detach(), b.detach()))
+                towards = left.times(b.detach()), left.transposed_times(a.detach())
+                gradients = torch.autograd.grad((a, b), form.trained, towards)
+                with torch.no_grad():
+                    for tensor, gradient, ratio in zip(form.trained, gradients, form.ratios, strict=True):
+                        tensor.add_(gradient, alpha=ratio * rate)
+            with torch.no_grad():
+                a, b = form.halves()
+                factors = LowRank.product(a * scale, b, rows)
+                factors = factors.keep(max(1, int((factors.s > SMALLEST * factors.s[0]).sum())))
+                square = problem.square(problem.residual(factors))
+            error = math.sqrt(square / problem.entries)
+            yield Step(factors, stage, 0.0, square / 2, error, torch.zeros_like(factors.s))
+
+
+class _Chain:
+    """The compressed factors: a small core between two bases, which move slower."""
+
+    def __init__(self, chain: FactorChain, gamma: float) -> None:
+        self.trained = [part.clone().requires_grad_() for part in (chain.factors, chain.left, chain.right)]
+        self.ratios = (1.0, gamma, gamma)
+
+    def halves(self) -> tuple[Tensor, Tensor]:
+        factors, left, right = self.trained
+        return left @ FactorChain(left, factors, right).core(), right * 1.0
+
+
+class _Wide:
+    """The factors as they are."""
+
+    def __init__(self, factors: list[Tensor]) -> None:
+        self.trained = [factor.requires_grad_() for factor in factors]
+        self.ratios = (1.0,) * len(factors)
+
+    def halves(self) -> tuple[Tensor, Tensor]:
+        first, *middle, last = self.trained
+        return last, reduce(lambda done, factor: factor @ done, middle, first).mT * 1.0

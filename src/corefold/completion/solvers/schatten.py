@@ -1,0 +1,159 @@
+r"""The deep objective by Gauss-Newton steps, reweighted, as its penalty is let go.
+
+Weight decay on the L factors of a deep factorization is a Schatten-2/L quasi-norm of their product, so that
+
+    min_X  1/2 ||P(X) - b||^2 + penalty sum_k s_k(X)^(2/L)
+
+has the deep bias without the deep factors. X = A B^T stays in the balanced gauge A = U sqrt(s), B = V sqrt(s), where
+s_k <= (|a_k|^2 + |b_k|^2) / 2; the penalty is concave in s, so its tangent bounds it by a ridge on the columns,
+
+    penalty sum_k s_k^(2/L) <= 1/2 sum_k w_k (|a_k|^2 + |b_k|^2) + const,    w_k = penalty (2/L) s_k^(2/L - 1)
+
+which Gauss-Newton lowers: it linearises A B^T, and solves for dA, dB by conjugate gradients. As the penalty falls,
+directions whose singular value has gone to nothing are dropped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from corefold.completion.factors import LowRank
+from corefold.completion.solvers.step import Problem, Step
+
+Halves = tuple[Tensor, Tensor]
+
+# What the penalty is multiplied by after a step that dropped directions, by default, and when nothing depends on it.
+SLOWEST, SLOW, FAST, FASTEST = 0.9, 0.8, 0.3, 0.05
+FOLLOWS, IDLE = 0.85, 0.1  # powers of the last decay that the error at least fell by, or did not
+PATIENCE = 3  # idle steps until directions are looked for anew
+
+
+@dataclass(frozen=True)
+class Schatten:
+    """The solver of the deep objective.
+
+    Attributes:
+        depth: L above; 2 is the nuclear norm.
+        smallest: directions are dropped below this share of the largest singular value.
+        products: conjugate gradient steps at most, for each Gauss-Newton step.
+        patience: steps without a better held-out error that end the path.
+    """
+
+    depth: int = 3
+    smallest: float = 1e-3
+    products: int = 30
+    patience: int = 6
+
+    def path(self, problem: Problem, start: LowRank) -> Iterator[Step]:
+        factors, width = start, start.rank
+        penalty, error, idle = self.strongest(problem, start), math.inf, 0
+        decay = 1.0
+        while True:
+            step = self.step(problem, factors, penalty, 0.1)
+            yield step
+            settled = step.factors.rank == factors.rank
+            # From where only the penalty keeps the values from being met, the error falls as the penalty does.
+            if settled and step.error < error * decay**FOLLOWS:
+                decay, idle = max(FASTEST, min(decay, SLOW) ** 1.5), 0
+            elif settled and step.error > error * decay**IDLE and decay < 1:
+                decay, idle = FAST, idle + 1
+            else:
+                decay, idle = SLOW if settled else SLOWEST, 0
+            factors, error = step.factors, step.error
+            penalty *= decay
+            if idle == PATIENCE and factors.rank < width:
+                factors, penalty = self.grown(problem, factors, width)
+                error, idle = math.inf, 0
+
+    def grown(self, problem: Problem, factors: LowRank, width: int) -> tuple[LowRank, float]:
+        """Directions anew, from what is left: the penalty put out those of small singular values as it was strong."""
+        new = Problem(problem.residual(factors), problem.rows).leading(width - factors.rank)
+        (a, b), (c, d) = factors.halves(), new.halves()
+        grown = LowRank.product(torch.cat([a, c], 1), torch.cat([b, d], 1), problem.rows)
+        return grown, self.strongest(problem, new)
+
+    def strongest(self, problem: Problem, start: LowRank) -> float:
+        """The penalty to begin with."""
+        return 0.3 * problem.share * float(start.s[0]) ** (2 - 2 / self.depth)
+
+    def refit(self, problem: Problem, step: Step) -> Iterator[Step]:
+        for _ in range(10):
+            before = step.objective
+            step = self.step(problem, step.factors, step.penalty, 0.01, "refit")
+            yield step
+            if abs(step.objective - before) <= 1e-4 * before:
+                break
+
+    def ridge(self, factors: LowRank, penalty: float) -> Float[Tensor, " rank"]:
+        """The weights w_k."""
+        power = 2 / self.depth
+        return penalty * power * factors.s ** (power - 1)
+
+    def step(self, problem: Problem, factors: LowRank, penalty: float, tolerance: float, stage: str = "path") -> Step:
+        """One Gauss-Newton step at this penalty."""
+        factors = gauss_newton(problem, factors, self.ridge(factors, penalty), tolerance, self.products)
+        factors = factors.keep(max(1, int((factors.s >= self.smallest * factors.s[0]).sum())))
+        square = problem.square(problem.residual(factors))
+        objective = square / 2 + penalty * float((factors.s ** (2 / self.depth)).sum())
+        error = math.sqrt(square / problem.entries)
+        return Step(factors, stage, penalty, objective, error, self.ridge(factors, penalty))
+
+
+def gauss_newton(
+    problem: Problem, factors: LowRank, ridge: Float[Tensor, " rank"], tolerance: float, most: int
+) -> LowRank:
+    """One step on `1/2 ||P(A B^T) - b||^2 + 1/2 sum ridge (|a_k|^2 + |b_k|^2)` from balanced halves A, B."""
+    observed, rows = problem.observed, problem.rows
+    a, b = factors.halves()
+    left = problem.residual(factors)
+    downhill = left.times(b) - ridge * a, rows.sum(left.transposed_times(a)) - ridge * b
+    scale = tuple(1 / (share * factors.s + ridge) for share in problem.shares())
+
+    def curvature(x: Halves) -> Halves:
+        moved = observed.with_values(
+            observed.products(torch.cat([x[0], a], 1), torch.cat([b, x[1]], 1))
+        )
+        return moved.times(b) + ridge * x[0], rows.sum(moved.transposed_times(a)) + ridge * x[1]
+
+    def dot(x: Halves, y: Halves) -> Tensor:
+        return rows.sum(torch.vdot(x[0].flatten(), y[0].flatten())) + torch.vdot(x[1].flatten(), y[1].flatten())
+
+    da, db = conjugate_gradients(curvature, downhill, scale, dot, tolerance, most)
+    return LowRank.product(a + da, b + db, rows)
+
+
+def conjugate_gradients(
+    apply: Callable[[Halves], Halves],
+    right: Halves,
+    scale: Halves,
+    dot: Callable[[Halves, Halves], Tensor],
+    tolerance: float,
+    most: int,
+) -> Halves:
+    """`x` with `apply(x) = right`, to a relative tolerance, preconditioned by `scale`."""
+
+    def plus(x: Halves, by: Tensor, y: Halves) -> Halves:
+        return x[0] + by * y[0], x[1] + by * y[1]
+
+    def scaled(x: Halves) -> Halves:
+        return x[0] * scale[0], x[1] * scale[1]
+
+    x = torch.zeros_like(right[0]), torch.zeros_like(right[1])
+    left, towards = right, scaled(right)
+    square = first = dot(left, towards)
+    for _ in range(most):
+        if not square > tolerance**2 * first:
+            break
+        image = apply(towards)
+        length = square / dot(towards, image)
+        x, left = plus(x, length, towards), plus(left, -length, image)
+        again = scaled(left)
+        square, before = dot(left, again), square
+        towards = plus(again, square / before, towards)
+    return x

@@ -1,0 +1,90 @@
+"""What a solver is: it walks a path of matrices that fit ever closer, and refits the best of them to all entries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from corefold.completion.factors import LowRank
+from corefold.completion.observed import Observed
+from corefold.completion.processes import Rows
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a solver.
+
+    Attributes:
+        factors: the matrix so far.
+        stage: what the solver is at.
+        penalty: weight of the regulariser in the objective.
+        objective: what the solver brings down, at this penalty.
+        error: root mean square of what is left at the observed entries.
+        ridge: what the penalty comes to on the columns of the two halves, `LowRank.halves`.
+    """
+
+    factors: LowRank
+    stage: str
+    penalty: float
+    objective: float
+    error: float
+    ridge: Float[Tensor, " rank"]
+
+
+class Solver(Protocol):
+    """Finds a low-rank matrix with given values at given entries.
+
+    `patience` is how many steps without a better held-out error end a path.
+    """
+
+    patience: int
+
+    def path(self, problem: Problem, start: LowRank) -> Iterator[Step]:
+        """From strong to weak regularisation; whoever reads it stops where entries held out fit best."""
+        ...
+
+    def refit(self, problem: Problem, step: Step) -> Iterator[Step]:
+        """From the best step of a path, at its rank and penalty, to convergence on a problem with all entries."""
+        ...
+
+
+class Problem:
+    """Observed entries, the processes that share their rows, and what both say of the matrix as a whole.
+
+    Attributes:
+        entries: observed in all processes.
+        height: rows in all processes.
+        share: of the matrix that is observed.
+    """
+
+    def __init__(self, observed: Observed, rows: Rows) -> None:
+        self.observed, self.rows = observed, rows
+        like = observed.values
+        self._in_rows = observed.starts.diff().to(like)
+        self._in_columns = rows.sum(observed.column_starts.diff().to(like))
+        self.height = round(float(rows.sum(like.new_tensor(float(len(self._in_rows))))))
+        self.width = len(self._in_columns)
+        self.entries = round(float(self._in_columns.sum()))
+        self.share = self.entries / (self.height * self.width)
+
+    def shares(self) -> tuple[Float[Tensor, "height 1"], Float[Tensor, "width 1"]]:
+        """Of each row and of each column, the share that is observed."""
+        return self._in_rows[:, None] / self.width, self._in_columns[:, None] / self.height
+
+    def leading(self, rank: int, generator: torch.Generator | None = None) -> LowRank:
+        """The leading part of the observed values over `share`, which have the matrix for their mean."""
+        scaled = self.observed.with_values(self.observed.values / self.share)
+        return LowRank.leading(scaled, rank, self.rows, generator)
+
+    def residual(self, factors: LowRank) -> Observed:
+        """What is left of the values."""
+        return self.observed.with_values(self.observed.values - factors.at(self.observed))
+
+    def square(self, residual: Observed) -> float:
+        """The sum of squares over all processes."""
+        return float(self.rows.sum(residual.values.square().sum()))
