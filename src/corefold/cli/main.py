@@ -9,20 +9,21 @@ import warnings
 
 import typer
 
-from corefold.cli import demo, evaluate, export, finetune, inspect, merge, predict
+from corefold.cli import complete, demo, evaluate, export, finetune, inspect, merge, predict
 from corefold.cli.console import say_error
 from corefold.finetune import InputError
 
 app = typer.Typer(
     name="corefold",
-    help="Fine-tune transformers on few examples with Deep LoRA: train small cores, fold them into big weights.",
+    help="Fine-tune transformers on few examples with Deep LoRA: train small cores, fold them into big weights. "
+    "And complete matrices from some of their entries.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (finetune, predict, evaluate, inspect, export, merge, demo):
+for command in (finetune, predict, evaluate, inspect, export, merge, complete, demo):
     app.command(name=command.NAME, help=command.HELP)(command.run)
 
 
@@ -54,9 +55,12 @@ def main() -> None:
     except OSError as error:  # a full disk, a folder that may not be written
         say_error(f"{error.filename or 'input or output'}: {error.strerror or error}")
         sys.exit(2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if isinstance(stop, SystemExit) and stop.code != 130:  # newer releases of typer turn Ctrl-C into this
+            raise
         say_error(
-            "interrupted; what `finetune` or `demo` has done is kept: finetune goes on with --resume, demo by itself"
+            "interrupted; what `finetune` or `demo` has done is kept: finetune goes on with --resume, demo by itself; "
+            "`complete` writes the result of its best step so far, if it has got to one"
         )
         sys.exit(130)
 

@@ -17,7 +17,7 @@ def triples(X: Any, shape: tuple[int, int] | None = None) -> sp.coo_array:
 
     Raises:
         ValueError: unequal lengths, or indices that are negative or beyond `shape`.
-        TypeError: indices that are not integers.
+        TypeError: indices that are not integers, or values that are not numbers.
     """
     rows, columns, values = (np.asarray(part) for part in X)
     if not len(rows) == len(columns) == len(values):
@@ -25,13 +25,15 @@ def triples(X: Any, shape: tuple[int, int] | None = None) -> sp.coo_array:
             "triples are (rows, columns, values) of one length; "
             f"got lengths {len(rows)}, {len(columns)} and {len(values)}"
         )
+    if values.dtype.kind not in "biuf":
+        raise TypeError(f"the values of triples must be numbers; got dtype {values.dtype}")
     for name, part in (("rows", rows), ("columns", columns)):
         if len(part) and part.dtype.kind not in "iu":
             raise TypeError(
                 f"the {name} of triples must be integers from 0; got dtype {part.dtype} "
                 "(pandas.factorize turns labels into such integers)"
             )
-    found = tuple(int(part.max(initial=-1)) + 1 for part in (rows, columns))
+    found = int(rows.max(initial=-1)) + 1, int(columns.max(initial=-1)) + 1
     shape = found if shape is None else shape
     for name, part, size in (("rows", rows, shape[0]), ("columns", columns, shape[1])):
         if len(part) and not 0 <= part.min() <= part.max() < size:
@@ -54,7 +56,7 @@ def observed_entries(X: Any, mask: Any = None) -> Observed:
     too. Entries stored more than once count once, with their mean.
 
     Raises:
-        ValueError: an infinity, a mask of another shape or that shows a NaN, or nothing observed.
+        ValueError: an infinity, or a mask of another shape or that shows a NaN.
     """
     if sp.issparse(X):
         if mask is not None:
@@ -64,13 +66,10 @@ def observed_entries(X: Any, mask: Any = None) -> Observed:
         shown = _shown(X, mask)
         rows, columns = shown.nonzero()
         values = X[shown]
-    if not len(values):
-        raise ValueError("nothing is observed: every entry of X is missing")
     if not np.isfinite(values).all():
         raise ValueError("X contains an infinity; an entry must be a number, or NaN where it is missing")
-    return _once(
-        Observed.of(*(torch.from_numpy(np.ascontiguousarray(part)) for part in (rows, columns, values)), X.shape)
-    )
+    rows, columns, values = (torch.from_numpy(np.ascontiguousarray(part)) for part in (rows, columns, values))
+    return _once(Observed.of(rows, columns, values, X.shape))
 
 
 def _shown(X: np.ndarray, mask: Any) -> np.ndarray:

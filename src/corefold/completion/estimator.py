@@ -2,38 +2,37 @@
 
 from __future__ import annotations
 
-import json
 import math
-import numbers
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import scipy.sparse as sp
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.metrics import r2_score
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from tqdm.auto import tqdm
 
-from corefold.completion.bounds import bounds_of, fits_in_memory
+from corefold.completion import stored
+from corefold.completion.bounds import bounds_of, fits_in_memory, height_and_entries, warn_of_gaps
 from corefold.completion.entries import is_triples, observed_entries, triples
+from corefold.completion.factors import LowRank
 from corefold.completion.fit import Record, Settings, fit
 from corefold.completion.model import Model
 from corefold.completion.observed import Observed
-from corefold.completion.processes import Rows, SharedRows
+from corefold.completion.processes import Rows, SharedRows, gathered, together
 from corefold.completion.solvers import ALS, Descent, Schatten, Solver
 from corefold.completion.split import split
 from corefold.completion.streaming import Memory
 
 MOST = 64  # directions that "auto" starts from
+BYTES_AN_ENTRY = 40  # at most, as observed entries are put in order
+WORKING_COPIES = 16  # of the factors, in a step of a solver
 SOLVERS = {"schatten": Schatten, "descent": Descent, "als": ALS}
 Callback = Callable[[Record], object]
 
@@ -65,7 +64,8 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
         random_state: seed of the start and of what is held out.
         device: where to compute; on "cpu" compiled loops do, elsewhere PyTorch.
         dtype: to compute in, "float32" or "float64"; None: float32 for float32 data, else float64.
-        distributed: each process of torch.distributed's group has a run of the rows, and all fit one matrix.
+        distributed: each process of torch.distributed's group has a run of the rows, and all fit one matrix. Rows are
+            numbered from 0 in each; `random_state` is the first one's.
         verbose: show a progress bar.
 
     Attributes:
@@ -87,6 +87,9 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
     >>> bool(np.allclose(filled, X))
     True
     """
+
+    n_features_in_: int
+    feature_names_in_: np.ndarray
 
     def __init__(
         self,
@@ -136,23 +139,37 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
 
         Raises:
             ValueError: no observed entry, an infinity, or a setting out of its range.
+            MemoryError: the fit would take more memory than is free.
             KeyboardInterrupt: with the estimator fitted as well as it was when it was interrupted.
         """
-        observed = self._observed(X, mask, shape, reset=True)
-        rows = SharedRows(observed.shape[0], observed.values.device) if self.distributed else Rows()
+        observed, rows = self._read(X, mask, shape)
         settings = self._settings(observed, rows)
-        _warn(observed, rows, settings.width)
-        start = getattr(self, "model_", None) if self.warm_start else None
-        if start is not None and start.factors.v.shape[0] != observed.shape[1]:
+        with together(self.distributed):
+            needed = WORKING_COPIES * settings.width * sum(observed.shape)
+            itemsize = observed.values.element_size()
+            fits_in_memory(f"a fit of rank {settings.width}", needed, itemsize, "set a lower max_rank")
+        self.bounds_ = bounds_of(self.clip, observed, rows)
+        start = vars(self).pop("model_", None)
+        warn_of_gaps(observed, rows, settings.width)
+        if not self.warm_start or start is None or start.factors.v.shape[0] != observed.shape[1]:
             start = None
-        self.bounds_ = bounds_of(self.clip, observed)
+        else:
+            # The rows may be others, or more; their coordinates among the old columns are where to start.
+            start = start.fold_in(observed)
+            start = replace(
+                start, factors=LowRank.product(start.factors.u * start.factors.s, start.factors.v, rows)
+            )
         vars(self).pop("_memory", None)
         self.path_ = []
         with self._bar(rows) as advance:
-            for record, self.model_ in fit(observed, rows, settings, start):
+            best = None
+            for record, model in fit(observed, rows, settings, start):
+                if model is not best:
+                    best, self.model_ = model, model.of_all(rows)
                 self.path_.append(asdict(record))
                 advance(record)
-                if any([call(record) is True for call in self.callbacks or ()]):
+                answers = [call(record) is True for call in self.callbacks or ()]  # every one is called
+                if int(rows.sum(observed.starts.new_tensor(sum(answers)))):
                     break
         return self
 
@@ -166,24 +183,33 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
             return self.fit(X, mask=mask)
         if not hasattr(self, "_memory"):
             self._memory = Memory.of(self.model_)
-        observed = self._observed(X, mask, None, reset=False)
-        self.model_, self._memory = self._memory.learn(self.model_, observed)
+        with together(self.distributed):
+            observed = self._observed(X, mask, None, reset=False)
+        self.model_, self._memory = self._memory.learn(self.model_, observed, self._rows(observed))
         return self
 
     def save(self, path: str | Path) -> None:
-        """Write the fitted estimator to one safetensors file; nothing in it is code."""
+        """Write the fitted estimator to one safetensors file; nothing in it is code.
+
+        Callbacks and `random_state` are left out.
+
+        Raises:
+            TypeError: with a solver that is not one of the library's.
+        """
         check_is_fitted(self)
-        settings = {name: value for name, value in self.get_params().items() if name not in ("callbacks", "random_state")}
-        if not isinstance(self.solver, str):
-            settings["solver"] = {"name": type(self.solver).__name__.lower(), **asdict(self.solver)}
+        settings = {
+            name: value
+            for name, value in self.get_params().items()
+            if name not in ("callbacks", "random_state")
+        }
+        settings["solver"] = stored.solver_to_plain(self.solver, SOLVERS)
         about = {"settings": settings, "path": self.path_, "columns": self.n_features_in_}
         if hasattr(self, "feature_names_in_"):
             about["names"] = [str(name) for name in self.feature_names_in_]
         tensors = self.model_.tensors()
         if self.bounds_ is not None:
             tensors |= dict(zip(("low", "high"), self.bounds_, strict=True))
-        text = json.dumps(about, default=lambda value: np.asarray(value).tolist())
-        save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, path, {"corefold": text})
+        stored.write(path, about, tensors)
 
     @classmethod
     def load(cls, path: str | Path) -> DeepMatrixCompletion:
@@ -192,16 +218,9 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
         Raises:
             ValueError: a file that `save` did not write.
         """
-        with safe_open(path, "pt") as file:
-            about = (file.metadata() or {}).get("corefold")
-            if about is None:
-                raise ValueError(f"{path} is not a saved DeepMatrixCompletion")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-        about = json.loads(about)
+        about, tensors = stored.read(path)
         settings = about["settings"]
-        if isinstance(settings["solver"], dict):
-            settings["solver"] = SOLVERS[settings["solver"].pop("name")](**settings["solver"])
-        loaded = cls(**settings)
+        loaded = cls(**settings | {"solver": stored.solver_from_plain(settings["solver"], SOLVERS)})
         loaded.bounds_ = (tensors.pop("low"), tensors.pop("high")) if "low" in tensors else None
         loaded.model_, loaded.path_ = Model.from_tensors(tensors), about["path"]
         loaded.n_features_in_ = about["columns"]
@@ -240,7 +259,11 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
         """
         check_is_fitted(self)
         observed = self._observed(X, mask, None, reset=False)
-        fits_in_memory(f"a dense matrix of shape {observed.shape}", math.prod(observed.shape), 8)
+        single = "single entries cost nothing: entries(rows, columns)"
+        itemsize = observed.values.element_size()
+        fits_in_memory(
+            f"a dense matrix of shape {observed.shape}", math.prod(observed.shape), itemsize, single
+        )
         filled = self._clipped(self.model_.fold_in(observed).dense(), slice(None))
         filled[observed.row_of().long(), observed.columns.long()] = observed.values
         return filled.cpu().numpy()
@@ -289,6 +312,26 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
         predicted = self._clipped(model.entries(hidden.row_of(), hidden.columns), hidden.columns)
         return float(r2_score(hidden.values.cpu(), predicted.cpu()))
 
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "model_")
+
+    def _read(self, X: Any, mask: Any, shape: tuple[int, int] | None) -> tuple[Observed, Rows]:
+        """What is observed, and who has the rows; all processes learn of an error in one of them."""
+        shared = self.distributed
+        with together(shared):
+            found = triples(X, shape).shape if is_triples(X) else None
+        if shared and found is not None and shape is None:
+            shape = (found[0], max(each[1] for each in gathered(found, shared) if each is not None))
+        with together(shared):
+            observed = self._observed(X, mask, shape, reset=True)
+        kinds = gathered((observed.shape[1], str(observed.values.dtype)), shared)
+        if len(set(kinds)) > 1:
+            raise ValueError(f"the processes must have columns and dtypes alike; got {kinds}")
+        return observed, self._rows(observed)
+
+    def _rows(self, observed: Observed) -> Rows:
+        return SharedRows(observed.shape[0], observed.values.device) if self.distributed else Rows()
+
     def _observed(self, X: Any, mask: Any, shape: Any, reset: bool) -> Observed:
         if is_triples(X):
             X = triples(X, shape if reset else (int(np.max(X[0], initial=-1)) + 1, self.n_features_in_))
@@ -304,22 +347,32 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
             dtype=[np.float64, np.float32] if self.dtype is None else np.dtype(self.dtype),
             ensure_all_finite=False,
         )
+        count = X.nnz if sp.issparse(X) else X.size - int(np.isnan(X).sum())
+        needed = count * BYTES_AN_ENTRY + sum(X.shape) * 16
+        fits_in_memory(
+            f"{count} observed entries of a matrix of shape {X.shape}", needed, 1, "give fewer rows at a time"
+        )
         return observed_entries(X, mask).to(self.device)
 
     def _settings(self, observed: Observed, rows: Rows) -> Settings:
-        problem_height = int(rows.sum(torch.tensor(observed.shape[0])))
-        entries = int(rows.sum(torch.tensor(len(observed))))
+        problem_height, entries = height_and_entries(observed, rows)
+        if not entries:
+            raise ValueError("nothing is observed: every entry of X is missing")
         most = min(problem_height, observed.shape[1])
         width = self.max_rank
         if width == "auto":
             width = max(1, min(most, MOST, entries // (problem_height + observed.shape[1])))
-        elif not isinstance(width, numbers.Integral) or not 1 <= width <= most:
+        elif not isinstance(width, (int, np.integer)) or not 1 <= width <= most:
             raise ValueError(
                 f'max_rank must be "auto" or an integer from 1 to {most}, the smaller side of X with '
                 f"n_samples={problem_height}, n_features={observed.shape[1]}; got {width!r}"
             )
-        if not isinstance(self.depth, numbers.Integral) or self.depth < 2:
+        if not isinstance(self.depth, (int, np.integer)) or self.depth < 2:
             raise ValueError(f"depth must be an integer of 2 or more; got {self.depth!r}")
+        if not isinstance(self.max_iter, (int, np.integer)) or self.max_iter < 1:
+            raise ValueError(f"max_iter must be an integer of 1 or more; got {self.max_iter!r}")
+        if self.fit_bias not in (True, False, "auto"):
+            raise ValueError(f'fit_bias must be True, False or "auto"; got {self.fit_bias!r}')
         if not 0 <= self.validation_fraction < 1:
             raise ValueError(f"validation_fraction must lie in [0, 1); got {self.validation_fraction!r}")
         solver = self.solver
@@ -327,14 +380,15 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
             if solver not in SOLVERS:
                 raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, or an object; got {solver!r}")
             solver = ALS() if solver == "als" else SOLVERS[solver](depth=self.depth)
+        seed = observed.starts.new_tensor(int(check_random_state(self.random_state).randint(2**31)))
         return Settings(
             solver,
             int(width),
             float(self.validation_fraction),
             self.fit_bias,
-            self.max_iter,
+            int(self.max_iter),
             self.tol,
-            int(check_random_state(self.random_state).randint(2**31)),
+            int(rows.same(seed)),
         )
 
     def _indices(self, rows: Any, columns: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -346,18 +400,26 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
         ):
             index = np.atleast_1d(np.asarray(given))
             if index.ndim != 1 or index.dtype.kind not in "iu":
-                raise ValueError(f"{name} must be integers in one dimension; got {index.dtype}, {index.ndim}-d")
+                raise ValueError(
+                    f"{name} must be integers in one dimension; got {index.dtype}, {index.ndim}-d"
+                )
             if len(index) and not 0 <= index.min() <= index.max() < size:
-                raise ValueError(f"{name} must lie between 0 and {size - 1}; got {index.min()} to {index.max()}")
+                raise ValueError(
+                    f"{name} must lie between 0 and {size - 1}; got {index.min()} to {index.max()}"
+                )
             found.append(torch.from_numpy(index.astype(np.int64)).to(self.device))
         if len(found[0]) != len(found[1]):
-            raise ValueError(f"entries takes as many rows as columns; got {len(found[0])} and {len(found[1])}")
+            raise ValueError(
+                f"entries takes as many rows as columns; got {len(found[0])} and {len(found[1])}"
+            )
         return found[0], found[1]
 
     def _clipped(self, predicted: torch.Tensor, columns: Any) -> torch.Tensor:
         if self.bounds_ is None:
             return predicted
-        low, high = (end.to(predicted) if end.ndim == 0 else end.to(predicted)[columns] for end in self.bounds_)
+        low, high = (
+            end.to(predicted) if end.ndim == 0 else end.to(predicted)[columns] for end in self.bounds_
+        )
         return predicted.clamp(low, high)
 
     @contextmanager
@@ -369,7 +431,9 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
 
             def advance(record: Record) -> None:
                 bar.update()
-                bar.set_postfix(rank=record.rank, error=f"{record.error:.3g}", held_out=f"{record.held_out:.3g}")
+                bar.set_postfix(
+                    rank=record.rank, error=f"{record.error:.3g}", held_out=f"{record.held_out:.3g}"
+                )
 
             yield advance
 
@@ -379,20 +443,3 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
         tags.input_tags.sparse = True
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
-
-
-def _warn(observed: Observed, rows: Rows, width: int) -> None:
-    """Say what the data cannot settle."""
-    columns = rows.sum(observed.column_starts.diff())
-    for name, counts in (("rows", observed.starts.diff()), ("columns", columns)):
-        empty = int((counts == 0).sum())
-        if empty:
-            warnings.warn(f"{empty} {name} have no observed entry; biases alone predict them", stacklevel=3)
-    height = int(rows.sum(torch.tensor(observed.shape[0])))
-    entries, freedom = int(columns.sum()), width * (height + observed.shape[1] - width)
-    if entries < freedom:
-        warnings.warn(
-            f"{entries} observed entries are fewer than the {freedom} degrees of freedom of a matrix of shape "
-            f"{(height, observed.shape[1])} and rank {width}",
-            stacklevel=3,
-        )

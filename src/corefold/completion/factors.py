@@ -28,7 +28,8 @@ class LowRank:
         """`a b^T`, from two QRs and a small SVD."""
         q, r = rows.qr(a)
         q_right, r_right = torch.linalg.qr(b)
-        u, s, vh = torch.linalg.svd(r @ r_right.mT)
+        # Signs are free in an SVD, so all processes go on with one of them.
+        u, s, vh = (rows.same(part) for part in torch.linalg.svd(r @ r_right.mT, full_matrices=False))
         return cls(q @ u, s, q_right @ vh.mT)
 
     @classmethod

@@ -103,10 +103,11 @@ def fit(
 
     best: tuple[Step, _Centred, Model] | None = None
     lowest = math.inf
-    for stage, biases in _candidates(fitted, told.bias, watched, rows):
-        centred = _Centred.of(fitted, biases, rows)
+    for biased in _candidates(told.bias, watched):
         if best is not None and lowest <= told.tol * best[1].scale:
             break  # exact without biases
+        stage = "path with biases" if biased else "path"
+        centred = _Centred.of(fitted, Biases.fit(fitted, rows) if biased else Biases.none(fitted), rows)
         problem, since, lowest_here = centred.problem(fitted), 0, math.inf
         for done, step in enumerate(told.solver.path(problem, _first(problem, centred, told, start)), 1):
             misses = centred.misses(step, held)
@@ -137,14 +138,9 @@ def _first(problem: Problem, centred: _Centred, told: Settings, start: Model | N
     return problem.leading(told.width, torch.Generator().manual_seed(told.seed))
 
 
-def _candidates(
-    fitted: Observed, wanted: bool | Literal["auto"], watched: bool, rows: Rows
-) -> Iterator[tuple[str, Biases]]:
+def _candidates(wanted: bool | Literal["auto"], watched: bool) -> tuple[bool, ...]:
     """Without and with biases; which is better the entries held out will tell."""
-    if wanted is False or wanted == "auto":
-        yield "path", Biases.none(fitted)
-    if wanted is True or (wanted == "auto" and watched):
-        yield "path with biases", Biases.fit(fitted, rows)
+    return (bool(wanted),) if wanted != "auto" else (False, True) if watched else (False,)
 
 
 def _lowest_rank(step: Step, centred: _Centred, held: Observed, most: float) -> Step:

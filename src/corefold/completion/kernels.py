@@ -54,13 +54,16 @@ def times(starts, columns, values, right, out):
     """`out` = the sparse matrix of these values times `right`."""
     cuts = _blocks(starts)
     for block in prange(BLOCKS):
+        total = np.empty(
+            right.shape[1], right.dtype
+        )  # of its own: the compiler need not fear that it overlaps
         for row in range(cuts[block], cuts[block + 1]):
-            for k in range(right.shape[1]):
-                out[row, k] = 0
+            total[:] = 0
             for entry in range(starts[row], starts[row + 1]):
-                value, column = values[entry], columns[entry]
-                for k in range(right.shape[1]):
-                    out[row, k] += value * right[column, k]
+                value, given = values[entry], right[columns[entry]]
+                for k in range(len(total)):
+                    total[k] += value * given[k]
+            out[row] = total
 
 
 @njit(parallel=True, fastmath=True, nogil=True, cache=True)
@@ -73,18 +76,41 @@ def ridge(starts, columns, values, right, weights, out):
     for block in prange(BLOCKS):
         gram = np.empty((width, width), right.dtype)
         for row in range(cuts[block], cuts[block + 1]):
-            gram[:] = 0
             solved = out[row]
-            solved[:] = 0
-            for entry in range(starts[row], starts[row + 1]):
-                value, given = values[entry], right[columns[entry]]
-                for i in range(width):
-                    solved[i] += value * given[i]
-                    for j in range(i + 1):
-                        gram[i, j] += given[i] * given[j]
+            _gather(starts, columns, values, right, row, gram, solved)
             for i in range(width):
                 gram[i, i] += weights[i]
             _solve(gram, solved)
+
+
+@njit(parallel=True, fastmath=True, nogil=True, cache=True)
+def normal(starts, columns, values, right, gram, out):
+    """The normal equations that `ridge` solves, without the ridge: lower triangles, and right sides."""
+    cuts = _blocks(starts)
+    for block in prange(BLOCKS):
+        for row in range(cuts[block], cuts[block + 1]):
+            _gather(starts, columns, values, right, row, gram[row], out[row])
+
+
+@njit(parallel=True, nogil=True, cache=True)
+def solve(gram, weights, out):
+    """Solves normal equations in place, ridge `weights` a coefficient."""
+    for row in prange(len(gram)):
+        for i in range(len(weights)):
+            gram[row, i, i] += weights[i]
+        _solve(gram[row], out[row])
+
+
+@njit(fastmath=True, nogil=True, cache=True)
+def _gather(starts, columns, values, right, row, gram, out):
+    gram[:] = 0
+    out[:] = 0
+    for entry in range(starts[row], starts[row + 1]):
+        value, given = values[entry], right[columns[entry]]
+        for i in range(len(out)):
+            out[i] += value * given[i]
+            for j in range(i + 1):
+                gram[i, j] += given[i] * given[j]
 
 
 @njit(nogil=True, cache=True)

@@ -12,6 +12,7 @@ from torch import Tensor
 from corefold.completion.biases import Biases
 from corefold.completion.factors import LowRank
 from corefold.completion.observed import Observed
+from corefold.completion.processes import Rows
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,10 @@ class Model:
     ridge: Float[Tensor, " rank"]
     seen: Float[Tensor, " width"]
     misses: Float[Tensor, " held"]
+
+    def of_all(self, rows: Rows) -> Model:
+        """With the errors held out in all processes."""
+        return replace(self, misses=rows.all_of(self.misses).sort().values) if rows.count > 1 else self
 
     def entries(self, rows: Int[Tensor, " n"], columns: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
         """Single entries."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from corefold.completion import gather, kernels
+from corefold.completion.processes import Rows
+
+ROOM = 2**24  # numbers in the normal equations that processes add up at a time
 
 
 @dataclass(frozen=True)
@@ -28,9 +31,9 @@ class Observed:
     """
 
     values: Float[Tensor, " entries"]
-    starts: Int[Tensor, " height+1"]
+    starts: Int[Tensor, " row_ends"]
     columns: Int[Tensor, " entries"]
-    column_starts: Int[Tensor, " width+1"]
+    column_starts: Int[Tensor, " column_ends"]
     order: Int[Tensor, " entries"]
     rows: Int[Tensor, " entries"]
 
@@ -71,7 +74,7 @@ class Observed:
         counts = self.starts.diff()
         return torch.arange(len(counts), dtype=torch.int32, device=counts.device).repeat_interleave(counts)
 
-    def part(self, chosen: Int[Tensor, " entries"]) -> Observed:
+    def part(self, chosen: Bool[Tensor, " entries"]) -> Observed:
         """The entries where `chosen` is true, of a matrix of the same shape."""
         return Observed.of(self.row_of()[chosen], self.columns[chosen], self.values[chosen], self.shape)
 
@@ -89,7 +92,9 @@ class Observed:
     def transposed_times(self, left: Float[Tensor, "height k"]) -> Float[Tensor, "width k"]:
         """The transposed sparse matrix of the observed values times `left`."""
         out = left.new_empty(self.shape[1], left.shape[1])
-        return _run("times", self.column_starts, self.rows, self.values[self.order], left, out=out)
+        return _run(
+            "times", self.column_starts, self.rows, self.values.index_select(0, self.order), left, out=out
+        )
 
     def fit_rows(
         self, right: Float[Tensor, "width k"], ridge: Float[Tensor, " k"]
@@ -99,11 +104,24 @@ class Observed:
         return _run("ridge", self.starts, self.columns, self.values, right, ridge, out=out)
 
     def fit_columns(
-        self, left: Float[Tensor, "height k"], ridge: Float[Tensor, " k"]
+        self, left: Float[Tensor, "height k"], ridge: Float[Tensor, " k"], rows: Rows
     ) -> Float[Tensor, "width k"]:
-        """The same for each column."""
-        out = left.new_empty(self.shape[1], left.shape[1])
-        return _run("ridge", self.column_starts, self.rows, self.values[self.order], left, ridge, out=out)
+        """The same for each column, whose entries may be in several processes."""
+        starts, values = self.column_starts, self.values.index_select(0, self.order)
+        width, rank = self.shape[1], left.shape[1]
+        out = left.new_empty(width, rank)
+        if rows.count == 1:
+            return _run("ridge", starts, self.rows, values, left, ridge, out=out)
+        size = max(1, ROOM // rank**2)
+        for begin in range(0, width, size):
+            own = starts[begin : begin + size + 1]
+            part, right = slice(int(own[0]), int(own[-1])), out[begin : begin + size]
+            gram = left.new_empty(len(right), rank, rank)
+            _run("normal", own - own[0], self.rows[part], values[part], left, gram, out=right)
+            rows.sum(gram)
+            rows.sum(right)
+            _run("solve", gram, ridge, out=right)
+        return out
 
 
 def _run(name: str, *tensors: Tensor, out: Tensor) -> Tensor:
@@ -120,5 +138,5 @@ def _sorted(keys: Tensor, size: int) -> tuple[Tensor, Tensor]:
         order = torch.empty(len(keys), dtype=dtype)
         starts = kernels.order_by(keys.contiguous().numpy(), size, order.numpy())
         return order, torch.from_numpy(starts)
-    starts = torch.bincount(keys, minlength=size).cumsum(0)
-    return keys.sort(stable=True).indices.to(dtype), torch.cat([starts.new_zeros(1), starts])
+    order, starts = gather.order_by(keys, size)
+    return order.to(dtype), starts

@@ -31,7 +31,7 @@ class Memory:
         """Of the rows that a model was fitted to: what entries observed at random leave of them on average."""
         return cls(model.seen[:, None, None] * model.factors.s.square().diag())
 
-    def learn(self, model: Model, observed: Observed) -> tuple[Model, Memory]:
+    def learn(self, model: Model, observed: Observed, shared: Rows) -> tuple[Model, Memory]:
         """The model with these rows, whose own they become, and what to keep of them."""
         s, v = model.factors.s, model.factors.v
         before = v
@@ -39,14 +39,14 @@ class Memory:
             rows = replace(model, factors=LowRank(model.factors.u, s, v)).fold_in(observed)
             coordinates = rows.factors.u * s
             left = observed.with_values(observed.values - rows.biases.at(observed))
-            gram = self.gram + _gram(observed, coordinates)
-            right = left.transposed_times(coordinates) + (self.gram @ before[..., None])[..., 0]
+            gram = self.gram + shared.sum(_gram(observed, coordinates))
+            right = shared.sum(left.transposed_times(coordinates)) + (self.gram @ before[..., None])[..., 0]
             gram = gram + torch.diag(model.ridge + torch.finfo(s.dtype).eps * gram.amax())
             v = torch.linalg.solve(gram, right + model.ridge * before)
         rows = replace(model, factors=LowRank(model.factors.u, s, v)).fold_in(observed)
         coordinates = rows.factors.u * s
         learned = replace(rows, factors=LowRank(rows.factors.u, s, v))
-        return learned, Memory(self.gram + _gram(observed, coordinates))
+        return learned, Memory(self.gram + shared.sum(_gram(observed, coordinates)))
 
 
 def _gram(observed: Observed, coordinates: Tensor) -> Tensor:

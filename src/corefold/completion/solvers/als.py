@@ -6,6 +6,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from corefold.completion.factors import LowRank
 from corefold.completion.solvers.step import Problem, Step
 
@@ -38,9 +41,16 @@ class ALS:
     def sweep(self, problem: Problem, factors: LowRank) -> LowRank:
         """Rows, then columns, each in orthonormal coordinates of the other side."""
         rows, observed = problem.rows, problem.observed
-        coordinates = observed.fit_rows(factors.v, self.penalty / factors.s)
+
+        def ridge(factors: LowRank) -> Tensor:
+            return self.penalty / factors.s.clamp(min=torch.finfo(factors.s.dtype).eps)
+
+        # Where the penalty has put a direction out there is nothing to divide by.
+        smallest = torch.finfo(factors.s.dtype).eps * factors.s[0]
+        factors = factors.keep(max(1, int((factors.s > smallest).sum())))
+        coordinates = observed.fit_rows(factors.v, ridge(factors))
         factors = LowRank.product(coordinates, factors.v, rows)
-        coordinates = observed.fit_columns(factors.u, self.penalty / factors.s)
+        coordinates = observed.fit_columns(factors.u, ridge(factors), rows)
         return LowRank.product(factors.u, coordinates, rows)
 
     def _step(self, problem: Problem, factors: LowRank, stage: str) -> Step:

@@ -18,10 +18,10 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
+from corefold.completion.bounds import fits_in_memory
 from corefold.completion.factors import LowRank
 from corefold.completion.solvers.step import Problem, Step
 from corefold.core import FactorChain, bases_from_singular_vectors
-
 
 SMALLEST = 1e-6  # share of the largest singular value below which a direction is none
 
@@ -53,11 +53,12 @@ class Descent:
 
     def path(self, problem: Problem, start: LowRank) -> Iterator[Step]:
         form = self._compressed(problem, start) if self.compressed else self._wide(problem)
-        return self._descend(problem, form, float(start.s[0]), "path")
+        return self._descend(problem, form, float(start.s[0]) or 1.0, "path")
 
     def refit(self, problem: Problem, step: Step) -> Iterator[Step]:
         """There is no penalty to keep: the solution, as a chain, goes a little further with all entries."""
-        scale = float(step.factors.s[0])
+        # Of the data, as on the path: what few steps have found so far may be much smaller.
+        scale = float(problem.leading(step.factors.rank).s[0]) or 1.0
         root = (step.factors.s / scale) ** (1 / self.depth)
         chain = FactorChain(step.factors.u, root.diag().repeat(self.depth, 1, 1), step.factors.v)
         return islice(self._descend(problem, _Chain(chain, self.gamma), scale, "refit"), 3)
@@ -66,17 +67,25 @@ class Descent:
         """Bases from the first gradient, which points along the observed values."""
         width = min(2 * start.rank, problem.height, problem.width)
         stream = torch.Generator().manual_seed(self.seed)
-        left, right = bases_from_singular_vectors(start.u, start.v, width, "gradient", stream)
+        # The signs of singular vectors are free, but partners are random: fixed, a start has one path.
+        largest = start.v.abs().argmax(0, keepdim=True)
+        signs = start.v.gather(0, largest).sign()
+        u = problem.rows.all_of(start.u)
+        left, right = bases_from_singular_vectors(u * signs, start.v * signs, width, "gradient", stream)
+        left = left[problem.own]
         return _Chain(FactorChain.at_start(left, right, self.depth, self.init_scale), self.gamma)
 
     def _wide(self, problem: Problem) -> _Wide:
         side = max(problem.height, problem.width)
+        numbers = 3 * self.depth * side**2  # factors, their gradients, and products on the way
+        fits_in_memory("the wide form's factors", numbers, 8, "set compressed=True")
         stream = torch.Generator().manual_seed(self.seed)
         shapes = [(side, side)] * self.depth
         shapes[0] = (side, problem.width)
         shapes[-1] = (problem.height, side if self.depth > 1 else problem.width)
         frames = [torch.randn(*shape, generator=stream, dtype=torch.float64) for shape in shapes]
         factors = [self.init_scale * nn.init.orthogonal_(frame, generator=stream) for frame in frames]
+        factors[-1] = factors[-1][problem.own]
         return _Wide([factor.to(problem.observed.values) for factor in factors])
 
     def _descend(self, problem: Problem, form: _Chain | _Wide, scale: float, stage: str) -> Iterator[Step]:
@@ -87,10 +96,12 @@ class Descent:
             for _ in range(self.every):
                 a, b = form.halves()
                 left = observed.with_values(values - observed.products(a.detach(), b.detach()))
-                towards = left.times(b.detach()), left.transposed_times(a.detach())
+                towards = left.times(b.detach()), rows.sum(left.transposed_times(a.detach()))
                 gradients = torch.autograd.grad((a, b), form.trained, towards)
                 with torch.no_grad():
                     for tensor, gradient, ratio in zip(form.trained, gradients, form.ratios, strict=True):
+                        if tensor is form.of_rows:  # which each process knows of its own
+                            rows.sum(gradient)
                         tensor.add_(gradient, alpha=ratio * rate)
             with torch.no_grad():
                 a, b = form.halves()
@@ -107,6 +118,7 @@ class _Chain:
     def __init__(self, chain: FactorChain, gamma: float) -> None:
         self.trained = [part.clone().requires_grad_() for part in (chain.factors, chain.left, chain.right)]
         self.ratios = (1.0, gamma, gamma)
+        self.of_rows = self.trained[0]
 
     def halves(self) -> tuple[Tensor, Tensor]:
         factors, left, right = self.trained
@@ -119,6 +131,7 @@ class _Wide:
     def __init__(self, factors: list[Tensor]) -> None:
         self.trained = [factor.requires_grad_() for factor in factors]
         self.ratios = (1.0,) * len(factors)
+        self.of_rows = None
 
     def halves(self) -> tuple[Tensor, Tensor]:
         first, *middle, last = self.trained

@@ -28,9 +28,12 @@ from corefold.completion.solvers.step import Problem, Step
 
 Halves = tuple[Tensor, Tensor]
 
-# What the penalty is multiplied by after a step that dropped directions, by default, and when nothing depends on it.
-SLOWEST, SLOW, FAST, FASTEST = 0.9, 0.8, 0.3, 0.05
+SLOW, FASTEST = 0.8, 0.05  # what the penalty is multiplied by after a step, and at the least
 FOLLOWS, IDLE = 0.85, 0.1  # powers of the last decay that the error at least fell by, or did not
+UNFINISHED, TIMES = 0.03, 5  # a step that lowers the objective by this share is taken again, so often at most
+EXACT = (
+    0.05  # but not below this error, over the values': a penalty that only delays need not be minimised at
+)
 PATIENCE = 3  # idle steps until directions are looked for anew
 
 
@@ -48,28 +51,33 @@ class Schatten:
     depth: int = 3
     smallest: float = 1e-3
     products: int = 30
-    patience: int = 6
+    patience: int = 15
 
     def path(self, problem: Problem, start: LowRank) -> Iterator[Step]:
         factors, width = start, start.rank
-        penalty, error, idle = self.strongest(problem, start), math.inf, 0
-        decay = 1.0
+        penalty, decay, error, idle, again = self.strongest(problem, start), 1.0, math.inf, 0, 0
         while True:
+            before = problem.entries * error**2 / 2 + self.price(factors, penalty)
             step = self.step(problem, factors, penalty, 0.1)
             yield step
             settled = step.factors.rank == factors.rank
+            unfinished = before < math.inf and step.objective < (1 - UNFINISHED) * before
+            last, error, factors = error, step.error, step.factors
+            if unfinished and error > EXACT and again < TIMES:
+                again += 1
+                continue
             # From where only the penalty keeps the values from being met, the error falls as the penalty does.
-            if settled and step.error < error * decay**FOLLOWS:
-                decay, idle = max(FASTEST, min(decay, SLOW) ** 1.5), 0
-            elif settled and step.error > error * decay**IDLE and decay < 1:
-                decay, idle = FAST, idle + 1
-            else:
-                decay, idle = SLOW if settled else SLOWEST, 0
-            factors, error = step.factors, step.error
-            penalty *= decay
+            follows = settled and error < last * decay**FOLLOWS and not again
+            idle = idle + 1 if settled and error > last * decay**IDLE and decay < 1 else 0
+            decay = max(FASTEST, min(decay, SLOW) ** 1.5) if follows else SLOW
+            again, penalty = 0, penalty * decay
             if idle == PATIENCE and factors.rank < width:
                 factors, penalty = self.grown(problem, factors, width)
                 error, idle = math.inf, 0
+
+    def price(self, factors: LowRank, penalty: float) -> float:
+        """What the objective charges for singular values."""
+        return penalty * float((factors.s ** (2 / self.depth)).sum())
 
     def grown(self, problem: Problem, factors: LowRank, width: int) -> tuple[LowRank, float]:
         """Directions anew, from what is left: the penalty put out those of small singular values as it was strong."""
@@ -95,12 +103,14 @@ class Schatten:
         power = 2 / self.depth
         return penalty * power * factors.s ** (power - 1)
 
-    def step(self, problem: Problem, factors: LowRank, penalty: float, tolerance: float, stage: str = "path") -> Step:
+    def step(
+        self, problem: Problem, factors: LowRank, penalty: float, tolerance: float, stage: str = "path"
+    ) -> Step:
         """One Gauss-Newton step at this penalty."""
         factors = gauss_newton(problem, factors, self.ridge(factors, penalty), tolerance, self.products)
         factors = factors.keep(max(1, int((factors.s >= self.smallest * factors.s[0]).sum())))
         square = problem.square(problem.residual(factors))
-        objective = square / 2 + penalty * float((factors.s ** (2 / self.depth)).sum())
+        objective = square / 2 + self.price(factors, penalty)
         error = math.sqrt(square / problem.entries)
         return Step(factors, stage, penalty, objective, error, self.ridge(factors, penalty))
 
@@ -116,13 +126,13 @@ def gauss_newton(
     scale = tuple(1 / (share * factors.s + ridge) for share in problem.shares())
 
     def curvature(x: Halves) -> Halves:
-        moved = observed.with_values(
-            observed.products(torch.cat([x[0], a], 1), torch.cat([b, x[1]], 1))
-        )
+        moved = observed.with_values(observed.products(torch.cat([x[0], a], 1), torch.cat([b, x[1]], 1)))
         return moved.times(b) + ridge * x[0], rows.sum(moved.transposed_times(a)) + ridge * x[1]
 
     def dot(x: Halves, y: Halves) -> Tensor:
-        return rows.sum(torch.vdot(x[0].flatten(), y[0].flatten())) + torch.vdot(x[1].flatten(), y[1].flatten())
+        return rows.sum(torch.vdot(x[0].flatten(), y[0].flatten())) + torch.vdot(
+            x[1].flatten(), y[1].flatten()
+        )
 
     da, db = conjugate_gradients(curvature, downhill, scale, dot, tolerance, most)
     return LowRank.product(a + da, b + db, rows)

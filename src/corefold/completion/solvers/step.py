@@ -42,7 +42,8 @@ class Solver(Protocol):
     `patience` is how many steps without a better held-out error end a path.
     """
 
-    patience: int
+    @property
+    def patience(self) -> int: ...
 
     def path(self, problem: Problem, start: LowRank) -> Iterator[Step]:
         """From strong to weak regularisation; whoever reads it stops where entries held out fit best."""
@@ -60,6 +61,7 @@ class Problem:
         entries: observed in all processes.
         height: rows in all processes.
         share: of the matrix that is observed.
+        own: which rows of all this process has.
     """
 
     def __init__(self, observed: Observed, rows: Rows) -> None:
@@ -69,6 +71,7 @@ class Problem:
         self._in_columns = rows.sum(observed.column_starts.diff().to(like))
         self.height = round(float(rows.sum(like.new_tensor(float(len(self._in_rows))))))
         self.width = len(self._in_columns)
+        self.own = slice(rows.offset, rows.offset + len(self._in_rows))
         self.entries = round(float(self._in_columns.sum()))
         self.share = self.entries / (self.height * self.width)
 
@@ -77,7 +80,11 @@ class Problem:
         return self._in_rows[:, None] / self.width, self._in_columns[:, None] / self.height
 
     def leading(self, rank: int, generator: torch.Generator | None = None) -> LowRank:
-        """The leading part of the observed values over `share`, which have the matrix for their mean."""
+        """The leading part of the observed values over `share`, which have the matrix for their mean.
+
+        Without a generator the seed is 0: every process must draw the same.
+        """
+        generator = torch.Generator().manual_seed(0) if generator is None else generator
         scaled = self.observed.with_values(self.observed.values / self.share)
         return LowRank.leading(scaled, rank, self.rows, generator)
 
