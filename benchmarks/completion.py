@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib.metadata
+import itertools
 import signal
 import statistics
 import time
@@ -93,24 +94,35 @@ def quality(results: Results, given: argparse.Namespace, about: dict[str, Any]) 
     """All methods on all sets, seed by seed."""
     for method in given.methods.split(","):
         run(method, Task(CASES["tiny"](0), 0), given.limit)  # imports and compiled loops are loaded
-    late: dict[tuple[str, str], str] = {}
-    for name in given.sets.split(","):
-        for seed in range(given.seeds):
-            key = {"part": "quality", "set": name, "seed": seed}
-            place = results.find(key)
-            methods = {} if place is None else dict(results.cells[place]["methods"])
-            wanted = [method for method in given.methods.split(",") if given.again or method not in methods]
-            if not wanted:
-                continue
-            task = Task(CASES[name](seed), seed)
-            for method in wanted:
-                reason = late.get((name, method))
-                found = {"absent": reason} if reason else run(method, task, given.limit)
-                if found.get("late"):
-                    late[name, method] = found["absent"]
-                methods[method] = {"label": METHODS[method][0], **found}
-                results.put({**key, **task.case.about(), "methods": dict(methods), **about})
-                print(f"{name} {seed} {method}: {_said(found)}", flush=True)
+    names, wanted = given.sets.split(","), given.methods.split(",")
+    late = {} if given.again else too_late(results.cells)
+    for seed, name in itertools.product(range(given.seeds), names):
+        key = {"part": "quality", "set": name, "seed": seed}
+        place = results.find(key)
+        methods = {} if place is None else dict(results.cells[place]["methods"])
+        missing = [method for method in wanted if given.again or method not in methods]
+        if not missing:
+            continue
+        task = Task(CASES[name](seed), seed)
+        for method in missing:
+            reason = late.get((name, method))
+            found = {"absent": reason} if reason else run(method, task, given.limit)
+            if found.get("late"):
+                late[name, method] = found["absent"]
+            methods[method] = {"label": METHODS[method][0], **found}
+            results.put({**key, **task.case.about(), "methods": dict(methods), **about})
+            print(f"{name} {seed} {method}: {_said(found)}", flush=True)
+
+
+def too_late(cells: list[dict[str, Any]]) -> dict[tuple[str, str], str]:
+    """Sets and methods that took too long for one seed, and why others need not be tried."""
+    return {
+        (cell["set"], method): found["absent"]
+        for cell in cells
+        if cell["part"] == "quality"
+        for method, found in cell["methods"].items()
+        if found.get("late")
+    }
 
 
 def run(method: str, task: Task, limit: float) -> dict[str, Any]:

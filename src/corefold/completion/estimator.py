@@ -3,37 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.metrics import r2_score
-from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
-from tqdm.auto import tqdm
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
 
 from corefold.completion import stored
-from corefold.completion.bounds import bounds_of, fits_in_memory, height_and_entries, warn_of_gaps
-from corefold.completion.entries import is_triples, observed_entries, triples
+from corefold.completion.bounds import bounds_of, clipped, fits_in_memory, warn_of_gaps
 from corefold.completion.factors import LowRank
-from corefold.completion.fit import Record, Settings, fit
+from corefold.completion.fit import Record, fit
 from corefold.completion.model import Model
 from corefold.completion.observed import Observed
-from corefold.completion.processes import Rows, SharedRows, gathered, together
-from corefold.completion.solvers import ALS, Descent, Schatten, Solver
+from corefold.completion.processes import Rows, together
+from corefold.completion.progress import progress
+from corefold.completion.reading import places, read, read_first, rows_of
+from corefold.completion.settings import SOLVERS, settings_of
+from corefold.completion.solvers import Solver
 from corefold.completion.split import split
 from corefold.completion.streaming import Memory
 
-MOST = 64  # directions that "auto" starts from
-BYTES_AN_ENTRY = 40  # at most, as observed entries are put in order
 WORKING_COPIES = 16  # of the factors, in a step of a solver
-SOLVERS = {"schatten": Schatten, "descent": Descent, "als": ALS}
 Callback = Callable[[Record], object]
 
 
@@ -142,26 +138,18 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
             MemoryError: the fit would take more memory than is free.
             KeyboardInterrupt: with the estimator fitted as well as it was when it was interrupted.
         """
-        observed, rows = self._read(X, mask, shape)
-        settings = self._settings(observed, rows)
+        observed, rows = read_first(self, X, mask, shape)
+        settings = settings_of(self.get_params(deep=False), observed, rows)
         with together(self.distributed):
             needed = WORKING_COPIES * settings.width * sum(observed.shape)
             itemsize = observed.values.element_size()
             fits_in_memory(f"a fit of rank {settings.width}", needed, itemsize, "set a lower max_rank")
         self.bounds_ = bounds_of(self.clip, observed, rows)
-        start = vars(self).pop("model_", None)
+        start = self._start(observed, rows)
         warn_of_gaps(observed, rows, settings.width)
-        if not self.warm_start or start is None or start.factors.v.shape[0] != observed.shape[1]:
-            start = None
-        else:
-            # The rows may be others, or more; their coordinates among the old columns are where to start.
-            start = start.fold_in(observed)
-            start = replace(
-                start, factors=LowRank.product(start.factors.u * start.factors.s, start.factors.v, rows)
-            )
         vars(self).pop("_memory", None)
         self.path_ = []
-        with self._bar(rows) as advance:
+        with progress(self.verbose and rows.first, self.max_iter) as advance:
             best = None
             for record, model in fit(observed, rows, settings, start):
                 if model is not best:
@@ -184,8 +172,10 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
         if not hasattr(self, "_memory"):
             self._memory = Memory.of(self.model_)
         with together(self.distributed):
-            observed = self._observed(X, mask, None, reset=False)
-        self.model_, self._memory = self._memory.learn(self.model_, observed, self._rows(observed))
+            observed = read(self, X, mask)
+        self.model_, self._memory = self._memory.learn(
+            self.model_, observed, rows_of(observed, self.distributed)
+        )
         return self
 
     def save(self, path: str | Path) -> None:
@@ -258,13 +248,13 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
             MemoryError: a dense result would not fit.
         """
         check_is_fitted(self)
-        observed = self._observed(X, mask, None, reset=False)
+        observed = read(self, X, mask)
         single = "single entries cost nothing: entries(rows, columns)"
         itemsize = observed.values.element_size()
         fits_in_memory(
             f"a dense matrix of shape {observed.shape}", math.prod(observed.shape), itemsize, single
         )
-        filled = self._clipped(self.model_.fold_in(observed).dense(), slice(None))
+        filled = clipped(self.model_.fold_in(observed).dense(), self.bounds_)
         filled[observed.row_of().long(), observed.columns.long()] = observed.values
         return filled.cpu().numpy()
 
@@ -275,8 +265,8 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
             ValueError: indices out of range, or not as many of both.
         """
         check_is_fitted(self)
-        rows, columns = self._indices(rows, columns)
-        return self._clipped(self.model_.entries(rows, columns), columns).cpu().numpy()
+        rows, columns = self._places(rows, columns)
+        return clipped(self.model_.entries(rows, columns), self.bounds_, columns).cpu().numpy()
 
     def intervals(self, rows: Any, columns: Any, coverage: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
         """Lower and upper ends of intervals that hold new entries with this probability, on average over entries.
@@ -296,146 +286,40 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
                 f"intervals of coverage {coverage} need more held-out entries than {len(self.model_.misses)}; "
                 "fit with a larger validation_fraction"
             )
-        columns = self._indices(rows, columns)[1]
+        columns = self._places(rows, columns)[1]
         ends = (torch.from_numpy(predicted + side * margin).to(self.device) for side in (-1, 1))
-        lower, upper = (self._clipped(end, columns).cpu().numpy() for end in ends)
+        lower, upper = (clipped(end, self.bounds_, columns).cpu().numpy() for end in ends)
         return lower, upper
 
     def score(self, X: Any, y: Any = None, *, mask: Any = None) -> float:
         """R^2 at a tenth of the observed entries, each predicted from the rest of its row; 1 is best."""
         check_is_fitted(self)
-        observed = self._observed(X, mask, None, reset=False)
+        observed = read(self, X, mask)
         known, hidden = split(observed, 0.1, seed=0)
         if not len(hidden):
             known, hidden = observed, observed
         model = self.model_.fold_in(known)
-        predicted = self._clipped(model.entries(hidden.row_of(), hidden.columns), hidden.columns)
+        predicted = clipped(model.entries(hidden.row_of(), hidden.columns), self.bounds_, hidden.columns)
         return float(r2_score(hidden.values.cpu(), predicted.cpu()))
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "model_")
 
-    def _read(self, X: Any, mask: Any, shape: tuple[int, int] | None) -> tuple[Observed, Rows]:
-        """What is observed, and who has the rows; all processes learn of an error in one of them."""
-        shared = self.distributed
-        with together(shared):
-            found = triples(X, shape).shape if is_triples(X) else None
-        if shared and found is not None and shape is None:
-            shape = (found[0], max(each[1] for each in gathered(found, shared) if each is not None))
-        with together(shared):
-            observed = self._observed(X, mask, shape, reset=True)
-        kinds = gathered((observed.shape[1], str(observed.values.dtype)), shared)
-        if len(set(kinds)) > 1:
-            raise ValueError(f"the processes must have columns and dtypes alike; got {kinds}")
-        return observed, self._rows(observed)
+    def _places(self, rows: Any, columns: Any) -> tuple[Tensor, Tensor]:
+        factors = self.model_.factors
+        found = places(rows, columns, (len(factors.u), len(factors.v)))
+        return found[0].to(self.device), found[1].to(self.device)
 
-    def _rows(self, observed: Observed) -> Rows:
-        return SharedRows(observed.shape[0], observed.values.device) if self.distributed else Rows()
-
-    def _observed(self, X: Any, mask: Any, shape: Any, reset: bool) -> Observed:
-        if is_triples(X):
-            X = triples(X, shape if reset else (int(np.max(X[0], initial=-1)) + 1, self.n_features_in_))
-        elif shape is not None:
-            raise ValueError("shape goes with triples (rows, columns, values); X has its own")
-        if self.dtype not in (None, "float32", "float64"):
-            raise ValueError(f'dtype must be "float32", "float64" or None; got {self.dtype!r}')
-        X = validate_data(
-            self,
-            X,
-            reset=reset,
-            accept_sparse="coo",
-            dtype=[np.float64, np.float32] if self.dtype is None else np.dtype(self.dtype),
-            ensure_all_finite=False,
+    def _start(self, observed: Observed, rows: Rows) -> Model | None:
+        """With `warm_start` the last fit, if its columns are as many; it is no longer what is fitted."""
+        start = vars(self).pop("model_", None)
+        if not self.warm_start or start is None or start.factors.v.shape[0] != observed.shape[1]:
+            return None
+        # The rows may be others, or more; their coordinates among the old columns are where to start.
+        start = start.fold_in(observed)
+        return replace(
+            start, factors=LowRank.product(start.factors.u * start.factors.s, start.factors.v, rows)
         )
-        count = X.nnz if sp.issparse(X) else X.size - int(np.isnan(X).sum())
-        needed = count * BYTES_AN_ENTRY + sum(X.shape) * 16
-        fits_in_memory(
-            f"{count} observed entries of a matrix of shape {X.shape}", needed, 1, "give fewer rows at a time"
-        )
-        return observed_entries(X, mask).to(self.device)
-
-    def _settings(self, observed: Observed, rows: Rows) -> Settings:
-        problem_height, entries = height_and_entries(observed, rows)
-        if not entries:
-            raise ValueError("nothing is observed: every entry of X is missing")
-        most = min(problem_height, observed.shape[1])
-        width = self.max_rank
-        if width == "auto":
-            width = max(1, min(most, MOST, entries // (problem_height + observed.shape[1])))
-        elif not isinstance(width, (int, np.integer)) or not 1 <= width <= most:
-            raise ValueError(
-                f'max_rank must be "auto" or an integer from 1 to {most}, the smaller side of X with '
-                f"n_samples={problem_height}, n_features={observed.shape[1]}; got {width!r}"
-            )
-        if not isinstance(self.depth, (int, np.integer)) or self.depth < 2:
-            raise ValueError(f"depth must be an integer of 2 or more; got {self.depth!r}")
-        if not isinstance(self.max_iter, (int, np.integer)) or self.max_iter < 1:
-            raise ValueError(f"max_iter must be an integer of 1 or more; got {self.max_iter!r}")
-        if self.fit_bias not in (True, False, "auto"):
-            raise ValueError(f'fit_bias must be True, False or "auto"; got {self.fit_bias!r}')
-        if not 0 <= self.validation_fraction < 1:
-            raise ValueError(f"validation_fraction must lie in [0, 1); got {self.validation_fraction!r}")
-        solver = self.solver
-        if isinstance(solver, str):
-            if solver not in SOLVERS:
-                raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, or an object; got {solver!r}")
-            solver = ALS() if solver == "als" else SOLVERS[solver](depth=self.depth)
-        seed = observed.starts.new_tensor(int(check_random_state(self.random_state).randint(2**31)))
-        return Settings(
-            solver,
-            int(width),
-            float(self.validation_fraction),
-            self.fit_bias,
-            int(self.max_iter),
-            self.tol,
-            int(rows.same(seed)),
-        )
-
-    def _indices(self, rows: Any, columns: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        found = []
-        model = self.model_
-        for name, given, size in (
-            ("rows", rows, len(model.factors.u)),
-            ("columns", columns, len(model.factors.v)),
-        ):
-            index = np.atleast_1d(np.asarray(given))
-            if index.ndim != 1 or index.dtype.kind not in "iu":
-                raise ValueError(
-                    f"{name} must be integers in one dimension; got {index.dtype}, {index.ndim}-d"
-                )
-            if len(index) and not 0 <= index.min() <= index.max() < size:
-                raise ValueError(
-                    f"{name} must lie between 0 and {size - 1}; got {index.min()} to {index.max()}"
-                )
-            found.append(torch.from_numpy(index.astype(np.int64)).to(self.device))
-        if len(found[0]) != len(found[1]):
-            raise ValueError(
-                f"entries takes as many rows as columns; got {len(found[0])} and {len(found[1])}"
-            )
-        return found[0], found[1]
-
-    def _clipped(self, predicted: torch.Tensor, columns: Any) -> torch.Tensor:
-        if self.bounds_ is None:
-            return predicted
-        low, high = (
-            end.to(predicted) if end.ndim == 0 else end.to(predicted)[columns] for end in self.bounds_
-        )
-        return predicted.clamp(low, high)
-
-    @contextmanager
-    def _bar(self, rows: Rows) -> Iterator[Callable[[Record], None]]:
-        if not self.verbose or not rows.first:
-            yield lambda record: None
-            return
-        with tqdm(total=self.max_iter, desc="completing", unit="step") as bar:
-
-            def advance(record: Record) -> None:
-                bar.update()
-                bar.set_postfix(
-                    rank=record.rank, error=f"{record.error:.3g}", held_out=f"{record.held_out:.3g}"
-                )
-
-            yield advance
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

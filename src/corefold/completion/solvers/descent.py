@@ -32,7 +32,8 @@ class Descent:
 
     Attributes:
         depth: L, the number of factors.
-        gamma: learning rate of the bases over the factors'. 0 freezes them; too large a one diverges.
+        gamma: learning rate of the bases over the factors', for a matrix scaled as below; the paper's .01 is for singular
+            values of about 1000, which makes it .01 * 1000^(2/3) = 1 here. 0 freezes the bases; more than 1 may diverge.
         init_scale: every factor starts at this times an orthogonal matrix.
         lr: learning rate for the sum over all entries, of a matrix scaled to a largest singular value of about 1: the
             curvature at the solution is about L then, so that up to 2/L is stable.
@@ -43,7 +44,7 @@ class Descent:
     """
 
     depth: int = 3
-    gamma: float = 0.01
+    gamma: float = 0.5
     init_scale: float = 1e-3
     lr: float = 0.3
     compressed: bool = True

@@ -1,0 +1,25 @@
+"""A progress bar for a fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from tqdm.auto import tqdm
+
+from corefold.completion.fit import Record
+
+
+@contextmanager
+def progress(shown: bool, most: int) -> Iterator[Callable[[Record], None]]:
+    """What to call with each record; it moves the bar, of at most so many steps, if that is to be shown."""
+    if not shown:
+        yield lambda record: None
+        return
+    with tqdm(total=most, desc="completing", unit="step") as bar:
+
+        def advance(record: Record) -> None:
+            bar.update()
+            bar.set_postfix(rank=record.rank, error=f"{record.error:.3g}", held_out=f"{record.held_out:.3g}")
+
+        yield advance

@@ -1,0 +1,105 @@
+"""What an estimator is given, read and checked at its door: observed entries, and places to predict."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from jaxtyping import Int
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import validate_data
+from torch import Tensor
+
+from corefold.completion.bounds import fits_in_memory
+from corefold.completion.entries import is_triples, observed_entries, triples
+from corefold.completion.observed import Observed
+from corefold.completion.processes import Rows, SharedRows, gathered, together
+
+BYTES_AN_ENTRY = 40  # at most, as observed entries are put in order
+
+
+def rows_of(observed: Observed, shared: bool) -> Rows:
+    """Who has the rows."""
+    return SharedRows(observed.shape[0], observed.values.device) if shared else Rows()
+
+
+def read_first(
+    estimator: BaseEstimator, X: Any, mask: Any, shape: tuple[int, int] | None
+) -> tuple[Observed, Rows]:
+    """What is observed, and who has the rows; all processes learn of an error in one of them.
+
+    The estimator gets its `n_features_in_` and `feature_names_in_`.
+
+    Raises:
+        ValueError: see `read`; or processes whose columns or dtypes differ.
+    """
+    shared = estimator.distributed
+    with together(shared):
+        found = triples(X, shape).shape if is_triples(X) else None
+    if shared and found is not None and shape is None:
+        shape = (found[0], max(each[1] for each in gathered(found, shared) if each is not None))
+    with together(shared):
+        if is_triples(X):
+            X = triples(X, shape)
+        elif shape is not None:
+            raise ValueError("shape goes with triples (rows, columns, values); X has its own")
+        observed = _validated(estimator, X, mask, reset=True)
+    kinds = gathered((observed.shape[1], str(observed.values.dtype)), shared)
+    if len(set(kinds)) > 1:
+        raise ValueError(f"the processes must have columns and dtypes alike; got {kinds}")
+    return observed, rows_of(observed, shared)
+
+
+def read(estimator: BaseEstimator, X: Any, mask: Any) -> Observed:
+    """What is observed of rows that have a fitted estimator's columns.
+
+    Raises:
+        ValueError: other columns, an infinity, or a mask of another shape or that shows a NaN.
+        MemoryError: the entries would take more memory than is free.
+    """
+    if is_triples(X):
+        X = triples(X, (int(np.max(X[0], initial=-1)) + 1, estimator.n_features_in_))
+    return _validated(estimator, X, mask, reset=False)
+
+
+def _validated(estimator: BaseEstimator, X: Any, mask: Any, reset: bool) -> Observed:
+    dtype = estimator.dtype
+    if dtype not in (None, "float32", "float64"):
+        raise ValueError(f'dtype must be "float32", "float64" or None; got {dtype!r}')
+    X = validate_data(
+        estimator,
+        X,
+        reset=reset,
+        accept_sparse="coo",
+        dtype=[np.float64, np.float32] if dtype is None else np.dtype(dtype),
+        ensure_all_finite=False,
+    )
+    count = X.nnz if sp.issparse(X) else X.size - int(np.isnan(X).sum())
+    needed = count * BYTES_AN_ENTRY + sum(X.shape) * 16
+    fits_in_memory(
+        f"{count} observed entries of a matrix of shape {X.shape}", needed, 1, "give fewer rows at a time"
+    )
+    return observed_entries(X, mask).to(estimator.device)
+
+
+def places(rows: Any, columns: Any, shape: tuple[int, int]) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
+    """Rows and columns of single entries of a matrix of this shape.
+
+    Raises:
+        ValueError: indices out of range, or not as many of both.
+    """
+    found = [_index(*each) for each in zip(("rows", "columns"), (rows, columns), shape, strict=True)]
+    if len(found[0]) != len(found[1]):
+        raise ValueError(f"entries takes as many rows as columns; got {len(found[0])} and {len(found[1])}")
+    return found[0], found[1]
+
+
+def _index(name: str, given: Any, size: int) -> Int[Tensor, " n"]:
+    index = np.atleast_1d(np.asarray(given))
+    if index.ndim != 1 or index.dtype.kind not in "iu":
+        raise ValueError(f"{name} must be integers in one dimension; got {index.dtype}, {index.ndim}-d")
+    if len(index) and not 0 <= index.min() <= index.max() < size:
+        raise ValueError(f"{name} must lie between 0 and {size - 1}; got {index.min()} to {index.max()}")
+    return torch.from_numpy(index.astype(np.int64))
