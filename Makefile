@@ -27,7 +27,7 @@ docs: $(VENV)/.docs
 	@echo "site/index.html"
 
 clean:
-	rm -rf .venv .cache site corefold-demo
+	rm -rf .venv .cache site corefold-demo corefold-complete
 
 $(VENV)/.base: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -6,9 +6,9 @@
 
 Peers that are not installed are recorded as absent: pip install cmfrec scikit-surprise myfm. Part `quality`: error at
 entries that no method saw, and seconds with tuning; see completion_data.py for the matrices and completion_peers.py
-for the methods. Parts `exact` and `size`: see completion_scale.py. Cells that the file holds are left as they are, and
-within one of `quality` methods that it holds, so a killed run goes on; --again measures them anew. A method that takes
-longer than --limit for one matrix has no result there, and is not tried on that set's other seeds.
+for the methods. Part `exact`: see completion_scale.py; `size`: completion_size.py. Cells that the file holds are left
+as they are, and within one of `quality` methods that it holds, so a killed run goes on; --again measures them anew. A
+method that takes longer than --limit for one matrix has no result there, and is not tried on that set's other seeds.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from typing import Any
 
 from completion_data import CASES
 from completion_peers import METHODS, PACKAGES, Absent, Task
-from completion_scale import exact, size
+from completion_scale import exact
+from completion_size import size
 from side_by_side import Results, circumstances
 
 import corefold.completion
@@ -73,6 +74,7 @@ def arguments(line: list[str] | None = None) -> argparse.Namespace:
         "--exact", default="d1000,condition100,d10000,descent300", help="see completion_scale.py"
     )
     parser.add_argument("--sizes", default="100000,1000000", help="observed entries")
+    parser.add_argument("--dtypes", default="float64,float32", help="of the size part")
     parser.add_argument("--largest", action="store_true", help="10^7 observed entries, too")
     return parser.parse_args(line)
 

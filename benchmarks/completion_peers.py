@@ -145,10 +145,10 @@ def soft_impute(task: Task) -> Answer:
         return min(range(len(tries)), key=lambda i: tries[i]["held_out"])
 
     around = {False: Biases.none(task.fitted), True: Biases.fit(task.fitted, Rows())}
-    problems = {biased: _less(task.fitted, found) for biased, found in around.items()}
+    problems = {biased: _less(task.fitted, found, task.seed) for biased, found in around.items()}
     largest = {}
     for biased, problem in problems.items():
-        factors = problem.leading(rank, torch.Generator().manual_seed(task.seed))
+        factors = problem.leading(rank)
         largest[biased] = float(factors.s[0]) * problem.share
         for share in PENALTIES[biased]:
             factors = attempt(biased, share, factors)
@@ -160,7 +160,7 @@ def soft_impute(task: Task) -> Answer:
     chosen, factors = tries[best()], fitted[best()]
     again = Biases.fit(task.observed, Rows()) if chosen["biases"] else Biases.none(task.observed)
     factors = _soft_impute(
-        _less(task.observed, again), factors, chosen["penalty"] * largest[chosen["biases"]]
+        _less(task.observed, again, task.seed), factors, chosen["penalty"] * largest[chosen["biases"]]
     )
     found = {"rank": int((factors.s > 1e-6 * factors.s[0]).sum())}
     return Answer(task.judge(_around(again, factors)), tries, found)
@@ -191,8 +191,8 @@ def _soft_impute(
     return factors
 
 
-def _less(observed: Observed, around: Biases) -> Problem:
-    return Problem(observed.with_values(observed.values - around.at(observed)), Rows())
+def _less(observed: Observed, around: Biases, seed: int) -> Problem:
+    return Problem(observed.with_values(observed.values - around.at(observed)), Rows(), seed)
 
 
 def _around(around: Biases, factors: LowRank) -> Predict:

@@ -1,26 +1,17 @@
-"""Seconds to 1e-6 on exact data, the paper's descent beside its wide form, and cost against size.
+"""Part `exact` of completion.py: seconds to 1e-6 on exact data, and the paper's descent beside its wide form.
 
-`exact` compares by ratios within rounds: in each, the methods of a cell get the same new matrix, in shuffled order.
+Times are compared by ratios within rounds: in each, the methods of a cell get the same new matrix, in shuffled order.
 ALS is told the true rank and runs bare, no entry held out, until it meets the observed values to 1e-6 or its seconds
 are over; DeepMatrixCompletion has max_rank four times the true one. What either comes to at other entries is recorded.
-`size` runs each size in a process of its own, which reports its seconds and the peak of its memory:
-
-    python benchmarks/completion_scale.py 1000000       # what such a process runs: so many observed entries
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import resource
-import statistics
-import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +21,7 @@ from completion_data import Triples
 from corefold.completion import DeepMatrixCompletion
 from corefold.completion.entries import observed_entries, triples
 from corefold.completion.factors import LowRank
+from corefold.completion.observed import Observed
 from corefold.completion.processes import Rows
 from corefold.completion.solvers import ALS, Descent, Problem
 
@@ -38,8 +30,8 @@ if TYPE_CHECKING:
 
 TOL = 1e-6
 LONGEST = 20.0  # seconds of ALS
-IN_A_ROW = 100  # observed entries of each row in `size`
-RANK, NOISE = 10, 0.1
+GAMMAS = (0.01, 0.1, 0.3)  # learning rate of the bases over the factors'; the first is the paper's
+EVERY, ITERATIONS, DESCENDS = 20, 20_000, 300.0  # of descent: between errors, at most, and seconds at most
 
 
 @dataclass(frozen=True)
@@ -99,7 +91,8 @@ EXACT = {  # side, rank, observed entries, condition
 }
 DESCENT = {  # side, rank, observed entries, scale of the factors at the start, error to come to
     "descent300": (300, 5, 18_000, 1e-2, 1e-3),
-    "descent1000": (1000, 5, 200_000, 1e-3, 1e-3),  # the paper's; the wide form takes long
+    # The paper's, but for factors that start ten times as large: from its 1e-3 the wide form takes long.
+    "descent1000": (1000, 5, 200_000, 1e-2, 1e-3),
     "descent-tiny": (40, 1, 800, 0.1, 0.1),
 }
 
@@ -113,7 +106,7 @@ def exact(results: Results, given: argparse.Namespace, about: Mapping[str, Any])
         results.put({**key, **found, **about})
         print(
             name,
-            {k: v for k, v in found.items() if k.endswith("over_als") or k == "wide_over_compressed"},
+            {k: v for k, v in found.items() if k.endswith("over_als") or k.startswith("wide_")},
             flush=True,
         )
 
@@ -175,7 +168,7 @@ def _told(problem: Planted, rank: int) -> LowRank:
     began = time.perf_counter()
     entries = Problem(observed_entries(triples(problem.seen, problem.shape)), Rows())
     scale = float(entries.observed.values.square().mean().sqrt())
-    factors = entries.leading(rank, torch.Generator().manual_seed(0))
+    factors = entries.leading(rank)
     for step in ALS().path(entries, factors):
         factors = step.factors
         if step.error <= TOL * scale or time.perf_counter() - began > LONGEST:
@@ -191,25 +184,11 @@ def _descent(side: int, rank: int, entries: int, init_scale: float, target: floa
     """Both forms from the same scale, at the same rate, until they meet the observed values to `target`."""
     problem = planted(0, side, rank, entries)
     observed = observed_entries(triples(problem.seen, problem.shape))
-    methods: dict[str, Any] = {}
-    for name in ("compressed", "wide"):
-        began = time.perf_counter()
-        task = Problem(observed, Rows())
-        start = task.leading(rank, torch.Generator().manual_seed(0))
-        solver = Descent(compressed=name == "compressed", init_scale=init_scale, every=20)
-        scale, steps, step = float(observed.values.square().mean().sqrt()), 0, None
-        for step in solver.path(task, start):
-            steps += 1
-            if step.error <= target * scale or steps == 1000:
-                break
-        seconds = time.perf_counter() - began
-        assert step is not None  # noqa: S101 - a path does not end by itself
-        methods[name] = {
-            "seconds": seconds,
-            "iterations": 20 * steps,
-            "error": step.error / scale,
-            "relative_error": problem.error(_at(step.factors)),
-        }
+    common: Any = {"init_scale": init_scale, "every": EVERY}
+    solvers = {f"compressed, gamma {gamma:g}": Descent(gamma=gamma, **common) for gamma in GAMMAS}
+    solvers["wide"] = Descent(compressed=False, **common)
+    methods = {name: _descends(solver, problem, observed, rank, target) for name, solver in solvers.items()}
+    wide = methods["wide"]
     return {
         "side": side,
         "true_rank": rank,
@@ -217,70 +196,37 @@ def _descent(side: int, rank: int, entries: int, init_scale: float, target: floa
         "init_scale": init_scale,
         "target": target,
         "methods": methods,
-        "wide_over_compressed": methods["wide"]["seconds"] / methods["compressed"]["seconds"],
+        # None where one of them did not come to the error.
+        "wide_over": {
+            name: wide["seconds"] / found["seconds"] if found["met"] and wide["met"] else None
+            for name, found in methods.items()
+            if name != "wide"
+        },
+        "wide_iteration_over": {
+            name: wide["seconds"] / wide["iterations"] * found["iterations"] / found["seconds"]
+            for name, found in methods.items()
+            if name != "wide"
+        },
     }
 
 
-def size(results: Results, given: argparse.Namespace, about: Mapping[str, Any]) -> None:
-    sizes = [int(entries) for entries in given.sizes.split(",")] + [10**7] * given.largest
-    for entries in sizes:
-        for seed in range(min(given.seeds, 1 if entries > 10**6 else 3)):
-            key = {"part": "size", "set": str(entries), "seed": seed}
-            if results.find(key) is not None and not given.again:
-                continue
-            command = [sys.executable, str(Path(__file__)), str(entries), "--seed", str(seed)]
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-            found = json.loads(done.stdout)
-            results.put({**key, **found, **about})
-            print(
-                f"{entries} observed: {found['seconds']:.1f} s, peak {found['peak_bytes'] / 1e6:.0f} MB, of it "
-                f"{found['before_bytes'] / 1e6:.0f} before the fit, rank {found['rank']}",
-                flush=True,
-            )
-
-
-def child() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("entries", type=int)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    warnings.simplefilter("ignore")
-    side = given.entries // IN_A_ROW
-    small = planted(0, 60, 2, 1200)
-    DeepMatrixCompletion(random_state=0).fit(small.seen, shape=small.shape)  # loads compiled loops
-    problem = planted(given.seed, side, RANK, given.entries, noise=NOISE)
-    before = _peak()
+def _descends(
+    solver: Descent, problem: Planted, observed: Observed, rank: int, target: float
+) -> dict[str, Any]:
     began = time.perf_counter()
-    estimator = DeepMatrixCompletion(random_state=given.seed).fit(problem.seen, shape=problem.shape)
+    task = Problem(observed, Rows())
+    start = task.leading(rank)
+    scale, iterations, step = float(observed.values.square().mean().sqrt()), 0, None
+    for step in solver.path(task, start):
+        iterations += solver.every
+        if step.error <= target * scale or iterations >= ITERATIONS or time.perf_counter() - began > DESCENDS:
+            break
     seconds = time.perf_counter() - began
-    found = {
-        "side": side,
-        "true_rank": RANK,
-        "noise": NOISE,
-        "observed": len(problem.seen[2]),
+    assert step is not None  # noqa: S101 - a path does not end by itself
+    return {
         "seconds": seconds,
-        "before_bytes": before,
-        "peak_bytes": _peak(),
-        "rank": estimator.rank_,
-        "steps": estimator.n_iter_,
-        "step_seconds": statistics.median(
-            np.diff([step["seconds"] for step in estimator.path_]).tolist() or [seconds]
-        ),
-        "relative_error": problem.error(estimator.entries),
-        "threads": torch.get_num_threads(),
+        "iterations": iterations,
+        "error": step.error / scale,
+        "met": step.error <= target * scale,
+        "relative_error": problem.error(_at(step.factors)),
     }
-    print(json.dumps(found))
-
-
-def _peak() -> int:
-    """Of this process since it began: Linux lets ru_maxrss begin with the peak of the process that started it."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        lines = status.read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-if __name__ == "__main__":
-    child()

@@ -1,8 +1,9 @@
 """Draw the benchmarks' results and fill the README's tables, from the JSON files alone: python benchmarks/figures.py
 
-Pictures go to docs/images: step.svg, memory.svg, scaling.svg; the same JSON gives the same bytes. In README.md a block
-`<!-- figure: step -->` ... `<!-- end -->` gets the picture of that name, `<!-- table: step -->` ... `<!-- end -->` the
-table of steps and `<!-- table: targets -->` ... `<!-- end -->` how many cells meet each target.
+Pictures go to docs/images: step.svg, memory.svg, scaling.svg, completion.svg; the same JSON gives the same bytes. In
+README.md a block `<!-- figure: step -->` ... `<!-- end -->` gets the picture of that name, `<!-- table: step -->` ...
+`<!-- end -->` the table of steps, `<!-- table: targets -->` how many cells meet each target, and
+`<!-- table: completion -->` errors of matrix completion.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from completion_figures import completion_dots, completion_table, errors
+from drawing import head, plain
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
@@ -31,6 +34,7 @@ ALTERNATIVE = {
     "step": "Time of a training step over the frozen model's, for each method, model and shape of batch",
     "memory": "Peak memory of a training step over LoRA's, for each method, model and shape of batch",
     "scaling": "Time of a step over the frozen floor's as the number of tokens, the width or the hidden size varies",
+    "completion": "Error at entries held out over the best peer's, for each method and set of data",
 }
 Cell = dict[str, Any]
 
@@ -43,7 +47,9 @@ def main() -> None:
     parser.add_argument("--images", type=Path, default=ROOT / "docs" / "images")
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
     given = parser.parse_args()
-    step, scaling = (_read(given.results / f"{name}.json") for name in ("step", "scaling"))
+    step, scaling, completion = (
+        _read(given.results / f"{name}.json") for name in ("step", "scaling", "completion")
+    )
     pictures = {}
     if step:
         height = 1.05 + 0.26 * len(_methods(step["cells"]))
@@ -51,6 +57,8 @@ def main() -> None:
         pictures["memory"] = figure_svg(lambda ax: memory(step["cells"], ax), width=9, height=height)
     if scaling:
         pictures["scaling"] = figure_svg(lambda ax: scales(scaling, ax), width=9, height=3.1)
+    if completion and errors(completion):
+        pictures["completion"] = figure_svg(lambda ax: completion_dots(completion, ax), width=9, height=3.6)
     given.images.mkdir(parents=True, exist_ok=True)
     for name, picture in pictures.items():
         # On its own, a picture has no page to take its ink and ground from.
@@ -58,20 +66,26 @@ def main() -> None:
         (given.images / f"{name}.svg").write_text(picture, encoding="utf-8")
     if given.readme.exists():
         text = given.readme.read_text(encoding="utf-8")
-        given.readme.write_text(fill(text, step), encoding="utf-8")
+        given.readme.write_text(fill(text, step, completion), encoding="utf-8")
 
 
-def fill(text: str, step: dict[str, Any] | None) -> str:
+def fill(text: str, step: dict[str, Any] | None, completion: dict[str, Any] | None = None) -> str:
     """The README with its marked blocks written anew; without results they stay."""
+    tables = {
+        "step": (step_table, step),
+        "targets": (target_table, step),
+        "completion": (completion_table, completion),
+    }
 
     def filled(block: re.Match[str]) -> str:
         kind, name = block[1], block[2]
         if kind == "figure":
             content = f"![{ALTERNATIVE[name]}](docs/images/{name}.svg)"
-        elif step is not None:
-            content = {"step": step_table, "targets": target_table}[name](step)
         else:
-            return block[0]
+            write, results = tables[name]
+            if results is None:
+                return block[0]
+            content = write(results)
         return f"<!-- {kind}: {name} -->\n{content}\n<!-- end -->"
 
     return BLOCK.sub(filled, text)
@@ -126,11 +140,8 @@ def _rows(
     panels[0].set_ylim(len(order) - 0.45, -0.55)
     for tick, name in zip(panels[0].get_yticklabels(), order, strict=True):
         tick.set_fontweight("bold" if name in OURS else "normal")
-    _head(
-        panels[0],
-        title,
-        [_key(CYCLE[i], f"{rows} × {tokens} tokens") for i, (rows, tokens) in enumerate(shapes)],
-    )
+    keys = [_key(CYCLE[i], f"{rows} × {tokens} tokens") for i, (rows, tokens) in enumerate(shapes)]
+    head(panels[0], title, keys, len(keys))
 
 
 def _dots(
@@ -147,7 +158,7 @@ def _dots(
         if name in OURS:
             panel.axhspan(row - 0.5, row + 0.5, color=BLUE, alpha=0.08, linewidth=0)
     panel.axvline(1, color=GREY, linewidth=1, zorder=1)
-    _plain(panel, "x")
+    plain(panel, "x")
     panel.tick_params(axis="y", length=0)
     panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}×"))
 
@@ -188,7 +199,7 @@ def scales(results: dict[str, Any], ax: Axes) -> None:
         others = ", ".join(f"{key} {size:,}" for key, size in results["fixed"].items() if key != sweep)
         panel.set_title(others, loc="left", fontweight="normal", fontsize=8.5)
         panel.set_xlabel(AXES[sweep])
-        _plain(panel, "y")
+        plain(panel, "y")
     panels[0].yaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}×"))
     labels = {name: found["label"] for name, found in results["cells"][0]["methods"].items()}
     keys = [_key(color, labels[name]) for name, color in SCALED.items()]
@@ -202,10 +213,11 @@ def scales(results: dict[str, Any], ax: Axes) -> None:
         linestyle="",
         label="update folded into the weight",
     )
-    _head(
+    head(
         panels[0],
         f"Time of a step of {results['layers']} linear layers over the frozen layers' (median and quartiles)",
         [*keys, hollow],
+        len(keys) + 1,
     )
 
 
@@ -221,22 +233,10 @@ def _panels(ax: Axes, count: int, **options: Any) -> list[Axes]:
     return list(figure.subplots(1, count, squeeze=False, **options)[0])  # type: ignore[union-attr]
 
 
-def _plain(panel: Axes, grid: Any) -> None:
-    panel.spines[["top", "right"]].set_visible(False)
-    panel.grid(axis=grid, color=GREY, alpha=0.25, linewidth=0.6)
-    panel.set_axisbelow(True)
-
-
 def _key(color: str, label: str) -> Line2D:
     marker = "oDs^"[CYCLE.index(color)] if "tokens" in label else "o"
     line = "" if "tokens" in label else "-"
     return Line2D([], [], color=color, marker=marker, markersize=4.5, linestyle=line, label=label)
-
-
-def _head(panel: Axes, title: str, keys: Sequence[Line2D]) -> None:
-    figure: Any = panel.figure
-    figure.suptitle(title, x=0.005, ha="left", fontsize=9.5, fontweight="bold")
-    figure.legend(handles=keys, loc="outside lower left", ncols=len(keys), frameon=False)
 
 
 def _methods(cells: Sequence[Cell]) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """Run the commands that README.md shows and put what they print below them: python docs/run_readme.py [COMMAND]
 
-With a COMMAND, only the blocks whose command begins with it, and no picture. A block `<!-- run: COMMAND -->` ... `<!-- end -->` gets the command and its standard output. $MINILM stands for the
-folder of the packaged model, in the command run and as MODEL in the command shown.
+With a COMMAND, only the blocks whose command begins with it, and no picture. A block `<!-- run: COMMAND -->` ...
+`<!-- end -->` gets the command and its standard output. $MINILM stands for the folder of the packaged model, in the
+command run and as MODEL in the command shown.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Classify digits half of whose pixels are missing: gaps filled by deep matrix completion, or by column means.
 
-    python examples/complete.py
+python examples/complete.py
 """
 
 from __future__ import annotations

@@ -1,8 +1,15 @@
-"""Shapes in corefold.core's annotations are checked in every test; users pay nothing for them."""
+"""Shapes in the annotations of core and completion are checked in every test; users pay nothing for them."""
+
+from pathlib import Path
 
 import jaxtyping
 
-jaxtyping.install_import_hook("corefold.core", "beartype.beartype")  # before anything imports corefold
+# Not the estimator, which refuses what it is not made for by itself, nor loops that numba compiles as they stand.
+UNCHECKED = ("estimator", "kernels")
+COMPLETION = (Path(__file__).parents[1] / "src/corefold/completion").glob("[!_]*")
+CHECKED = [f"corefold.completion.{path.stem}" for path in COMPLETION if path.stem not in UNCHECKED]
+# Before anything imports corefold.
+jaxtyping.install_import_hook(["corefold.core", *CHECKED], "beartype.beartype")
 
 import os  # noqa: E402
 

@@ -16,12 +16,14 @@ if TYPE_CHECKING:
         initialize_bases,
         param_groups,
     )
+    from corefold.completion import DeepMatrixCompletion
 
 __version__ = "0.1.0"
 __all__ = [
     "BasesCallback",
     "DeepLoraConfig",
     "DeepLoraModel",
+    "DeepMatrixCompletion",
     "FactorChain",
     "export_lora",
     "initialize_bases",
@@ -30,12 +32,16 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # PEFT brings transformers with it, which takes seconds: it loads with the first name that needs it.
+    # PEFT brings transformers with it, and completion numba and scikit-learn, which takes seconds: each loads with
+    # the first name that needs it.
     if name not in __all__:
         raise AttributeError(f"module 'corefold' has no attribute {name!r}")
-    from corefold import adapters
+    if name == "DeepMatrixCompletion":
+        from corefold import completion as part
+    else:
+        from corefold import adapters as part
 
-    return getattr(adapters, name)
+    return getattr(part, name)
 
 
 def __dir__() -> list[str]:

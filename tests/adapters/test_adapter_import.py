@@ -17,7 +17,7 @@ from corefold.adapters.model import DeepLoraModel
 from corefold.adapters.registry import enum_member, register
 from models import fresh_python
 
-HEAVY = ["transformers", "peft", "sklearn", "pandas", "matplotlib"]
+HEAVY = ["transformers", "peft", "numba", "scipy", "sklearn", "pandas", "matplotlib"]
 
 
 class Colour(str, Enum):  # noqa: UP042 (as PeftType is made)

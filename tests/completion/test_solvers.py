@@ -7,6 +7,7 @@ from itertools import islice, pairwise
 import numpy as np
 import pytest
 import torch
+from jaxtyping import TypeCheckError
 from observations import fitted, low_rank, relative, sparse, with_holes
 
 from cases import gaussian, generator, matrix_with_spectrum
@@ -24,6 +25,11 @@ ROWS = Rows()
 
 def whole_of(factors):
     return factors.u * factors.s @ factors.v.mT
+
+
+def test_shapes_are_checked_in_tests():
+    with pytest.raises(TypeCheckError):
+        LowRank(torch.ones(6, 3), torch.ones(4), torch.ones(7, 3))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -9,12 +9,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from corefold.report import write_page
-from corefold.report.completion import (
-    Completed,
+from corefold.report.completion import Completed, completion_sections
+from corefold.report.completion_plots import (
     completion_errors,
     completion_ranks,
     completion_residuals,
-    completion_sections,
     completion_spectrum,
     interval_coverage,
     picture_height,

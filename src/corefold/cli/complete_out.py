@@ -42,7 +42,7 @@ def check_filled(matrix: Matrix, path: Path) -> None:
     copies = 2 if path.suffix.lower() == ".parquet" else 1  # pyarrow takes columns of its own
     try:
         what = f"the filled table of {height:,} rows and {width:,} columns"
-        fits_in_memory(what, copies * float(height) * width, 8, "ask for --top or --entries instead")
+        fits_in_memory(what, copies * height * width, 8, "ask for --top or --entries instead")
     except MemoryError as error:
         raise InputError(str(error)) from error
 

@@ -55,7 +55,7 @@ def clipped(predicted: Tensor, bounds: tuple[Tensor, Tensor] | None, columns: An
     return predicted.clamp(low, high)
 
 
-def fits_in_memory(what: str, numbers: float, itemsize: int, instead: str) -> None:
+def fits_in_memory(what: str, numbers: int, itemsize: int, instead: str) -> None:
     """Refuse what would not fit, before it is allocated, and say what to do instead.
 
     Raises:

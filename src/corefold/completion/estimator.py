@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.metrics import r2_score
 from sklearn.utils.validation import check_is_fitted
@@ -17,11 +16,9 @@ from torch import Tensor
 
 from corefold.completion import stored
 from corefold.completion.bounds import bounds_of, clipped, fits_in_memory, warn_of_gaps
-from corefold.completion.factors import LowRank
 from corefold.completion.fit import Record, fit
 from corefold.completion.model import Model
-from corefold.completion.observed import Observed
-from corefold.completion.processes import Rows, together
+from corefold.completion.processes import together
 from corefold.completion.progress import progress
 from corefold.completion.reading import places, read, read_first, rows_of
 from corefold.completion.settings import SOLVERS, settings_of
@@ -145,7 +142,9 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
             itemsize = observed.values.element_size()
             fits_in_memory(f"a fit of rank {settings.width}", needed, itemsize, "set a lower max_rank")
         self.bounds_ = bounds_of(self.clip, observed, rows)
-        start = self._start(observed, rows)
+        start, last = None, vars(self).pop("model_", None)
+        if self.warm_start and last is not None and len(last.factors.v) == observed.shape[1]:
+            start = last.start_for(observed, rows)
         warn_of_gaps(observed, rows, settings.width)
         vars(self).pop("_memory", None)
         self.path_ = []
@@ -187,12 +186,7 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
             TypeError: with a solver that is not one of the library's.
         """
         check_is_fitted(self)
-        settings = {
-            name: value
-            for name, value in self.get_params().items()
-            if name not in ("callbacks", "random_state")
-        }
-        settings["solver"] = stored.solver_to_plain(self.solver, SOLVERS)
+        settings = stored.settings_to_plain(self.get_params(deep=False), SOLVERS)
         about = {"settings": settings, "path": self.path_, "columns": self.n_features_in_}
         if hasattr(self, "feature_names_in_"):
             about["names"] = [str(name) for name in self.feature_names_in_]
@@ -209,8 +203,7 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
             ValueError: a file that `save` did not write.
         """
         about, tensors = stored.read(path)
-        settings = about["settings"]
-        loaded = cls(**settings | {"solver": stored.solver_from_plain(settings["solver"], SOLVERS)})
+        loaded = cls(**stored.settings_from_plain(about["settings"], SOLVERS))
         loaded.bounds_ = (tensors.pop("low"), tensors.pop("high")) if "low" in tensors else None
         loaded.model_, loaded.path_ = Model.from_tensors(tensors), about["path"]
         loaded.n_features_in_ = about["columns"]
@@ -264,9 +257,7 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
         Raises:
             ValueError: indices out of range, or not as many of both.
         """
-        check_is_fitted(self)
-        rows, columns = self._places(rows, columns)
-        return clipped(self.model_.entries(rows, columns), self.bounds_, columns).cpu().numpy()
+        return self._predicted(rows, columns)[0].cpu().numpy()
 
     def intervals(self, rows: Any, columns: Any, coverage: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
         """Lower and upper ends of intervals that hold new entries with this probability, on average over entries.
@@ -277,7 +268,7 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
         Raises:
             ValueError: nothing was held out, or too little for this coverage.
         """
-        predicted = self.entries(rows, columns)
+        predicted, columns = self._predicted(rows, columns)
         if not 0 < coverage < 1:
             raise ValueError(f"coverage must lie between 0 and 1; got {coverage!r}")
         margin = self.model_.margin(coverage)
@@ -286,9 +277,8 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
                 f"intervals of coverage {coverage} need more held-out entries than {len(self.model_.misses)}; "
                 "fit with a larger validation_fraction"
             )
-        columns = self._places(rows, columns)[1]
-        ends = (torch.from_numpy(predicted + side * margin).to(self.device) for side in (-1, 1))
-        lower, upper = (clipped(end, self.bounds_, columns).cpu().numpy() for end in ends)
+        ends = (clipped(predicted + side * margin, self.bounds_, columns) for side in (-1, 1))
+        lower, upper = (end.cpu().numpy() for end in ends)
         return lower, upper
 
     def score(self, X: Any, y: Any = None, *, mask: Any = None) -> float:
@@ -305,21 +295,11 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "model_")
 
-    def _places(self, rows: Any, columns: Any) -> tuple[Tensor, Tensor]:
-        factors = self.model_.factors
-        found = places(rows, columns, (len(factors.u), len(factors.v)))
-        return found[0].to(self.device), found[1].to(self.device)
-
-    def _start(self, observed: Observed, rows: Rows) -> Model | None:
-        """With `warm_start` the last fit, if its columns are as many; it is no longer what is fitted."""
-        start = vars(self).pop("model_", None)
-        if not self.warm_start or start is None or start.factors.v.shape[0] != observed.shape[1]:
-            return None
-        # The rows may be others, or more; their coordinates among the old columns are where to start.
-        start = start.fold_in(observed)
-        return replace(
-            start, factors=LowRank.product(start.factors.u * start.factors.s, start.factors.v, rows)
-        )
+    def _predicted(self, rows: Any, columns: Any) -> tuple[Tensor, Tensor]:
+        """Predictions of single entries, and their columns."""
+        check_is_fitted(self)
+        rows, columns = places(rows, columns, self.model_.factors)
+        return clipped(self.model_.entries(rows, columns), self.bounds_, columns), columns
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

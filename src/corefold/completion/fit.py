@@ -76,9 +76,9 @@ class _Centred:
         height = float(rows.sum(counts.new_tensor(float(observed.shape[0]))))
         return cls(biases, scale, rows, counts / height)
 
-    def problem(self, observed: Observed) -> Problem:
+    def problem(self, observed: Observed, seed: int) -> Problem:
         values = (observed.values - self.biases.at(observed)) / self.scale
-        return Problem(observed.with_values(values), self.rows)
+        return Problem(observed.with_values(values), self.rows, seed)
 
     def model(self, step: Step, misses: Tensor) -> Model:
         factors = replace(step.factors, s=step.factors.s * self.scale)
@@ -108,7 +108,7 @@ def fit(
             break  # exact without biases
         stage = "path with biases" if biased else "path"
         centred = _Centred.of(fitted, Biases.fit(fitted, rows) if biased else Biases.none(fitted), rows)
-        problem, since, lowest_here = centred.problem(fitted), 0, math.inf
+        problem, since, lowest_here = centred.problem(fitted, told.seed), 0, math.inf
         for done, step in enumerate(told.solver.path(problem, _first(problem, centred, told, start)), 1):
             misses = centred.misses(step, held)
             held_out = _rms(misses, rows) if watched else math.nan
@@ -128,14 +128,14 @@ def fit(
         step = _lowest_rank(step, centred, held, max(lowest * (1 + ALIKE), told.tol * centred.scale))
         if centred.biases.shrink < math.inf:
             centred = replace(centred, biases=Biases.fit(observed, rows))
-    for last in told.solver.refit(centred.problem(observed), step):
+    for last in told.solver.refit(centred.problem(observed, told.seed), step):
         yield record(last, "refit", centred.scale, math.nan), centred.model(last, model.misses)
 
 
 def _first(problem: Problem, centred: _Centred, told: Settings, start: Model | None) -> LowRank:
     if start is not None:
         return replace(start.factors, s=start.factors.s / centred.scale)
-    return problem.leading(told.width, torch.Generator().manual_seed(told.seed))
+    return problem.leading(told.width)
 
 
 def _candidates(wanted: bool | Literal["auto"], watched: bool) -> tuple[bool, ...]:

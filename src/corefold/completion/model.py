@@ -55,6 +55,11 @@ class Model:
         u = torch.where(self.factors.s > 0, coordinates / self.factors.s, 0)
         return replace(self, biases=biases, factors=replace(self.factors, u=u))
 
+    def start_for(self, observed: Observed, rows: Rows) -> Model:
+        """Where a fit to other rows, or more, may start: at their coordinates among these columns."""
+        here = self.fold_in(observed)
+        return replace(here, factors=LowRank.product(here.factors.u * here.factors.s, here.factors.v, rows))
+
     def margin(self, coverage: float) -> float:
         """Half the width of an interval that covers a new entry with this probability (split-conformal).
 

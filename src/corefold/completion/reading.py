@@ -8,12 +8,12 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from jaxtyping import Int
-from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
 from torch import Tensor
 
 from corefold.completion.bounds import fits_in_memory
 from corefold.completion.entries import is_triples, observed_entries, triples
+from corefold.completion.factors import LowRank
 from corefold.completion.observed import Observed
 from corefold.completion.processes import Rows, SharedRows, gathered, together
 
@@ -25,12 +25,10 @@ def rows_of(observed: Observed, shared: bool) -> Rows:
     return SharedRows(observed.shape[0], observed.values.device) if shared else Rows()
 
 
-def read_first(
-    estimator: BaseEstimator, X: Any, mask: Any, shape: tuple[int, int] | None
-) -> tuple[Observed, Rows]:
+def read_first(estimator: Any, X: Any, mask: Any, shape: tuple[int, int] | None) -> tuple[Observed, Rows]:
     """What is observed, and who has the rows; all processes learn of an error in one of them.
 
-    The estimator gets its `n_features_in_` and `feature_names_in_`.
+    The estimator, a `DeepMatrixCompletion`, gets its `n_features_in_` and `feature_names_in_`.
 
     Raises:
         ValueError: see `read`; or processes whose columns or dtypes differ.
@@ -52,7 +50,7 @@ def read_first(
     return observed, rows_of(observed, shared)
 
 
-def read(estimator: BaseEstimator, X: Any, mask: Any) -> Observed:
+def read(estimator: Any, X: Any, mask: Any) -> Observed:
     """What is observed of rows that have a fitted estimator's columns.
 
     Raises:
@@ -64,7 +62,7 @@ def read(estimator: BaseEstimator, X: Any, mask: Any) -> Observed:
     return _validated(estimator, X, mask, reset=False)
 
 
-def _validated(estimator: BaseEstimator, X: Any, mask: Any, reset: bool) -> Observed:
+def _validated(estimator: Any, X: Any, mask: Any, reset: bool) -> Observed:
     dtype = estimator.dtype
     if dtype not in (None, "float32", "float64"):
         raise ValueError(f'dtype must be "float32", "float64" or None; got {dtype!r}')
@@ -84,19 +82,19 @@ def _validated(estimator: BaseEstimator, X: Any, mask: Any, reset: bool) -> Obse
     return observed_entries(X, mask).to(estimator.device)
 
 
-def places(rows: Any, columns: Any, shape: tuple[int, int]) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
-    """Rows and columns of single entries of a matrix of this shape.
+def places(rows: Any, columns: Any, of: LowRank) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
+    """Rows and columns of single entries of a matrix.
 
     Raises:
         ValueError: indices out of range, or not as many of both.
     """
-    found = [_index(*each) for each in zip(("rows", "columns"), (rows, columns), shape, strict=True)]
+    found = _index("rows", rows, len(of.u)), _index("columns", columns, len(of.v))
     if len(found[0]) != len(found[1]):
         raise ValueError(f"entries takes as many rows as columns; got {len(found[0])} and {len(found[1])}")
-    return found[0], found[1]
+    return found[0].to(of.s.device), found[1].to(of.s.device)
 
 
-def _index(name: str, given: Any, size: int) -> Int[Tensor, " n"]:
+def _index(name: str, given: Any, size: int) -> Tensor:
     index = np.atleast_1d(np.asarray(given))
     if index.ndim != 1 or index.dtype.kind not in "iu":
         raise ValueError(f"{name} must be integers in one dimension; got {index.dtype}, {index.ndim}-d")

@@ -43,7 +43,7 @@ def settings_of(told: Mapping[str, Any], observed: Observed, rows: Rows) -> Sett
         float(told["validation_fraction"]),
         told["fit_bias"],
         int(told["max_iter"]),
-        told["tol"],
+        float(told["tol"]),
         int(rows.same(seed)),
     )
 

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 FORMAT = "corefold"
+LEFT_OUT = ("callbacks", "random_state")  # of the settings
 
 
 def write(path: str | Path, about: dict[str, Any], tensors: dict[str, Tensor]) -> None:
@@ -38,12 +39,26 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise ValueError(wrong) from error
 
 
-def solver_to_plain(solver: Any, known: dict[str, Any]) -> Any:
-    """A name, or one of the library's solvers as its name and settings.
+def settings_to_plain(settings: dict[str, Any], solvers: dict[str, Any]) -> dict[str, Any]:
+    """An estimator's settings, but what belongs to one run of a program; one of `solvers` as its name and settings.
 
     Raises:
         TypeError: a solver of another kind, of which a file cannot keep the code.
     """
+    kept = {name: value for name, value in settings.items() if name not in LEFT_OUT}
+    return kept | {"solver": _solver_to_plain(settings["solver"], solvers)}
+
+
+def settings_from_plain(plain: dict[str, Any], solvers: dict[str, Any]) -> dict[str, Any]:
+    """What `settings_to_plain` made plain."""
+    solver = plain["solver"]
+    if not isinstance(solver, str):
+        settings = {name: value for name, value in solver.items() if name != "name"}
+        solver = solvers[solver["name"]](**settings)
+    return plain | {"solver": solver}
+
+
+def _solver_to_plain(solver: Any, known: dict[str, Any]) -> Any:
     if isinstance(solver, str):
         return solver
     for name, kind in known.items():
@@ -52,14 +67,6 @@ def solver_to_plain(solver: Any, known: dict[str, Any]) -> Any:
     raise TypeError(
         f"save keeps the solvers {', '.join(known)}; got {type(solver).__name__}, whose code it cannot keep"
     )
-
-
-def solver_from_plain(plain: Any, known: dict[str, Any]) -> Any:
-    """What `solver_to_plain` made plain."""
-    if isinstance(plain, str):
-        return plain
-    settings = {key: value for key, value in plain.items() if key != "name"}
-    return known[plain["name"]](**settings)
 
 
 def _plain(value: Any) -> Any:

@@ -52,7 +52,7 @@ def learning_curves(
     losses = [(label, _series(history, key), dash) for label, key, dash in kinds if _series(history, key)[0]]
     if not losses and metric is None:
         raise ValueError(f"no loss and no eval_* metric to draw among the {len(history)} records of history")
-    ax = _axes(ax)
+    ax = axes_or_new(ax)
     lines = [_curve(ax, points, label=label, color=BLUE, linestyle=dash) for label, points, dash in losses]
     if losses:
         ax.set_ylabel("loss", color=BLUE)
@@ -64,7 +64,7 @@ def learning_curves(
         side.set_ylabel(name, color=VERMILION, parse_math=False)
         if side is not ax:
             side.spines[["top", "left"]].set_visible(False)
-    _finish(ax, "Learning curves", lines)
+    finish(ax, "Learning curves", lines)
     ax.set_xlabel("training step")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     return ax
@@ -84,7 +84,7 @@ def update_spectra(updates: Sequence[LayerUpdate], ax: Axes | None = None) -> Ax
         ValueError: no updates.
     """
     kinds, places = arrange([update.name for update in updates])
-    ax = _axes(ax)
+    ax = axes_or_new(ax)
     spectra = _spectra(updates)
     norm, few = _log_norm(spectra), len(updates) <= _FEW
     for kind, place in zip(kinds, places, strict=True):
@@ -102,7 +102,7 @@ def update_spectra(updates: Sequence[LayerUpdate], ax: Axes | None = None) -> Ax
     colors = ScalarMappable(norm, COLORS)
     ax.figure.colorbar(colors, ax=ax, extend="min", label="singular value of the update", pad=0.02)
     rank = Line2D([], [], color="white", linewidth=1.4, label=_RANK_KEY, path_effects=[_casing(3)])
-    _finish(ax, "Spectrum of each layer's update", [rank], grid=None)
+    finish(ax, "Spectrum of each layer's update", [rank], grid=None)
     name_layers(ax, kinds, places)
     return ax
 
@@ -118,7 +118,7 @@ def numerical_ranks(updates: Sequence[LayerUpdate], ax: Axes | None = None) -> A
         ValueError: no updates.
     """
     kinds, places = arrange([update.name for update in updates])
-    ax = _axes(ax)
+    ax = axes_or_new(ax)
     size = 28 if len(updates) <= _FEW else 9
     for number, (kind, place) in enumerate(zip(kinds, places, strict=True)):
         color = CYCLE[number % len(CYCLE)]
@@ -131,7 +131,7 @@ def numerical_ranks(updates: Sequence[LayerUpdate], ax: Axes | None = None) -> A
     ax.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     width = ax.axhline(max(widths), color=GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
     width.set_label("width of the adapter" if len(widths) == 1 else "largest width of an adapter")
-    _finish(ax, f"Singular values above {RANK_RTOL:.0%} of the layer's largest", [width])
+    finish(ax, f"Singular values above {RANK_RTOL:.0%} of the layer's largest", [width])
     name_layers(ax, kinds, places)
     return ax
 
@@ -152,7 +152,7 @@ def score_comparison(
         ValueError: no methods, or one without scores or with scores that are not finite.
     """
     _check_scores(scores)
-    ax = _axes(ax)
+    ax = axes_or_new(ax)
     rows = range(len(scores))
     decimals = 3 if max(abs(score) for values in scores.values() for score in values) < 10 else 1
     for row, values in zip(rows, scores.values(), strict=True):
@@ -167,7 +167,7 @@ def score_comparison(
     seeds.set_label("one seed")
     bar.set_label("mean ± standard deviation")
     ax.set_xlabel(metric, parse_math=False)
-    _finish(ax, f"{metric[:1].upper()}{metric[1:]} over seeds", [seeds, bar], grid="x")
+    finish(ax, f"{metric[:1].upper()}{metric[1:]} over seeds", [seeds, bar], grid="x")
     return ax
 
 
@@ -179,11 +179,12 @@ def _check_scores(scores: Mapping[str, Sequence[float]]) -> None:
             raise ValueError(f"a method needs finite scores, one a seed; got {list(values)} for {method!r}")
 
 
-def _axes(ax: Axes | None) -> Axes:
+def axes_or_new(ax: Axes | None) -> Axes:
+    """Where to draw: these axes, or those of a new figure."""
     return Figure(figsize=(7.0, 3.6), layout="constrained").subplots() if ax is None else ax
 
 
-def _finish(ax: Axes, title: str, keys: Sequence[Any], grid: Literal["x", "y"] | None = "y") -> None:
+def finish(ax: Axes, title: str, keys: Sequence[Any], grid: Literal["x", "y"] | None = "y") -> None:
     """The look that all plots share. The legend stands above the data, so it can hide none of it."""
     ax.spines[["top", "right"]].set_visible(False)
     if grid:

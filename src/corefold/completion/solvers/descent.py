@@ -32,8 +32,9 @@ class Descent:
 
     Attributes:
         depth: L, the number of factors.
-        gamma: learning rate of the bases over the factors', for a matrix scaled as below; the paper's .01 is for singular
-            values of about 1000, which makes it .01 * 1000^(2/3) = 1 here. 0 freezes the bases; more than 1 may diverge.
+        gamma: learning rate of the bases over the factors', for a matrix scaled as below; the paper's .01 is for
+            singular values of about 1000, which makes it .01 * 1000^(2/3) = 1 here. 0 freezes the bases; more than 1
+            may diverge.
         init_scale: every factor starts at this times an orthogonal matrix.
         lr: learning rate for the sum over all entries, of a matrix scaled to a largest singular value of about 1: the
             curvature at the solution is about L then, so that up to 2/L is stable.

@@ -31,9 +31,8 @@ Halves = tuple[Tensor, Tensor]
 SLOW, FASTEST = 0.8, 0.05  # what the penalty is multiplied by after a step, and at the least
 FOLLOWS, IDLE = 0.85, 0.1  # powers of the last decay that the error at least fell by, or did not
 UNFINISHED, TIMES = 0.03, 5  # a step that lowers the objective by this share is taken again, so often at most
-EXACT = (
-    0.05  # but not below this error, over the values': a penalty that only delays need not be minimised at
-)
+# But not below this error, over the values': a penalty that only delays need not be minimised at.
+EXACT = 0.05
 PATIENCE = 3  # idle steps until directions are looked for anew
 
 
@@ -81,7 +80,7 @@ class Schatten:
 
     def grown(self, problem: Problem, factors: LowRank, width: int) -> tuple[LowRank, float]:
         """Directions anew, from what is left: the penalty put out those of small singular values as it was strong."""
-        new = Problem(problem.residual(factors), problem.rows).leading(width - factors.rank)
+        new = Problem(problem.residual(factors), problem.rows, problem.seed).leading(width - factors.rank)
         (a, b), (c, d) = factors.halves(), new.halves()
         grown = LowRank.product(torch.cat([a, c], 1), torch.cat([b, d], 1), problem.rows)
         return grown, self.strongest(problem, new)
@@ -123,7 +122,8 @@ def gauss_newton(
     a, b = factors.halves()
     left = problem.residual(factors)
     downhill = left.times(b) - ridge * a, rows.sum(left.transposed_times(a)) - ridge * b
-    scale = tuple(1 / (share * factors.s + ridge) for share in problem.shares())
+    in_rows, in_columns = problem.shares()
+    scale = 1 / (in_rows * factors.s + ridge), 1 / (in_columns * factors.s + ridge)
 
     def curvature(x: Halves) -> Halves:
         moved = observed.with_values(observed.products(torch.cat([x[0], a], 1), torch.cat([b, x[1]], 1)))

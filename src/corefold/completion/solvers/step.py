@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -36,6 +36,7 @@ class Step:
     ridge: Float[Tensor, " rank"]
 
 
+@runtime_checkable
 class Solver(Protocol):
     """Finds a low-rank matrix with given values at given entries.
 
@@ -62,10 +63,11 @@ class Problem:
         height: rows in all processes.
         share: of the matrix that is observed.
         own: which rows of all this process has.
+        seed: of what is drawn to look for directions; the same in every process.
     """
 
-    def __init__(self, observed: Observed, rows: Rows) -> None:
-        self.observed, self.rows = observed, rows
+    def __init__(self, observed: Observed, rows: Rows, seed: int = 0) -> None:
+        self.observed, self.rows, self.seed = observed, rows, seed
         like = observed.values
         self._in_rows = observed.starts.diff().to(like)
         self._in_columns = rows.sum(observed.column_starts.diff().to(like))
@@ -79,12 +81,9 @@ class Problem:
         """Of each row and of each column, the share that is observed."""
         return self._in_rows[:, None] / self.width, self._in_columns[:, None] / self.height
 
-    def leading(self, rank: int, generator: torch.Generator | None = None) -> LowRank:
-        """The leading part of the observed values over `share`, which have the matrix for their mean.
-
-        Without a generator the seed is 0: every process must draw the same.
-        """
-        generator = torch.Generator().manual_seed(0) if generator is None else generator
+    def leading(self, rank: int) -> LowRank:
+        """The leading part of the observed values over `share`, which have the matrix for their mean."""
+        generator = torch.Generator().manual_seed(self.seed)
         scaled = self.observed.with_values(self.observed.values / self.share)
         return LowRank.leading(scaled, rank, self.rows, generator)
 

@@ -1,0 +1,235 @@
+"""Plots `(data, ax=None) -> Axes` of a matrix completion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
+
+from corefold.report.plots import BLUE, CYCLE, GREEN, GREY, VERMILION, axes_or_new, finish
+
+BINS = 60
+WIDEST = 99.5  # percentile of absolute residuals where a histogram ends; the rest counts in its outer bins
+FEW = 80  # steps; with more of them lines go without dots
+GAP = 0.05  # between pictures, of the width of one
+
+Picture = Float[np.ndarray, "height width"]
+
+
+def completion_errors(path: Sequence[Mapping[str, Any]], ax: Axes | None = None) -> Axes:
+    """Error at the entries fitted and at those held out, step by step, on a logarithmic axis.
+
+    Args:
+        path: records with "stage", "error" and "held_out".
+        ax: where to draw.
+
+    Raises:
+        ValueError: no steps.
+    """
+    ax, steps = _steps(path, ax)
+    kinds = (
+        ("error", "entries fitted", BLUE),
+        ("held_out", "entries held out to choose the penalty", VERMILION),
+    )
+    lines = []
+    for key, label, color in kinds:
+        values = np.array([record[key] for record in path], float)
+        values[~(values > 0)] = np.nan  # exact, or nothing held out
+        if not np.isnan(values).all():
+            marker = "o" if len(path) <= FEW else ""
+            lines += ax.plot(
+                steps, values, color=color, label=label, marker=marker, markersize=3, linewidth=1.5
+            )
+    if lines:
+        drawn = np.concatenate([np.asarray(line.get_ydata(), float) for line in lines])
+        _log(ax, drawn[drawn > 0])
+    ax.set_ylabel("root mean square error")
+    finish(ax, "Error along the path", lines)
+    return ax
+
+
+def completion_ranks(path: Sequence[Mapping[str, Any]], ax: Axes | None = None) -> Axes:
+    """The rank of the low-rank part, step by step.
+
+    Args:
+        path: records with "stage" and "rank".
+        ax: where to draw.
+
+    Raises:
+        ValueError: no steps.
+    """
+    ax, steps = _steps(path, ax)
+    ranks = [record["rank"] for record in path]
+    marker = "o" if len(path) <= FEW else ""
+    ax.plot(steps, ranks, drawstyle="steps-mid", color=GREEN, marker=marker, markersize=3, linewidth=1.5)
+    ax.annotate(
+        f"{ranks[-1]}", (steps[-1], ranks[-1]), (5, 0), textcoords="offset points", va="center", color=GREEN
+    )
+    ax.set_ylim(0, 1.08 * max(*ranks, 1))
+    ax.set_ylabel("rank")
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    finish(ax, f"Rank along the path; {ranks[-1]} in the end", [])
+    return ax
+
+
+def _steps(path: Sequence[Mapping[str, Any]], ax: Axes | None) -> tuple[Axes, range]:
+    """Axes over the steps, the stages of the fit told apart and named."""
+    if not path:
+        raise ValueError("there is no path to draw: got no steps")
+    ax, begin, said = axes_or_new(ax), 1, []
+    for stage, group in groupby(record["stage"] for record in path):
+        if begin > 1:
+            ax.axvline(begin - 0.5, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+        count = len(list(group))
+        said.append(f"{begin}–{begin + count - 1} {stage}" if count > 1 else f"{begin} {stage}")
+        begin += count
+    ax.set_xlabel(f"step ({', '.join(said)})")
+    ax.set_xlim(0.4, max(begin - 0.4, 2) + 0.02 * begin)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    return ax, range(1, len(path) + 1)
+
+
+def _log(ax: Axes, values: Float[np.ndarray, " n"]) -> None:
+    """A logarithmic axis of plain numbers, not of powers of ten alone where there are few."""
+    ax.set_yscale("log")
+    ax.yaxis.set_major_formatter("{x:g}")
+    narrow = values.max() < 100 * values.min()
+    ax.yaxis.set_minor_locator(LogLocator(subs=(2, 5) if narrow else (1,)))
+    ax.yaxis.set_minor_formatter("{x:g}" if narrow else NullFormatter())
+
+
+def completion_spectrum(singular_values: Float[np.ndarray, " rank"], ax: Axes | None = None) -> Axes:
+    """A stem for each singular value of the low-rank part, on a logarithmic axis.
+
+    Args:
+        singular_values: largest first; none for a matrix of biases alone.
+        ax: where to draw.
+    """
+    ax = axes_or_new(ax)
+    positive = singular_values[singular_values > 0]
+    places = np.arange(1, len(positive) + 1)
+    if len(positive):
+        _log(ax, positive)
+        floor = positive.min() / 2
+        ax.vlines(places, floor, positive, color=BLUE, linewidth=1.2, alpha=0.6)
+        ax.scatter(places, positive, s=28 if len(places) <= 60 else 9, color=BLUE, zorder=3)
+        ax.set_ylim(floor, positive.max() * 2)
+    ax.set_xlabel("index (1 = largest)")
+    ax.set_xlim(0.4, len(positive) + 0.6)
+    ax.set_ylabel("singular value")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    finish(ax, f"Singular values of the low-rank part, rank {len(positive)}", [])
+    return ax
+
+
+def completion_residuals(
+    residuals: Mapping[str, Float[np.ndarray, " held"]],
+    ax: Axes | None = None,
+    of: str = "observed less predicted",
+) -> Axes:
+    """Histograms of residuals, the first method filled and the others as outlines.
+
+    Args:
+        residuals: by method, of the same entries.
+        ax: where to draw.
+        of: what they are, for the x axis.
+
+    Raises:
+        ValueError: no methods, or no residuals.
+    """
+    if not residuals or not all(len(each) for each in residuals.values()):
+        raise ValueError(
+            f"there are no residuals to draw: got { ({name: len(each) for name, each in residuals.items()}) }"
+        )
+    ax = axes_or_new(ax)
+    reach = max(float(np.percentile(np.abs(each), WIDEST)) for each in residuals.values()) or 1.0
+    low = 0.0 if all((each >= 0).all() for each in residuals.values()) else -reach
+    edges = np.linspace(low, reach, BINS + 1)
+    keys = []
+    for place, (name, each) in enumerate(residuals.items()):
+        counts = np.histogram(np.clip(each, low, reach), edges)[0] / len(each)
+        color = CYCLE[place % len(CYCLE)]
+        keys.append(
+            ax.stairs(
+                counts,
+                edges,
+                fill=not place,
+                color=color,
+                alpha=0.55 if not place else 1,
+                linewidth=1.4,
+                label=name,
+            )
+        )
+    ax.set_xlabel(of)
+    ax.set_ylabel("share of the entries")
+    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    ax.set_xlim(low, reach)
+    ax.set_ylim(bottom=0)
+    finish(ax, "Residuals", keys)
+    return ax
+
+
+def interval_coverage(coverage: Sequence[tuple[float, float, float]], ax: Axes | None = None) -> Axes:
+    """Measured against nominal coverage; on the line both agree.
+
+    Args:
+        coverage: nominal and measured coverage, each from 0 to 1, and half the width, of some intervals.
+        ax: where to draw.
+
+    Raises:
+        ValueError: no intervals.
+    """
+    if not coverage:
+        raise ValueError("there are no intervals to draw: got no coverage")
+    ax = axes_or_new(ax)
+    nominal, measured, _ = zip(*coverage, strict=True)
+    low = max(0.0, min(*nominal, *measured) - 0.05)
+    (same,) = ax.plot(
+        [low, 1], [low, 1], color=GREY, linewidth=1, linestyle=(0, (4, 3)), label="as it should be"
+    )
+    (points,) = ax.plot(nominal, measured, "o-", color=BLUE, markersize=5, linewidth=1.5, label="measured")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(PercentFormatter(1, decimals=0))
+    ax.set(xlim=(low, 1), ylim=(low, 1.01), xlabel="nominal coverage", ylabel="entries inside")
+    finish(ax, "Interval coverage at entries held out", [points, same])
+    return ax
+
+
+def side_by_side(pictures: Mapping[str, Picture], ax: Axes | None = None) -> Axes:
+    """Matrices as pictures in one row, on one scale of grey; what is missing stays clear.
+
+    Args:
+        pictures: by what they are; of one shape, NaN where an entry is missing.
+        ax: where to draw.
+
+    Raises:
+        ValueError: no pictures, or of different shapes.
+    """
+    shapes = {picture.shape for picture in pictures.values()}
+    if len(shapes) != 1:
+        raise ValueError(f"pictures side by side need one shape; got {sorted(shapes) or 'none'}")
+    ((height, width),) = shapes
+    ax = axes_or_new(ax)
+    low, high = (pick([pick(picture) for picture in pictures.values()]) for pick in (np.nanmin, np.nanmax))
+    for place, (name, picture) in enumerate(pictures.items()):
+        left = place * (1 + GAP) * width
+        box = (left, left + width, height, 0)
+        ax.imshow(
+            np.ma.masked_invalid(picture), "gray", vmin=low, vmax=high, extent=box, interpolation="nearest"
+        )
+        ax.text(left, -0.02 * height, name, va="bottom", ha="left", parse_math=False)
+    ax.set_xlim(0, len(pictures) * (1 + GAP) * width - GAP * width)
+    ax.set_ylim(height, 0)
+    ax.set_axis_off()
+    return ax
+
+
+def picture_height(pictures: Mapping[str, Picture], width: float) -> float:
+    """How high a figure of this width should be for `side_by_side`, both in inches."""
+    high, wide = next(iter(pictures.values())).shape
+    return width / (len(pictures) * (1 + GAP) - GAP) * high / wide + 0.3
