@@ -1,17 +1,17 @@
-"""Would it pay to compute the cores of all layers in one batched product a step, not one small product a layer?
+"""Does it pay to compute the cores of all layers in one batched product a step, not one small product a layer?
 
     python benchmarks/cores.py [benchmarks/results/cores.json]
 
-Three ways to run the same model. `each` is corefold's own. `batched` holds the factors of all layers in one stacked
-parameter, so that cores, their gradients and the optimizer's step are a few operations in all. `given` has the cores
-themselves for parameters, stacked: nothing is left to compute, so no way of computing them can be faster.
+Three ways to run the same model. `together` is corefold's own; `each` the same with every core computed in its layer.
+`given` has the cores themselves for parameters, in one tensor: nothing is left to compute, so no way of computing them
+can be faster.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from functools import reduce
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -56,51 +56,45 @@ def run(case: Case, rows: int, tokens: int, given: argparse.Namespace) -> dict[s
     def batch(seed: int) -> dict[str, Tensor]:
         return random_batch(case.base, rows, tokens, seed, given.device)
 
-    ways = {"each": deep(case), "batched": Stacked(deep(case)), "given": Stacked(deep(case), given=True)}
-    steps = {name: way.step for name, way in ways.items()}
+    training = METHODS["deep_frozen"].start(case, case.twin())
+    given_cores = Given(METHODS["deep_frozen"].start(case, case.twin()))
+    steps = {"together": training.step, "each": lambda fed: each(training, fed), "given": given_cores.step}
     for step in steps.values():
         step(batch(0))
     seconds = interleave(steps, batch, given.device, given.rounds, given.budget)
     return {
         "seconds": seconds,
         **{name: spread(values) for name, values in seconds.items()},
-        **{f"each_over_{name}": ratio(seconds["each"], seconds[name]) for name in ("batched", "given")},
+        **{f"each_over_{name}": ratio(seconds["each"], seconds[name]) for name in ("together", "given")},
     }
 
 
-def deep(case: Case) -> Training:
-    return METHODS["deep_frozen"].start(case, case.twin())
+def each(training: Training, batch: Any) -> None:
+    with patch("corefold.adapters.model.prepared_cores", lambda layers: nullcontext()):
+        training.step(batch)
 
 
-class Stacked:
-    """A training whose layers read their core from one tensor for all."""
+class Given:
+    """A training whose layers read their core from one parameter for all."""
 
-    def __init__(self, training: Training, given: bool = False) -> None:
-        self.training, self.is_given = training, given
-        layers = [module for module in training.model.modules() if isinstance(module, DeepLoraLayer)]
-        chains = [layer.chain("default") for layer in layers]
-        self.start = chains[0].start
+    def __init__(self, training: Training) -> None:
+        self.training = training
+        chains = [m.chain("default") for m in training.model.modules() if isinstance(m, DeepLoraLayer)]
         self.places = {id(chain.factors): place for place, chain in enumerate(chains)}
-        tensors = [chain.core() if given else chain.factors for chain in chains]
-        self.all = nn.Parameter(torch.stack([tensor.detach() for tensor in tensors]))
+        self.cores = nn.Parameter(torch.stack([chain.core().detach() for chain in chains]))
         for chain in chains:
             chain.factors.requires_grad_(False)
         rest = [p for p in training.model.parameters() if p.requires_grad]
-        training.optimizer = adamw(training.model, [self.all, *rest])
+        training.optimizer = adamw(training.model, [self.cores, *rest])
 
     def step(self, batch: Any) -> None:
-        cores = (self.all if self.is_given else self.cores()).unbind()
+        cores = self.cores.unbind()
         with patch.object(FactorChain, "core", lambda chain: cores[self.places[id(chain.factors)]]):
-            self.training.step(batch)
-
-    def cores(self) -> Tensor:
-        """(layers, width, width), as `FactorChain.core` of each."""
-        product = reduce(lambda done, factor: factor @ done, self.all.unbind(1))
-        return product - self.start * torch.eye(product.shape[-1], device=product.device)
+            each(self.training, batch)
 
 
 def line(cell: dict[str, Any]) -> str:
-    over = [f"{name} {cell[f'each_over_{name}']['median']:.3f}" for name in ("batched", "given")]
+    over = [f"{name} {cell[f'each_over_{name}']['median']:.3f}" for name in ("together", "given")]
     return f"{cell['model']} {cell['rows']}x{cell['tokens']}: each over {', '.join(over)};"
 
 
