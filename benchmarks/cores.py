@@ -1,17 +1,20 @@
-"""Does it pay to compute the cores of all layers in one batched product a step, not one small product a layer?
+"""Would it pay to compute the cores of all layers in one batched product a step, not one small product a layer?
 
     python benchmarks/cores.py [benchmarks/results/cores.json]
 
-Three ways to run the same model. `together` is corefold's own; `each` the same with every core computed in its layer.
-`given` has the cores themselves for parameters, in one tensor: nothing is left to compute, so no way of computing them
-can be faster.
+Three ways to run the same model. `each` is corefold's own. `together` computes all cores, and their gradients, in one
+batched product before the model's forward pass. `given` has the cores themselves for parameters, in one tensor: nothing
+is left to compute, so no way of computing them can be faster.
+
+What it gains with small batches was not worth its price: cores that are computed ahead belong to one pass of the whole
+model, and have to be found out of date when layers are checkpointed, sharded, offloaded, transformed, or run elsewhere.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from contextlib import nullcontext
+from functools import reduce
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -56,9 +59,8 @@ def run(case: Case, rows: int, tokens: int, given: argparse.Namespace) -> dict[s
     def batch(seed: int) -> dict[str, Tensor]:
         return random_batch(case.base, rows, tokens, seed, given.device)
 
-    training = METHODS["deep_frozen"].start(case, case.twin())
-    given_cores = Given(METHODS["deep_frozen"].start(case, case.twin()))
-    steps = {"together": training.step, "each": lambda fed: each(training, fed), "given": given_cores.step}
+    ways = {name: Ahead(deep(case), name == "given") for name in ("together", "given")}
+    steps = {"each": deep(case).step, **{name: way.step for name, way in ways.items()}}
     for step in steps.values():
         step(batch(0))
     seconds = interleave(steps, batch, given.device, given.rounds, given.budget)
@@ -69,28 +71,34 @@ def run(case: Case, rows: int, tokens: int, given: argparse.Namespace) -> dict[s
     }
 
 
-def each(training: Training, batch: Any) -> None:
-    with patch("corefold.adapters.model.prepared_cores", lambda layers: nullcontext()):
-        training.step(batch)
+def deep(case: Case) -> Training:
+    return METHODS["deep_frozen"].start(case, case.twin())
 
 
-class Given:
-    """A training whose layers read their core from one parameter for all."""
+class Ahead:
+    """A training whose layers get their cores from one tensor for all, computed or, if `given`, a parameter."""
 
-    def __init__(self, training: Training) -> None:
-        self.training = training
-        chains = [m.chain("default") for m in training.model.modules() if isinstance(m, DeepLoraLayer)]
-        self.places = {id(chain.factors): place for place, chain in enumerate(chains)}
-        self.cores = nn.Parameter(torch.stack([chain.core().detach() for chain in chains]))
-        for chain in chains:
-            chain.factors.requires_grad_(False)
-        rest = [p for p in training.model.parameters() if p.requires_grad]
-        training.optimizer = adamw(training.model, [self.cores, *rest])
+    def __init__(self, training: Training, given: bool) -> None:
+        self.training, self.given = training, None
+        self.chains = [m.chain("default") for m in training.model.modules() if isinstance(m, DeepLoraLayer)]
+        self.places = {id(chain.factors): place for place, chain in enumerate(self.chains)}
+        if given:
+            self.given = nn.Parameter(torch.stack([chain.core().detach() for chain in self.chains]))
+            for chain in self.chains:
+                chain.factors.requires_grad_(False)
+            rest = [p for p in training.model.parameters() if p.requires_grad]
+            training.optimizer = adamw(training.model, [self.given, *rest])
 
     def step(self, batch: Any) -> None:
-        cores = self.cores.unbind()
+        cores = (self.together() if self.given is None else self.given).unbind()
         with patch.object(FactorChain, "core", lambda chain: cores[self.places[id(chain.factors)]]):
-            each(self.training, batch)
+            self.training.step(batch)
+
+    def together(self) -> Tensor:
+        """(layers, width, width), as `FactorChain.core` of each."""
+        factors = torch.stack([chain.factors for chain in self.chains], 1).unbind()
+        product = reduce(lambda done, factor: factor @ done, factors)
+        return product - self.chains[0].start * torch.eye(product.shape[-1], device=product.device)
 
 
 def line(cell: dict[str, Any]) -> str:

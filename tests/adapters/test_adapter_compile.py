@@ -10,9 +10,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
-from unittest import mock
 
 import pytest
 import torch
@@ -44,15 +42,10 @@ def gradients(model, run, *args):
     return loss.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def cores_alone():
-    """A graph computes each core by itself; so does eager code in this context, not all in one batch."""
-    return mock.patch("corefold.adapters.model.prepared_cores", return_value=nullcontext())
-
-
 def same_as_eager(model, run, *args, rtol=0.0):
     """The compiled `run` gives the bits that it gives uncompiled, and so do the gradients; or nearly so."""
     loss, grads = gradients(model, run, *args)
-    with torch.compiler.set_stance("force_eager"), cores_alone():
+    with torch.compiler.set_stance("force_eager"):
         eager_loss, eager_grads = gradients(model, run, *args)
     assert torch.equal(loss, eager_loss) or abs(loss / eager_loss - 1) <= rtol
     assert grads.keys() == eager_grads.keys()
@@ -196,8 +189,7 @@ def check_training_steps_are_those_of_eager():
         losses = []
         for step in range(6):
             with never_again if step else torch._dynamo.config.patch():
-                with cores_alone():
-                    loss = loss_of(model, data[step % 2])
+                loss = loss_of(model, data[step % 2])
                 loss.backward()
                 with torch.no_grad(), model.disable_adapter():  # a reference, as in preference training
                     losses += [loss.item(), loss_of(model.eval(), data[0]).item()]

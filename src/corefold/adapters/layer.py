@@ -6,7 +6,6 @@ import itertools
 import math
 import warnings
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -38,7 +37,6 @@ class DeepLoraLayer(nn.Module, BaseTunerLayer):
     deeplora_left: nn.ParameterDict
     lora_obstacle: str | None = None  # why PEFT's LoRA cannot do what this layer does
     key = ""  # the layer's name in the model as it was, for `rank_pattern`
-    prepared_cores: Mapping[str, Tensor] = MappingProxyType({})  # see `prepared.py`
     called = True  # False for a weight that PyTorch uses without calling its module
     watch_weight: Callable[[Tensor], Tensor] | None = None  # set in `capture.py`, for such a weight
     extra_repr = quantization_extra_repr  # type: ignore[assignment]

@@ -16,12 +16,12 @@ from torch.nn.modules.module import _has_any_global_hook
 from transformers.pytorch_utils import Conv1D
 
 from corefold.adapters.layer import DeepLoraLayer
-from corefold.adapters.prepared import DENSE, cores_at_hand
 from corefold.core import FactorChain, adapted_linear
 
 if TYPE_CHECKING:
     from corefold.adapters.config import DeepLoraConfig
 
+DENSE = (Tensor, nn.Parameter)
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 
 
@@ -61,18 +61,12 @@ class DeepLoraLinear(DeepLoraLayer):
             return super().adapted(x, scales, *args, **kwargs)
         base: Any = self.base_layer
         weight = base.weight.mT if self.fan_in_fan_out else base.weight
-        chains = [*map(self.chain, scales)]
-        return adapted_linear(
-            x, weight, base.bias, chains, [*scales.values()], cores=cores_at_hand(self, scales)
-        )
+        return adapted_linear(x, weight, base.bias, [*map(self.chain, scales)], [*scales.values()])
 
     def updated(self, result: Tensor, x: Tensor, scales: Mapping[str, float | Tensor]) -> Tensor:
         if not _is_dense(x) or not _is_dense(result):
             return super().updated(result, x, scales)
-        chains = [*map(self.chain, scales)]
-        return adapted_linear(
-            x, None, None, chains, [*scales.values()], base=result, cores=cores_at_hand(self, scales)
-        )
+        return adapted_linear(x, None, None, [*map(self.chain, scales)], [*scales.values()], base=result)
 
     def _is_plain(self, x: Tensor) -> bool:
         """Whether the base layer does nothing but multiply by its weight and add its bias."""

@@ -17,7 +17,6 @@ from transformers.pytorch_utils import Conv1D
 from corefold.adapters.config import DeepLoraConfig
 from corefold.adapters.layer import DeepLoraLayer
 from corefold.adapters.leaves import leaf_of
-from corefold.adapters.prepared import prepared_cores
 from corefold.adapters.weighted import add_weighted
 
 FSDP = "_fsdp_wrapped_module."
@@ -127,8 +126,7 @@ class DeepLoraModel(BaseTuner):
         # PEFT calls this around every forward; without it `adapter_names=` would be dropped in silence.
         names = kwargs.get("adapter_names")
         if names is None:
-            with prepared_cores(self.adapted_layers().values()):
-                yield
+            yield
             return
         if self.training:
             raise ValueError("Cannot pass `adapter_names` when the model is in training mode.")

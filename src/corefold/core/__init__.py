@@ -1,7 +1,6 @@
 """Floor 0: factor chains, their bases and spectra. Tensors in, tensors out; torch only."""
 
 from corefold.core.chain import FactorChain, low_rank_svd, start_product
-from corefold.core.cores import batched_cores
 from corefold.core.linear import adapted_linear, fold_pays
 from corefold.core.sketch import GradientSketch
 from corefold.core.spectrum import effective_rank, numerical_rank, stable_rank, widths_by_energy
@@ -21,7 +20,6 @@ __all__ = [
     "adapted_linear",
     "bases_from_gradient",
     "bases_from_singular_vectors",
-    "batched_cores",
     "complete",
     "effective_rank",
     "fold_pays",

@@ -33,7 +33,6 @@ def adapted_linear(
     chains: Sequence[FactorChain],
     scales: Sequence[float | Tensor],
     base: Float[Tensor, "*batch out"] | None = None,
-    cores: Sequence[Tensor | None] | None = None,
 ) -> Float[Tensor, "*batch out"]:
     """`x @ (weight + sum of scale * chain.dense()).T + bias`, in the dtype that `x @ weight.T` would have.
 
@@ -50,17 +49,16 @@ def adapted_linear(
         chains: what to add to the weight, at least one.
         scales: for each chain a number, or a tensor that holds one.
         base: the map's own output, if `weight` is None.
-        cores: of the chains, where they are known already.
 
     Raises:
         RuntimeError: in the backward pass, if a gradient of this gradient is asked for.
     """
     device, dtype = x.device.type, x.dtype
     if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
-        return _run(x, weight, bias, base, *_as_one(chains, scales, cores))
+        return _run(x, weight, bias, base, *_as_one(chains, scales))
     x = x if dtype == torch.float64 else x.to(torch.get_autocast_dtype(device))
     with torch.autocast(device, enabled=False):
-        return _run(x, weight, bias, base, *_as_one(chains, scales, cores))
+        return _run(x, weight, bias, base, *_as_one(chains, scales))
 
 
 def fold_pays(tokens: int, given: int, made: int, width: int, projected: bool = True, item: int = 4) -> bool:
@@ -84,14 +82,13 @@ def fold_pays(tokens: int, given: int, made: int, width: int, projected: bool = 
     return fold_flops + FLOPS_A_BYTE * fold_bytes < side_flops + FLOPS_A_BYTE * side_bytes
 
 
-def _as_one(
-    chains: Sequence[FactorChain], scales: Sequence[float | Tensor], known: Sequence[Tensor | None] | None
-) -> tuple[Tensor, Tensor, Tensor]:
+def _as_one(chains: Sequence[FactorChain], scales: Sequence[float | Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """One left basis, core and right basis for all chains."""
-    cores = []
-    for chain, scale, core in zip(chains, scales, known or [None] * len(chains), strict=True):
-        core = chain.core() if core is None else core
-        cores.append(core if isinstance(scale, float) and scale == 1 else core * scale)
+    cores = [chain.core() for chain in chains]
+    cores = [
+        core if isinstance(scale, float) and scale == 1 else core * scale
+        for core, scale in zip(cores, scales, strict=True)
+    ]
     if len(chains) == 1:
         return chains[0].left, cores[0], chains[0].right
     left, right = (torch.cat([getattr(chain, side) for chain in chains], 1) for side in ("left", "right"))
