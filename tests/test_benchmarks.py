@@ -159,3 +159,24 @@ def test_step_scaling_and_figures_run(monkeypatch, tmp_path, capsys):
     assert {"step.svg", "memory.svg", "scaling.svg"} < set(drawn[0])
     assert "old" not in readme.read_text()
     assert "| llama-tiny | 2 × 8 |" in readme.read_text()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_cores_runs_and_every_layer_takes_what_is_given(monkeypatch, tmp_path):
+    import cores
+
+    out = tmp_path / "cores.json"
+    run(cores, monkeypatch, out, "--models", "llama-tiny", "--shapes", "2x8", "--rounds", 2, "--budget", 0)
+    (cell,) = json.loads(out.read_text())["cells"]
+    assert all(len(seconds) == 2 for seconds in cell["seconds"].values())
+    case = cores.case_of(cores.load("llama-tiny", "cpu"), rank=4)
+    together, given = (cores.Ahead(cores.deep(case), given=way) for way in (False, True))
+    batch = cores.random_batch(case.base, 2, 8, 0, "cpu")
+    for way in (together, given):
+        way.step(batch)
+    assert all(core.any() for core in given.given.grad), "a layer did not get its core from there"
+    with torch.no_grad():
+        for chain in together.chains:
+            chain.factors.normal_()
+        own = torch.stack([chain.core() for chain in together.chains])
+        torch.testing.assert_close(together.together(), own)
