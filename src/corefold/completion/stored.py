@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 FORMAT = "corefold"
-LEFT_OUT = ("callbacks", "random_state")  # of the settings
+LEFT_OUT = ("callbacks", "random_state", "device")  # of the settings; what is loaded is on the CPU
 
 
 def write(path: str | Path, about: dict[str, Any], tensors: dict[str, Tensor]) -> None:
