@@ -126,8 +126,9 @@ def gauss_newton(
     scale = 1 / (in_rows * factors.s + ridge), 1 / (in_columns * factors.s + ridge)
 
     def curvature(x: Halves) -> Halves:
-        moved = observed.with_values(observed.products(torch.cat([x[0], a], 1), torch.cat([b, x[1]], 1)))
-        return moved.times(b) + ridge * x[0], rows.sum(moved.transposed_times(a)) + ridge * x[1]
+        moved = observed.with_values(observed.products(x[0], b).add_(observed.products(a, x[1])))
+        by_rows, by_columns = moved.times(b), rows.sum(moved.transposed_times(a))
+        return by_rows.addcmul_(ridge, x[0]), by_columns.addcmul_(ridge, x[1])
 
     def dot(x: Halves, y: Halves) -> Tensor:
         return rows.sum(torch.vdot(x[0].flatten(), y[0].flatten())) + torch.vdot(
@@ -146,24 +147,23 @@ def conjugate_gradients(
     tolerance: float,
     most: int,
 ) -> Halves:
-    """`x` with `apply(x) = right`, to a relative tolerance, preconditioned by `scale`."""
+    """`x` with `apply(x) = right`, to a relative tolerance, preconditioned by `scale`; `right` is used up.
 
-    def plus(x: Halves, by: Tensor, y: Halves) -> Halves:
-        return x[0] + by * y[0], x[1] + by * y[1]
-
-    def scaled(x: Halves) -> Halves:
-        return x[0] * scale[0], x[1] * scale[1]
-
+    In place, for the halves of a large matrix are most of what a fit keeps in memory.
+    """
     x = torch.zeros_like(right[0]), torch.zeros_like(right[1])
-    left, towards = right, scaled(right)
-    square = first = dot(left, towards)
+    left, towards = right, (right[0] * scale[0], right[1] * scale[1])
+    square = first = float(dot(left, towards))
     for _ in range(most):
         if not square > tolerance**2 * first:
             break
         image = apply(towards)
-        length = square / dot(towards, image)
-        x, left = plus(x, length, towards), plus(left, -length, image)
-        again = scaled(left)
-        square, before = dot(left, again), square
-        towards = plus(again, square / before, towards)
+        length = square / float(dot(towards, image))
+        for side in (0, 1):
+            x[side].add_(towards[side], alpha=length)
+            left[side].sub_(image[side], alpha=length)
+            torch.mul(left[side], scale[side], out=image[side])
+        square, before = float(dot(left, image)), square
+        for side in (0, 1):
+            towards[side].mul_(square / before).add_(image[side])
     return x
