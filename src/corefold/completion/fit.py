@@ -20,6 +20,7 @@ from corefold.completion.solvers.step import Problem, Solver, Step
 from corefold.completion.split import split
 
 BETTER = 1e-3  # a held-out error is better if it is lower by this share
+WORSE = 1.2  # an error higher by this factor is waited for a third as long
 ALIKE = 5e-3  # and at a lower rank as good if it is higher by no more than this
 
 
@@ -118,8 +119,8 @@ def fit(
             if best is None or judged < lowest * (1 - BETTER):
                 best, lowest = (step, centred, centred.model(step, misses)), judged
             yield record(step, stage, centred.scale, held_out), best[2]
-            tolerable = judged <= told.tol * centred.scale
-            if tolerable or since >= told.solver.patience or done >= told.max_iter:
+            patience = told.solver.patience if judged < WORSE * lowest_here else told.solver.patience / 3
+            if judged <= told.tol * centred.scale or since >= patience or done >= told.max_iter:
                 break
     if best is None:
         return
