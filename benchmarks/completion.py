@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib.metadata
-import itertools
+import math
 import signal
 import statistics
 import time
@@ -98,7 +98,7 @@ def quality(results: Results, given: argparse.Namespace, about: dict[str, Any]) 
         run(method, Task(CASES["tiny"](0), 0), given.limit)  # imports and compiled loops are loaded
     names, wanted = given.sets.split(","), given.methods.split(",")
     late = {} if given.again else too_late(results.cells)
-    for seed, name in itertools.product(range(given.seeds), names):
+    for name, seed in [(name, seed) for seed in range(given.seeds) for name in names]:
         key = {"part": "quality", "set": name, "seed": seed}
         place = results.find(key)
         methods = {} if place is None else dict(results.cells[place]["methods"])
@@ -173,7 +173,9 @@ def table(results: Results) -> str:
         for method in METHODS:
             runs = [cell[method] for cell in alike if "rmse" in cell.get(method, {})]
             if runs:
-                found[method] = [statistics.median(r[key] for r in runs) for key in ("rmse", "seconds")]
+                times = [run["seconds"] for run in runs if "seconds" in run]
+                error = statistics.median(run["rmse"] for run in runs)
+                found[method] = error, statistics.median(times) if times else math.nan
         if found:
             best = min(error for error, _ in found.values())
             parts = [f"{m} {e:.4g}{'*' * (e == best)} ({s:.1f} s)" for m, (e, s) in found.items()]
