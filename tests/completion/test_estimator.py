@@ -312,3 +312,19 @@ def test_intervals_are_as_wide_as_the_errors_held_out(done):
             model.intervals([0], [0], bad)
     with pytest.raises(ValueError, match="more held-out entries than 0"):
         estimator(validation_fraction=0).fit(holes).intervals([0], [0])
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "entries", "expected"),
+    [
+        (100, 80, 4000, 22),
+        (50, 3, 150, 2),
+        (10**4, 10**4, 10**7, 64),
+        (10**5, 10**5, 10**7, 20),
+        (10**7, 10**5, 10**9, 16),
+    ],
+)
+def test_auto_starts_from_what_entries_settle_and_memory_holds(height, width, entries, expected):
+    from corefold.completion.settings import width_of
+
+    assert width_of("auto", height, width, entries) == expected

@@ -21,12 +21,11 @@ from corefold.completion.model import Model
 from corefold.completion.processes import together
 from corefold.completion.progress import progress
 from corefold.completion.reading import places, read, read_first, rows_of
-from corefold.completion.settings import SOLVERS, settings_of
+from corefold.completion.settings import SOLVERS, WORKING_COPIES, settings_of
 from corefold.completion.solvers import Solver
 from corefold.completion.split import split
 from corefold.completion.streaming import Memory
 
-WORKING_COPIES = 16  # of the factors, in a step of a solver
 Callback = Callable[[Record], object]
 
 
@@ -42,7 +41,8 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
     values)`, these. An entry that is given more than once counts once, with its mean.
 
     Args:
-        max_rank: the rank found is at most this. "auto": as many as the observed entries can settle, at most 64.
+        max_rank: the rank found is at most this. "auto": as many as the observed entries can settle, at most 64,
+            and fewer in matrices so large that the solver's copies of them would take over half a GiB.
         depth: layers of the deep factorization, 2 or more. 2 is the nuclear norm's bias; 3 prefers lower ranks.
         solver: "schatten", "descent" (the paper's algorithm), "als" (alternating least squares, told the rank), or an
             object of `corefold.completion.solvers` with settings of its own.

@@ -15,6 +15,8 @@ from corefold.completion.processes import Rows
 from corefold.completion.solvers import ALS, Descent, Schatten, Solver
 
 MOST = 64  # directions that "auto" starts from
+ROOM, FEW = 2**29, 16  # bytes that a solver's copies of the factors may then take, unless there are so few
+WORKING_COPIES = 16  # of the factors, in a step of a solver
 SOLVERS = {"schatten": Schatten, "descent": Descent, "als": ALS}
 
 
@@ -56,7 +58,8 @@ def width_of(max_rank: Any, height: int, width: int, entries: int) -> int:
     """
     most = min(height, width)
     if isinstance(max_rank, str) and max_rank == "auto":
-        return max(1, min(most, MOST, entries // (height + width)))
+        roomy = max(FEW, ROOM // (WORKING_COPIES * 8 * (height + width)))
+        return max(1, min(most, MOST, roomy, entries // (height + width)))
     if not isinstance(max_rank, (int, np.integer)) or not 1 <= max_rank <= most:
         raise ValueError(
             f'max_rank must be "auto" or an integer from 1 to {most}, the smaller side of X with '
