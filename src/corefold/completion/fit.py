@@ -20,7 +20,8 @@ from corefold.completion.solvers.step import Problem, Solver, Step
 from corefold.completion.split import split
 
 BETTER = 1e-3  # a held-out error is better if it is lower by this share
-WORSE = 1.2  # an error higher by this factor is waited for a third as long
+WORSE = 1.2  # an error this many times the best is waited for a third as long,
+EARLY = 5  # if the best came after so many steps
 ALIKE = 5e-3  # and at a lower rank as good if it is higher by no more than this
 
 
@@ -119,7 +120,9 @@ def fit(
             if best is None or judged < lowest * (1 - BETTER):
                 best, lowest = (step, centred, centred.model(step, misses)), judged
             yield record(step, stage, centred.scale, held_out), best[2]
-            patience = told.solver.patience if judged < WORSE * lowest_here else told.solver.patience / 3
+            # Only after a descent: at first the strongest penalty may make matters worse than the start is.
+            hopeless = watched and done - since > EARLY and judged >= WORSE * lowest_here
+            patience = told.solver.patience / 3 if hopeless else told.solver.patience
             if judged <= told.tol * centred.scale or since >= patience or done >= told.max_iter:
                 break
     if best is None:
