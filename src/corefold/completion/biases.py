@@ -42,7 +42,7 @@ class Biases:
         row_of = observed.row_of()
         row = cls(mean, values.new_zeros(0), column).rows_of(observed)
         for _ in range(SWEEPS):
-            left = (values - mean - row[row_of])[observed.order]
+            left = (values - mean - row[row_of]).index_select(0, observed.order)
             column = rows.sum(_sums(left, observed.column_starts)) / count
             row = cls(mean, row, column).rows_of(observed)
         return cls(mean, row, column)

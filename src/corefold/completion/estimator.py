@@ -180,7 +180,7 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
     def save(self, path: str | Path) -> None:
         """Write the fitted estimator to one safetensors file; nothing in it is code.
 
-        Callbacks and `random_state` are left out.
+        Callbacks, `random_state` and `device` are left out: what is loaded is on the CPU.
 
         Raises:
             TypeError: with a solver that is not one of the library's.
