@@ -68,6 +68,14 @@ def test_products(path, shape, share, dtype):
 
 
 @cases()
+def test_counts(path, shape, share, dtype):
+    observed, shown, _ = sparse(*shape, share, dtype)
+    left, right = gaussian(shape[0], 3, seed=5, dtype=dtype), gaussian(shape[1], 3, seed=6, dtype=dtype)
+    same_matrix(observed.counts(right), shown.double() @ right.double(), ROUNDING[dtype])
+    same_matrix(observed.transposed_counts(left), shown.double().mT @ left.double(), ROUNDING[dtype])
+
+
+@cases()
 def test_times_and_transposed_times(path, shape, share, dtype):
     observed, _, dense = sparse(*shape, share, dtype)
     left, right = gaussian(shape[0], 3, seed=5, dtype=dtype), gaussian(shape[1], 3, seed=6, dtype=dtype)
@@ -76,26 +84,29 @@ def test_times_and_transposed_times(path, shape, share, dtype):
 
 
 def ridge_by_lstsq(values, shown, right, ridge):
-    """Row by row, the ridge as so many more observations of zero."""
+    """Row by row, the row's ridge as so many more observations of zero."""
     rows = []
-    for value, there in zip(values.double(), shown, strict=True):
-        matrix = torch.cat([right[there].double(), ridge.double().sqrt().diag()])
-        rows.append(
-            torch.linalg.lstsq(
-                matrix, torch.cat([value[there], ridge.new_zeros(len(ridge)).double()])
-            ).solution
-        )
+    for value, there, own in zip(values.double(), shown, ridge.double(), strict=True):
+        matrix = torch.cat([right[there].double(), own.sqrt().diag()])
+        rows.append(torch.linalg.lstsq(matrix, torch.cat([value[there], torch.zeros_like(own)])).solution)
     return torch.stack(rows)
+
+
+def ridges(count, rank, dtype):
+    """One a row, in general position."""
+    return gaussian(count, rank, seed=9, dtype=dtype).square() + 0.1
 
 
 @cases()
 def test_fit_rows_and_columns(path, shape, share, dtype):
     observed, shown, dense = sparse(*shape, share, dtype)
-    ridge = torch.tensor([0.1, 0.5, 2.0], dtype=dtype)
     left, right = gaussian(shape[0], 3, seed=5, dtype=dtype), gaussian(shape[1], 3, seed=6, dtype=dtype)
-    by_rows, by_columns = observed.fit_rows(right, ridge), observed.fit_columns(left, ridge, Rows())
-    same_matrix(by_rows, ridge_by_lstsq(dense, shown, right, ridge), 100 * ROUNDING[dtype])
-    same_matrix(by_columns, ridge_by_lstsq(dense.mT, shown.mT, left, ridge), 100 * ROUNDING[dtype])
+    of_rows, of_columns = (ridges(side, 3, dtype) for side in shape)
+    by_rows, by_columns = observed.fit_rows(right, of_rows), observed.fit_columns(left, of_columns, Rows())
+    same_matrix(by_rows, ridge_by_lstsq(dense, shown, right, of_rows), 100 * ROUNDING[dtype])
+    same_matrix(by_columns, ridge_by_lstsq(dense.mT, shown.mT, left, of_columns), 100 * ROUNDING[dtype])
+    alike = of_rows[:1]
+    same_matrix(observed.fit_rows(right, alike), observed.fit_rows(right, alike.repeat(shape[0], 1)), 0)
     assert not by_rows[shape[0] // 2].any()  # without entries
     assert not by_columns[shape[1] // 3].any()
 
@@ -114,7 +125,7 @@ class Two(Rows):
 def test_fit_columns_of_rows_that_are_shared(path, monkeypatch, shape, share, dtype, room):
     monkeypatch.setattr(module, "ROOM", room)  # column by column, and all at a time
     observed, _, _ = sparse(*shape, share, dtype)
-    left, ridge = gaussian(shape[0], 3, seed=5, dtype=dtype), torch.tensor([0.1, 0.5, 2.0], dtype=dtype)
+    left, ridge = gaussian(shape[0], 3, seed=5, dtype=dtype), ridges(shape[1], 3, dtype)
     same_matrix(
         observed.fit_columns(left, ridge, Two()),
         observed.fit_columns(left, ridge / 2, Rows()),
@@ -127,8 +138,8 @@ def test_fit_without_a_ridge_leaves_what_has_no_effect_at_zero(path, dtype):
     observed, shown, dense = sparse(12, 9, 0.9, dtype)
     right = gaussian(9, 3, seed=6, dtype=dtype)
     right[:, 1] = 0
-    got = observed.fit_rows(right, torch.zeros(3, dtype=dtype))
-    expected = ridge_by_lstsq(dense, shown, right[:, [0, 2]], torch.zeros(2, dtype=dtype))
+    got = observed.fit_rows(right, torch.zeros(1, 3, dtype=dtype))
+    expected = ridge_by_lstsq(dense, shown, right[:, [0, 2]], torch.zeros(12, 2, dtype=dtype))
     assert not got[:, 1].any()
     rows = shown.any(1)
     same_matrix(got[rows][:, [0, 2]], expected[rows], 2000 * ROUNDING[dtype])
@@ -140,7 +151,7 @@ def test_nothing_observed(path, dtype):
     observed = Observed.of(empty, empty, torch.zeros(0, dtype=dtype), (4, 3))
     assert observed.products(torch.ones(4, 2, dtype=dtype), torch.ones(3, 2, dtype=dtype)).shape == (0,)
     assert not observed.times(torch.ones(3, 2, dtype=dtype)).any()
-    assert not observed.fit_rows(torch.ones(3, 2, dtype=dtype), torch.ones(2, dtype=dtype)).any()
+    assert not observed.fit_rows(torch.ones(3, 2, dtype=dtype), torch.ones(1, 2, dtype=dtype)).any()
 
 
 def test_part_keeps_the_shape():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -22,7 +22,8 @@ from corefold.completion.split import split
 BETTER = 1e-3  # a held-out error is better if it is lower by this share
 WORSE = 1.2  # an error this many times the best is waited for a third as long,
 EARLY = 5  # if the best came after so many steps
-ALIKE = 5e-3  # and at a lower rank as good if it is higher by no more than this
+SMALL = 0.02  # directions that together come to less than this share of it are left out
+SETTLED = 5  # steps without a better error that end a walk of posterior means
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,11 @@ class Record:
     """One step of a fit.
 
     Attributes:
-        stage: "path" while the penalty falls, "path with biases" beside mean, row and column biases, "refit" when the
-            entries held out take part.
-        penalty: weight of the regulariser, for values scaled to a root mean square of 1.
-        objective: of the solver at this penalty, for the same values.
+        stage: "path" while the penalty falls, "posterior" in a walk of posterior means, either "with biases" beside
+            mean, row and column biases, and "refit" when the entries held out take part.
+        penalty: weight of the regulariser, for values scaled to a root mean square of 1; of posterior means the
+            variance of the noise.
+        objective: of the solver at this penalty, for the same values; of posterior means the free energy.
         error: root mean square error at the entries fitted, in units of the data.
         held_out: the same at the entries held out; nan without any, and in the refit.
         rank: of the low-rank part.
@@ -84,7 +86,8 @@ class _Centred:
 
     def model(self, step: Step, misses: Tensor) -> Model:
         factors = replace(step.factors, s=step.factors.s * self.scale)
-        return Model(self.biases, factors, step.ridge / step.factors.s, self.seen, misses.abs().sort().values)
+        ridge, spread = step.ridge / step.factors.s, step.spread / step.factors.s
+        return Model(self.biases, factors, ridge, spread, self.seen, misses.abs().sort().values)
 
     def misses(self, step: Step, held: Observed) -> Tensor:
         return held.values - self.biases.at(held) - self.scale * step.factors.at(held)
@@ -94,46 +97,84 @@ def fit(
     observed: Observed, rows: Rows, told: Settings, start: Model | None = None
 ) -> Iterator[tuple[Record, Model]]:
     """Each step with the best model so far; the last one is the answer."""
-    began = time.perf_counter()
-    fitted, held = split(observed, told.held_share, told.seed, rows.offset)
-    watched = _count(held, rows) > 0
-    fitted = fitted if watched else observed
+    search = _Search(observed, rows, told)
+    for biased in _candidates(told.bias, search.watched):
+        yield from search.look(biased, start)
+    yield from search.refit(observed)
 
-    def record(step: Step, stage: str, scale: float, held_out: float) -> Record:
-        seconds, rank = time.perf_counter() - began, step.factors.rank
-        return Record(stage, step.penalty, step.objective, step.error * scale, held_out, rank, seconds)
 
-    best: tuple[Step, _Centred, Model] | None = None
-    lowest = math.inf
-    for biased in _candidates(told.bias, watched):
-        if best is not None and lowest <= told.tol * best[1].scale:
-            break  # exact without biases
-        stage = "path with biases" if biased else "path"
-        centred = _Centred.of(fitted, Biases.fit(fitted, rows) if biased else Biases.none(fitted), rows)
-        problem, since, lowest_here = centred.problem(fitted, told.seed), 0, math.inf
-        for done, step in enumerate(told.solver.path(problem, _first(problem, centred, told, start)), 1):
-            misses = centred.misses(step, held)
-            held_out = _rms(misses, rows) if watched else math.nan
-            judged = held_out if watched else step.error * centred.scale
-            since = 0 if judged < lowest_here * (1 - BETTER) else since + 1
-            lowest_here = min(judged, lowest_here)
-            if best is None or judged < lowest * (1 - BETTER):
-                best, lowest = (step, centred, centred.model(step, misses)), judged
-            yield record(step, stage, centred.scale, held_out), best[2]
+class _Search:
+    """Walks the solver's paths, without and with biases, and keeps the step that entries held out like best."""
+
+    def __init__(self, observed: Observed, rows: Rows, told: Settings) -> None:
+        self.began = time.perf_counter()
+        self.rows, self.told = rows, told
+        fitted, self.held = split(observed, told.held_share, told.seed, rows.offset)
+        self.watched = _count(self.held, rows) > 0
+        self.fitted = fitted if self.watched else observed
+        self.best: tuple[Step, _Centred, Model] | None = None
+        self.lowest = math.inf
+
+    def look(self, biased: bool, start: Model | None) -> Iterator[tuple[Record, Model]]:
+        """All walks with biases, or without; none if what was found before is exact."""
+        if self.exact:
+            return
+        suffix = " with biases" if biased else ""
+        biases = Biases.fit(self.fitted, self.rows) if biased else Biases.none(self.fitted)
+        centred = _Centred.of(self.fitted, biases, self.rows)
+        problem = centred.problem(self.fitted, self.told.seed)
+        solver, first = self.told.solver, _first(problem, centred, self.told, start)
+        best = yield from self.walk(solver.path(problem, first), f"path{suffix}", centred, solver.patience)
+        if best is None or not self.watched or self.exact:
+            return
+        for steps in solver.settle(problem, first, best):
+            yield from self.walk(steps, f"posterior{suffix}", centred, SETTLED)
+
+    def walk(
+        self, steps: Iterator[Step], stage: str, centred: _Centred, patience: int
+    ) -> Generator[tuple[Record, Model], None, Step | None]:
+        """Until the error gets no better, and on entries held out; returns the best step of this walk."""
+        since, lowest, best = 0, math.inf, None
+        for done, step in enumerate(steps, 1):
+            misses = centred.misses(step, self.held)
+            held_out = _rms(misses, self.rows) if self.watched else math.nan
+            judged = held_out if self.watched else step.error * centred.scale
+            since = 0 if judged < lowest * (1 - BETTER) else since + 1
+            best = step if best is None or not since else best
+            lowest = min(judged, lowest)
+            if self.best is None or judged < self.lowest * (1 - BETTER):
+                self.best, self.lowest = (step, centred, centred.model(step, misses)), judged
+            yield self.record(step, stage, centred, held_out), self.best[2]
             # Only after a descent: at first the strongest penalty may make matters worse than the start is.
-            hopeless = watched and done - since > EARLY and judged >= WORSE * lowest_here
-            patience = told.solver.patience / 3 if hopeless else told.solver.patience
-            if judged <= told.tol * centred.scale or since >= patience or done >= told.max_iter:
+            hopeless = self.watched and done - since > EARLY and judged >= WORSE * lowest
+            late = since >= (patience / 3 if hopeless else patience)
+            if judged <= self.told.tol * centred.scale or late or done >= self.told.max_iter:
                 break
-    if best is None:
-        return
-    step, centred, model = best
-    if watched:
-        step = _lowest_rank(step, centred, held, max(lowest * (1 + ALIKE), told.tol * centred.scale))
-        if centred.biases.shrink < math.inf:
-            centred = replace(centred, biases=Biases.fit(observed, rows))
-    for last in told.solver.refit(centred.problem(observed, told.seed), step):
-        yield record(last, "refit", centred.scale, math.nan), centred.model(last, model.misses)
+        return best
+
+    def refit(self, observed: Observed) -> Iterator[tuple[Record, Model]]:
+        """The best step, without its smallest directions, goes on with all entries."""
+        if self.best is None:
+            return
+        step, centred, model = self.best
+        if self.watched:
+            problem = centred.problem(observed, self.told.seed)
+            most = max(SMALL * self.lowest / centred.scale, self.told.tol)
+            step = _without_small(step, most, problem.height * problem.width)
+            if centred.biases.shrink < math.inf:
+                centred = replace(centred, biases=Biases.fit(observed, self.rows))
+        for last in self.told.solver.refit(centred.problem(observed, self.told.seed), step):
+            yield self.record(last, "refit", centred, math.nan), centred.model(last, model.misses)
+
+    @property
+    def exact(self) -> bool:
+        return self.best is not None and self.lowest <= self.told.tol * self.best[1].scale
+
+    def record(self, step: Step, stage: str, centred: _Centred, held_out: float) -> Record:
+        seconds, rank = time.perf_counter() - self.began, step.factors.rank
+        return Record(
+            stage, step.penalty, step.objective, step.error * centred.scale, held_out, rank, seconds
+        )
 
 
 def _first(problem: Problem, centred: _Centred, told: Settings, start: Model | None) -> LowRank:
@@ -147,13 +188,10 @@ def _candidates(wanted: bool | Literal["auto"], watched: bool) -> tuple[bool, ..
     return (bool(wanted),) if wanted != "auto" else (False, True) if watched else (False,)
 
 
-def _lowest_rank(step: Step, centred: _Centred, held: Observed, most: float) -> Step:
-    """The step cut to the lowest rank at which the error at the held-out entries is at most this."""
-    for rank in range(1, step.factors.rank):
-        cut = replace(step, factors=step.factors.keep(rank), ridge=step.ridge[:rank])
-        if _rms(centred.misses(cut, held), centred.rows) <= most:
-            return cut
-    return step
+def _without_small(step: Step, most: float, entries: int) -> Step:
+    """The step without its last directions, as many as together have at most this root mean square over all entries."""
+    tails = step.factors.s.square().flip(0).cumsum(0).flip(0) / entries
+    return step.keep(max(1, int((tails > most**2).sum())))
 
 
 def _count(observed: Observed, rows: Rows) -> int:

@@ -34,7 +34,7 @@ def times(starts: Tensor, columns: Tensor, values: Tensor, right: Tensor, out: T
 def ridge(
     starts: Tensor, columns: Tensor, values: Tensor, right: Tensor, weights: Tensor, out: Tensor
 ) -> Tensor:
-    """Each row of `out`: the least squares fit of a row's values by rows of `right`, ridge `weights` a coefficient."""
+    """Each row of `out`: the least squares fit of a row's values by rows of `right`, a ridge `weights[row]`."""
     width = right.shape[1]
     gram = right.new_empty(len(out), width, width)
     normal(starts, columns, values, right, gram, out)
@@ -53,7 +53,7 @@ def normal(
 
 
 def solve(gram: Tensor, weights: Tensor, out: Tensor) -> Tensor:
-    """Solves normal equations in place, ridge `weights` a coefficient."""
+    """Solves normal equations in place, with a ridge `weights[row]`."""
     gram.diagonal(dim1=1, dim2=2).add_(weights)
     diagonal = gram.diagonal(dim1=1, dim2=2)
     diagonal.add_(100 * torch.finfo(out.dtype).eps * diagonal)

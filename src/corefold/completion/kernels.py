@@ -68,7 +68,7 @@ def times(starts, columns, values, right, out):
 
 @njit(parallel=True, fastmath=True, nogil=True, cache=True)
 def ridge(starts, columns, values, right, weights, out):
-    """Each row of `out`: the least squares fit of a row's values by rows of `right`, ridge `weights` a coefficient.
+    """Each row of `out`: the least squares fit of a row's values by rows of `right`, a ridge `weights[row]`.
 
     A row's normal equations are solved by Cholesky; where they are singular, a coefficient of no effect is 0.
     """
@@ -79,7 +79,7 @@ def ridge(starts, columns, values, right, weights, out):
             solved = out[row]
             _gather(starts, columns, values, right, row, gram, solved)
             for i in range(width):
-                gram[i, i] += weights[i]
+                gram[i, i] += weights[row, i]
             _solve(gram, solved)
 
 
@@ -94,10 +94,10 @@ def normal(starts, columns, values, right, gram, out):
 
 @njit(parallel=True, nogil=True, cache=True)
 def solve(gram, weights, out):
-    """Solves normal equations in place, ridge `weights` a coefficient."""
+    """Solves normal equations in place, with a ridge `weights[row]`."""
     for row in prange(len(gram)):
-        for i in range(len(weights)):
-            gram[row, i, i] += weights[i]
+        for i in range(weights.shape[1]):
+            gram[row, i, i] += weights[row, i]
         _solve(gram[row], out[row])
 
 

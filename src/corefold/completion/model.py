@@ -23,6 +23,7 @@ class Model:
         biases: all zero without.
         factors: the low-rank part.
         ridge: on the coordinates `u diag(s)` of a row, what the fit's penalty comes to there.
+        spread: variances of `v`, where it is the mean of a distribution: an entry adds its column's to the ridge.
         seen: the share of the fitted rows in which each column is observed.
         misses: absolute errors at entries held out, ascending, that no choice of the fit saw but that of where to stop.
     """
@@ -30,6 +31,7 @@ class Model:
     biases: Biases
     factors: LowRank
     ridge: Float[Tensor, " rank"]
+    spread: Float[Tensor, "width rank"]
     seen: Float[Tensor, " width"]
     misses: Float[Tensor, " held"]
 
@@ -51,7 +53,7 @@ class Model:
         """The same columns for other rows: each row's bias, then one small ridge regression on `v`."""
         biases = replace(self.biases, row=self.biases.rows_of(observed))
         left = observed.with_values(observed.values - biases.at(observed))
-        coordinates = left.fit_rows(self.factors.v, self.ridge)
+        coordinates = left.fit_rows(self.factors.v, self.ridge + observed.counts(self.spread))
         u = torch.where(self.factors.s > 0, coordinates / self.factors.s, 0)
         return replace(self, biases=biases, factors=replace(self.factors, u=u))
 
@@ -81,6 +83,7 @@ class Model:
             "s": factors.s,
             "v": factors.v,
             "ridge": self.ridge,
+            "spread": self.spread,
             "seen": self.seen,
             "misses": self.misses,
         }
@@ -90,4 +93,4 @@ class Model:
         """What `tensors` gave."""
         biases = Biases(float(named["mean"]), named["row_bias"], named["column_bias"], float(named["shrink"]))
         factors = LowRank(named["u"], named["s"], named["v"])
-        return cls(biases, factors, named["ridge"], named["seen"], named["misses"])
+        return cls(biases, factors, named["ridge"], named["spread"], named["seen"], named["misses"])

@@ -96,17 +96,27 @@ class Observed:
             "times", self.column_starts, self.rows, self.values.index_select(0, self.order), left, out=out
         )
 
+    def counts(self, right: Float[Tensor, "width k"]) -> Float[Tensor, "height k"]:
+        """For each row the sum over its entries' columns of rows of `right`."""
+        return self.with_values(torch.ones_like(self.values)).times(right)
+
+    def transposed_counts(self, left: Float[Tensor, "height k"]) -> Float[Tensor, "width k"]:
+        """For each column the sum over its entries' rows of rows of `left`."""
+        return self.with_values(torch.ones_like(self.values)).transposed_times(left)
+
     def fit_rows(
-        self, right: Float[Tensor, "width k"], ridge: Float[Tensor, " k"]
+        self, right: Float[Tensor, "width k"], ridge: Float[Tensor, "#height k"]
     ) -> Float[Tensor, "height k"]:
         """For each row the `a` that minimises `sum (values - right a)^2 + sum ridge a^2`; 0 without entries."""
+        ridge = ridge.expand(self.shape[0], -1)
         out = right.new_empty(self.shape[0], right.shape[1])
         return _run("ridge", self.starts, self.columns, self.values, right, ridge, out=out)
 
     def fit_columns(
-        self, left: Float[Tensor, "height k"], ridge: Float[Tensor, " k"], rows: Rows
+        self, left: Float[Tensor, "height k"], ridge: Float[Tensor, "#width k"], rows: Rows
     ) -> Float[Tensor, "width k"]:
         """The same for each column, whose entries may be in several processes."""
+        ridge = ridge.expand(self.shape[1], -1)
         starts, values = self.column_starts, self.values.index_select(0, self.order)
         width, rank = self.shape[1], left.shape[1]
         out = left.new_empty(width, rank)
@@ -120,7 +130,7 @@ class Observed:
             _run("normal", own - own[0], self.rows[part], values[part], left, gram, out=right)
             rows.sum(gram)
             rows.sum(right)
-            _run("solve", gram, ridge, out=right)
+            _run("solve", gram, ridge[begin : begin + size], out=right)
         return out
 
 

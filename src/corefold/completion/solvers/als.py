@@ -29,11 +29,14 @@ class ALS:
         factors = start
         while True:
             factors = self.sweep(problem, factors)
-            yield self._step(problem, factors, "path")
+            yield self._step(problem, factors)
+
+    def settle(self, problem: Problem, start: LowRank, best: Step) -> Iterator[Iterator[Step]]:
+        yield from ()
 
     def refit(self, problem: Problem, step: Step) -> Iterator[Step]:
         for _ in range(20):
-            before, step = step.objective, self._step(problem, self.sweep(problem, step.factors), "refit")
+            before, step = step.objective, self._step(problem, self.sweep(problem, step.factors))
             yield step
             if abs(step.objective - before) <= 1e-3 * before:
                 break
@@ -43,7 +46,7 @@ class ALS:
         rows, observed = problem.rows, problem.observed
 
         def ridge(factors: LowRank) -> Tensor:
-            return self.penalty / factors.s.clamp(min=torch.finfo(factors.s.dtype).eps)
+            return self.penalty / factors.s[None].clamp(min=torch.finfo(factors.s.dtype).eps)
 
         # Where the penalty has put a direction out there is nothing to divide by.
         smallest = torch.finfo(factors.s.dtype).eps * factors.s[0]
@@ -53,8 +56,9 @@ class ALS:
         coordinates = observed.fit_columns(factors.u, ridge(factors), rows)
         return LowRank.product(factors.u, coordinates, rows)
 
-    def _step(self, problem: Problem, factors: LowRank, stage: str) -> Step:
+    def _step(self, problem: Problem, factors: LowRank) -> Step:
         square = problem.square(problem.residual(factors))
         objective = square / 2 + self.penalty * float(factors.s.sum())
         ridge = factors.s.new_full((factors.rank,), self.penalty)
-        return Step(factors, stage, self.penalty, objective, math.sqrt(square / problem.entries), ridge)
+        error, spread = math.sqrt(square / problem.entries), torch.zeros_like(factors.v)
+        return Step(factors, self.penalty, objective, error, ridge, spread)

@@ -55,7 +55,10 @@ class Descent:
 
     def path(self, problem: Problem, start: LowRank) -> Iterator[Step]:
         form = self._compressed(problem, start) if self.compressed else self._wide(problem)
-        return self._descend(problem, form, float(start.s[0]) or 1.0, "path")
+        return self._descend(problem, form, float(start.s[0]) or 1.0)
+
+    def settle(self, problem: Problem, start: LowRank, best: Step) -> Iterator[Iterator[Step]]:
+        yield from ()
 
     def refit(self, problem: Problem, step: Step) -> Iterator[Step]:
         """There is no penalty to keep: the solution, as a chain, goes a little further with all entries."""
@@ -63,7 +66,7 @@ class Descent:
         scale = float(problem.leading(step.factors.rank).s[0]) or 1.0
         root = (step.factors.s / scale) ** (1 / self.depth)
         chain = FactorChain(step.factors.u, root.diag().repeat(self.depth, 1, 1), step.factors.v)
-        return islice(self._descend(problem, _Chain(chain, self.gamma), scale, "refit"), 3)
+        return islice(self._descend(problem, _Chain(chain, self.gamma), scale), 3)
 
     def _compressed(self, problem: Problem, start: LowRank) -> _Chain:
         """Bases from the first gradient, which points along the observed values."""
@@ -90,7 +93,7 @@ class Descent:
         factors[-1] = factors[-1][problem.own]
         return _Wide([factor.to(problem.observed.values) for factor in factors])
 
-    def _descend(self, problem: Problem, form: _Chain | _Wide, scale: float, stage: str) -> Iterator[Step]:
+    def _descend(self, problem: Problem, form: _Chain | _Wide, scale: float) -> Iterator[Step]:
         """In units in which the largest singular value is about 1; a given gamma is stable for all data then."""
         observed, rows, rate = problem.observed, problem.rows, self.lr / problem.share
         values = observed.values / scale
@@ -111,7 +114,8 @@ class Descent:
                 factors = factors.keep(max(1, int((factors.s > SMALLEST * factors.s[0]).sum())))
                 square = problem.square(problem.residual(factors))
             error = math.sqrt(square / problem.entries)
-            yield Step(factors, stage, 0.0, square / 2, error, torch.zeros_like(factors.s))
+            ridge, spread = torch.zeros_like(factors.s), torch.zeros_like(factors.v)
+            yield Step(factors, 0.0, square / 2, error, ridge, spread)
 
 
 class _Chain:

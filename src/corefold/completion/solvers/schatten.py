@@ -17,13 +17,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from corefold.completion.factors import LowRank
+from corefold.completion.solvers import variational
 from corefold.completion.solvers.step import Problem, Step
 
 Halves = tuple[Tensor, Tensor]
@@ -34,6 +36,10 @@ UNFINISHED, TIMES = 0.03, 5  # a step that lowers the objective by this share is
 # But not below this error, over the values': a penalty that only delays need not be minimised at.
 EXACT = 0.05
 PATIENCE = 3  # idle steps until directions are looked for anew
+WIDE = 0.1  # share of the strongest penalty that leaves nearly all directions
+REFITS = (
+    3  # sweeps with all entries: from a good posterior few are best, where no matrix of low rank is the truth
+)
 
 
 @dataclass(frozen=True)
@@ -89,29 +95,37 @@ class Schatten:
         """The penalty to begin with."""
         return 0.3 * problem.share * float(start.s[0]) ** (2 - 2 / self.depth)
 
+    def settle(self, problem: Problem, start: LowRank, best: Step) -> Iterator[Iterator[Step]]:
+        yield variational.walk(problem, variational.begin(problem, best.factors))
+        yield variational.walk(problem, variational.begin(problem, self.wide(problem, start)))
+
+    def wide(self, problem: Problem, start: LowRank) -> LowRank:
+        """The values met with nearly all directions: posterior means then put out those that noise has."""
+        shallow = replace(self, depth=2)
+        factors, penalty = start, WIDE * shallow.strongest(problem, start)
+        for _ in range(3):
+            factors = shallow.step(problem, factors, penalty, 0.1).factors
+        return factors
+
     def refit(self, problem: Problem, step: Step) -> Iterator[Step]:
-        for _ in range(10):
-            before = step.objective
-            step = self.step(problem, step.factors, step.penalty, 0.01, "refit")
-            yield step
-            if abs(step.objective - before) <= 1e-4 * before:
-                break
+        if not step.spread.any():
+            step = variational.begin(problem, step.factors)
+        return islice(variational.walk(problem, step), REFITS)
 
     def ridge(self, factors: LowRank, penalty: float) -> Float[Tensor, " rank"]:
         """The weights w_k."""
         power = 2 / self.depth
         return penalty * power * factors.s ** (power - 1)
 
-    def step(
-        self, problem: Problem, factors: LowRank, penalty: float, tolerance: float, stage: str = "path"
-    ) -> Step:
+    def step(self, problem: Problem, factors: LowRank, penalty: float, tolerance: float) -> Step:
         """One Gauss-Newton step at this penalty."""
         factors = gauss_newton(problem, factors, self.ridge(factors, penalty), tolerance, self.products)
         factors = factors.keep(max(1, int((factors.s >= self.smallest * factors.s[0]).sum())))
         square = problem.square(problem.residual(factors))
         objective = square / 2 + self.price(factors, penalty)
         error = math.sqrt(square / problem.entries)
-        return Step(factors, stage, penalty, objective, error, self.ridge(factors, penalty))
+        ridge, spread = self.ridge(factors, penalty), torch.zeros_like(factors.v)
+        return Step(factors, penalty, objective, error, ridge, spread)
 
 
 def gauss_newton(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -21,19 +21,24 @@ class Step:
 
     Attributes:
         factors: the matrix so far.
-        stage: what the solver is at.
         penalty: weight of the regulariser in the objective.
         objective: what the solver brings down, at this penalty.
         error: root mean square of what is left at the observed entries.
         ridge: what the penalty comes to on the columns of the two halves, `LowRank.halves`.
+        spread: variances of the columns' half, where that is the mean of a distribution; else 0.
     """
 
     factors: LowRank
-    stage: str
     penalty: float
     objective: float
     error: float
     ridge: Float[Tensor, " rank"]
+    spread: Float[Tensor, "width rank"]
+
+    def keep(self, rank: int) -> Step:
+        """Its leading directions."""
+        ridge, spread = self.ridge[:rank], self.spread[:, :rank]
+        return replace(self, factors=self.factors.keep(rank), ridge=ridge, spread=spread)
 
 
 @runtime_checkable
@@ -50,8 +55,12 @@ class Solver(Protocol):
         """From strong to weak regularisation; whoever reads it stops where entries held out fit best."""
         ...
 
+    def settle(self, problem: Problem, start: LowRank, best: Step) -> Iterator[Iterator[Step]]:
+        """Further walks from where a path began and from its best step, for values that no path meets."""
+        ...
+
     def refit(self, problem: Problem, step: Step) -> Iterator[Step]:
-        """From the best step of a path, at its rank and penalty, to convergence on a problem with all entries."""
+        """From the best step of all walks, at its rank and penalty, on a problem with all entries."""
         ...
 
 
