@@ -13,6 +13,7 @@ from observations import every, fitted, low_rank, relative, with_holes
 
 from corefold.completion import DeepMatrixCompletion, bounds
 from corefold.completion.entries import observed_entries, triples
+from corefold.completion.solvers import Schatten
 
 HOLES = with_holes(low_rank(9, 6, 2), 0.6)
 HOLES[2, 1] = 0.0  # observed, though nothing
@@ -164,6 +165,11 @@ def test_bad_input_is_refused(case):
         ({"max_rank": 2.5}, "got 2.5"),
         ({"depth": 1}, "depth must be an integer of 2 or more"),
         ({"solver": "svd"}, "solver must be one of schatten, descent, als"),
+        ({"solver": Schatten}, r"or an object such as Schatten\(depth=4\); got <class"),
+        ({"solver": None}, "solver must be .* got None"),
+        ({"tol": -1e-3}, "tol must be a number, 0 or more; got -0.001"),
+        ({"tol": float("nan")}, "tol must be a number, 0 or more; got nan"),
+        ({"tol": "tight"}, "tol must be a number, 0 or more; got 'tight'"),
         ({"validation_fraction": 1.0}, r"validation_fraction must lie in \[0, 1\)"),
         ({"fit_bias": "yes"}, "fit_bias must be True, False"),
         ({"max_iter": 0}, "max_iter must be an integer of 1 or more"),

@@ -33,8 +33,8 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
     r"""Fills the gaps of a matrix by one of low rank, and finds the rank itself.
 
     The default minimises `1/2 sum (X - values)^2 + penalty sum_k s_k^(2/depth)` over the observed entries: what weight
-    decay on a factorization `depth` layers deep amounts to. Some entries are held out to choose the penalty, and take
-    part in the end.
+    decay on a factorization `depth` layers deep amounts to. Where noise keeps it from meeting the values, posterior
+    means take over (variational Bayes). Some entries are held out to choose by, and take part in the end.
 
     Rows are samples and columns features. What is observed: of an array or data frame, what is not NaN (or where
     `mask` is true); of a SciPy sparse matrix, what is stored, an explicit zero too; of a tuple `(rows, columns,
@@ -70,7 +70,8 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
         validation_error_: root mean square error at the entries held out; nan without any.
         model_: biases and factors as tensors.
 
-    Source: Yaras, Wang, Balzano, Qu, ICML 2024 (arXiv 2406.04112), for depth and the "descent" solver.
+    Source: Yaras, Wang, Balzano, Qu, ICML 2024 (arXiv 2406.04112), for depth and the "descent" solver; Ilin, Raiko,
+    JMLR 11 (2010), for posterior means.
 
     >>> import numpy as np
     >>> from corefold.completion import DeepMatrixCompletion

@@ -37,6 +37,8 @@ def settings_of(told: Mapping[str, Any], observed: Observed, rows: Rows) -> Sett
         raise ValueError(f'fit_bias must be True, False or "auto"; got {told["fit_bias"]!r}')
     if not 0 <= told["validation_fraction"] < 1:
         raise ValueError(f"validation_fraction must lie in [0, 1); got {told['validation_fraction']!r}")
+    if not isinstance(told["tol"], (int, float, np.number)) or not told["tol"] >= 0:
+        raise ValueError(f"tol must be a number, 0 or more; got {told['tol']!r}")
     solver = solver_of(told["solver"], told["depth"])
     seed = observed.starts.new_tensor(int(check_random_state(told["random_state"]).randint(2**31)))
     return Settings(
@@ -72,10 +74,12 @@ def solver_of(solver: str | Solver, depth: int) -> Solver:
     """The solver of this name, or the one given.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name, or what is no solver.
     """
-    if not isinstance(solver, str):
+    if isinstance(solver, Solver) and not isinstance(solver, type):
         return solver
-    if solver not in SOLVERS:
-        raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, or an object; got {solver!r}")
+    if not isinstance(solver, str) or solver not in SOLVERS:
+        raise ValueError(
+            f"solver must be one of {', '.join(SOLVERS)}, or an object such as Schatten(depth=4); got {solver!r}"
+        )
     return ALS() if solver == "als" else SOLVERS[solver](depth=depth)
