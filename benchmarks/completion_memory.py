@@ -104,7 +104,7 @@ def write(folder: Path, entries: int) -> None:
     """A matrix for all processes, in files of which each reads its part."""
     from completion_scale import planted
 
-    side = max(entries // IN_A_ROW, 2 * RANK)
+    side = max(entries // IN_A_ROW, 2 * IN_A_ROW)
     problem = planted(0, side, RANK, entries, noise=NOISE)
     for name, part in zip(("rows", "columns", "values"), problem.seen, strict=True):
         np.save(folder / f"{name}.npy", part)
@@ -113,8 +113,8 @@ def write(folder: Path, entries: int) -> None:
 
 def fit(folder: Path) -> dict[str, Any]:
     """Fit the process's rows together with the others; memory of each above what it took to be ready."""
-    small = np.random.default_rng(dist.get_rank()).standard_normal((40, 20))
-    small[:, ::3] = np.nan
+    stream = np.random.default_rng(dist.get_rank())
+    small = np.where(stream.random((60, 20)) < 0.3, np.nan, stream.standard_normal((60, 20)))
     DeepMatrixCompletion(distributed=True, random_state=0).fit(small)  # loads compiled loops
     reset()
     before = now()
