@@ -53,7 +53,7 @@ TARGETS = {
     "descent": "compressed descent >= 7 times as fast as wide to the same error",
     "size": "10^5 x 10^5 with 10^7 observed: peak under 2 GB, and under 10 minutes on 2 cores",
     "intervals": "coverage of intervals within 2 points of nominal on held-out ratings",
-    "reading": "10^7 triples become observed entries within 400 MB",
+    "reading": "10^7 triples become observed entries within 400 MB beside their own",
     "processes": "memory a process falls as processes are added",
 }
 

@@ -31,23 +31,26 @@ def completion_target_table(results: dict[str, Any]) -> str:
 
 
 def quality(cells: Sequence[Cell]) -> Verdict:
-    """Sets with all four rivals' best no lower than ours, by the median of ratios within a seed."""
-    won, sets = [], 0
+    """Sets where no rival's error is lower than ours, by the median of ratios within a seed."""
+    lost, sets = [], 0
     for name, found in errors({"cells": cells}).items():
         rivals = [found[rival].over for rival in RIVALS if rival in found]
         if rivals and name not in NOISELESS:
             sets += 1
-            won += [SETS.get(name, name)] * (min(rivals) >= 1)
+            lost += [SETS.get(name, name)] * (min(rivals) < 1)
     if not sets:
         return None
-    return f"{len(won)} of {sets} sets" + f": {', '.join(won)}" * bool(won), len(won) >= 0.8 * sets
+    won = sets - len(lost)
+    return f"{won} of {sets} sets" + f"; not {'; '.join(lost)}" * bool(lost), won >= 0.8 * sets
 
 
 def exact(cells: Sequence[Cell]) -> Verdict:
     there = [cell for cell in cells if cell.get("condition") == 1]
     ratios = [cell["deep_over_als"]["median"] for cell in there]
-    said = (f"{ratio:.1f} x at {cell['observed']:.0e}" for ratio, cell in zip(ratios, there, strict=True))
-    return (", ".join(said), max(ratios) <= 3) if there else None
+    said = (
+        f"{ratio:.1f}× at {cell['observed']:,} observed" for ratio, cell in zip(ratios, there, strict=True)
+    )
+    return ("; ".join(said), max(ratios) <= 3) if there else None
 
 
 def condition(cells: Sequence[Cell]) -> Verdict:
@@ -64,7 +67,7 @@ def descent(cells: Sequence[Cell]) -> Verdict:
     """With the fastest of the basis rates tried, where both forms came to the error."""
     there = [cell for cell in cells if "wide_over" in cell]
     best = {cell["side"]: max(filter(None, cell["wide_over"].values()), default=0.0) for cell in there}
-    said = (f"{ratio:.1f} x at {side} x {side}" for side, ratio in best.items())
+    said = (f"{ratio:.1f}× at {side} × {side}" for side, ratio in best.items())
     return (", ".join(said), min(best.values()) >= 7) if there else None
 
 
@@ -95,11 +98,11 @@ def intervals(cells: Sequence[Cell]) -> Verdict:
 def reading(cells: Sequence[Cell]) -> Verdict:
     """Above the triples themselves, which are the caller's."""
     there = [cell for cell in cells if cell["set"].startswith("read")]
-    said = (
-        f"{cell['above_bytes'] / 1e6:.0f} MB from {cell['set'].split()[-1]} and {cell['held_bytes'] / 1e6:.0f} kept"
-        for cell in there
-    )
-    return (", ".join(said), max(cell["above_bytes"] for cell in there) <= 4e8) if there else None
+    said = []
+    for cell in there:
+        above, held = (cell[key] / 1e6 for key in ("above_bytes", "held_bytes"))
+        said.append(f"{above:.0f} MB from {cell['set'].split()[-1]}, {held:.0f} of them kept")
+    return ("; ".join(said), max(cell["above_bytes"] for cell in there) <= 4e8) if there else None
 
 
 def processes(cells: Sequence[Cell]) -> Verdict:
@@ -107,7 +110,8 @@ def processes(cells: Sequence[Cell]) -> Verdict:
     there = sorted((cell for cell in cells if "processes" in cell), key=lambda cell: len(cell["processes"]))
     most = [max(one["above_bytes"] for one in cell["processes"]) for cell in there]
     said = (
-        f"{above / 1e6:.0f} MB in {len(cell['processes'])}" for above, cell in zip(most, there, strict=True)
+        f"{above / 1e6:.0f} MB each in {len(cell['processes'])}"
+        for above, cell in zip(most, there, strict=True)
     )
     falls = all(after < before for before, after in pairwise(most))
     return (", ".join(said), falls) if len(there) > 1 else None

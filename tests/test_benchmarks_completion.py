@@ -214,12 +214,12 @@ def test_targets_say_what_was_measured_and_whether_it_is_met():
     names = ("quality", "intervals", "reading", "processes", "condition", "descent", "size", "exact")
     table = targets.completion_target_table({"targets": {name: name for name in names}, "cells": cells})
     assert table.splitlines()[2:] == [
-        "| quality | 1 of 2 sets: gene expression | no |",
+        "| quality | 1 of 2 sets; not photograph: temple | no |",
         "| intervals | 1.5 points off at most in 1 folds, 5.0 on other sets | yes |",
-        "| reading | 370 MB from int32 and 200 kept, 410 MB from int64 and 200 kept | no |",
-        "| processes | 300 MB in 1, 100 MB in 2 | yes |",
+        "| reading | 370 MB from int32, 200 of them kept; 410 MB from int64, 200 of them kept | no |",
+        "| processes | 300 MB each in 1, 100 MB each in 2 | yes |",
         "| condition | relative error 2e-07 at most, the rank in 2 of 2 | yes |",
-        "| descent | 7.5 x at 300 x 300 | yes |",
+        "| descent | 7.5× at 300 × 300 | yes |",
         "| size | not yet |  |",
         "| exact | not yet |  |",
     ]
