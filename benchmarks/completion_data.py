@@ -51,6 +51,7 @@ class Case:
         rank: the true one, None if there is none.
         max_rank: what DeepMatrixCompletion is told, "auto" for no setting touched.
         peak: the largest value a picture can have, for its signal-to-noise ratio.
+        noise: standard deviation of what was added to the values seen.
     """
 
     kind: str
@@ -60,6 +61,7 @@ class Case:
     rank: int | None = None
     max_rank: Any = "auto"
     peak: float | None = None
+    noise: float = 0.0
 
     def about(self) -> dict[str, Any]:
         return {
@@ -101,7 +103,7 @@ def low_rank(
     case = _drawn(truth, share, stream, "synthetic")
     rows, columns, values = case.seen
     values = values + noise * stream.standard_normal(len(values))
-    return Case("synthetic", truth.shape, (rows, columns, values), case.judged, rank, max_rank)
+    return Case("synthetic", truth.shape, (rows, columns, values), case.judged, rank, max_rank, noise=noise)
 
 
 def genes(seed: int) -> Case:

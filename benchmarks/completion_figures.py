@@ -40,6 +40,7 @@ LOOKS = {  # a colour and a marker for each method, ours round
     "iterative": ("#8c564b", "P"),
     "surprise": ("#5b4fa0", "<"),
     "myfm": ("#c2185b", ">"),
+    "gcimpute": ("#8a9a2b", "h"),
     "biases": (GREY, "X"),
 }
 NAMES = {
@@ -52,6 +53,7 @@ NAMES = {
     "iterative": "Iterative imputer",
     "surprise": "Surprise",
     "myfm": "myFM",
+    "gcimpute": "gcimpute",
     "biases": "biases",
 }
 

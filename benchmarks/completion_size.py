@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -23,15 +22,13 @@ from typing import TYPE_CHECKING, Any
 import numba
 import numpy as np
 import torch
+from completion_memory import IN_A_ROW, NOISE, RANK, peak
 from completion_scale import planted
 
 from corefold.completion import DeepMatrixCompletion
 
 if TYPE_CHECKING:
     from side_by_side import Results
-
-IN_A_ROW = 100  # observed entries of each row
-RANK, NOISE = 10, 0.1
 
 
 def size(results: Results, given: argparse.Namespace, about: Mapping[str, Any]) -> None:
@@ -71,7 +68,7 @@ def child() -> None:
     small = planted(0, 60, 2, 1200)
     DeepMatrixCompletion(dtype=given.dtype).fit(small.seen, shape=small.shape)  # loads compiled loops
     problem = planted(given.seed, side, RANK, given.entries, noise=NOISE)
-    before = _peak()
+    before = peak()
     began, busy = time.perf_counter(), time.process_time()
     estimator = DeepMatrixCompletion(random_state=given.seed, dtype=given.dtype)
     estimator.fit(problem.seen, shape=problem.shape)
@@ -84,7 +81,7 @@ def child() -> None:
         "seconds": seconds,
         "processor_seconds": busy,  # of all threads; tells how much else the machine had to do
         "before_bytes": before,
-        "peak_bytes": _peak(),
+        "peak_bytes": peak(),
         "rank": estimator.rank_,
         "steps": estimator.n_iter_,
         "step_seconds": statistics.median(
@@ -94,16 +91,6 @@ def child() -> None:
         "threads": [torch.get_num_threads(), numba.get_num_threads()],
     }
     print(json.dumps(found))
-
-
-def _peak() -> int:
-    """Of this process since it began: Linux lets ru_maxrss begin with the peak of the process that started it."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        lines = status.read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 if __name__ == "__main__":

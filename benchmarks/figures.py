@@ -2,8 +2,8 @@
 
 Pictures go to docs/images: step.svg, memory.svg, scaling.svg, completion.svg; the same JSON gives the same bytes. In
 README.md a block `<!-- figure: step -->` ... `<!-- end -->` gets the picture of that name, `<!-- table: step -->` ...
-`<!-- end -->` the table of steps, `<!-- table: targets -->` how many cells meet each target, and
-`<!-- table: completion -->` errors of matrix completion.
+`<!-- end -->` the table of steps, `<!-- table: targets -->` how many cells meet each target,
+`<!-- table: completion -->` errors of matrix completion, and `<!-- table: completion_targets -->` its targets.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from completion_figures import completion_dots, completion_table, errors
+from completion_targets import completion_target_table
 from drawing import head, plain
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -75,6 +76,7 @@ def fill(text: str, step: dict[str, Any] | None, completion: dict[str, Any] | No
         "step": (step_table, step),
         "targets": (target_table, step),
         "completion": (completion_table, completion),
+        "completion_targets": (completion_target_table, completion),
     }
 
     def filled(block: re.Match[str]) -> str:

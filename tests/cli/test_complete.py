@@ -154,6 +154,29 @@ def test_ctrl_c_leaves_the_best_step_so_far(entries, tmp_path, monkeypatch):
     assert pd.read_csv(tmp_path / "f.csv").shape == (60, 41)
 
 
+def test_the_device_is_the_estimators(entries, tmp_path, monkeypatch):
+    from corefold.cli import complete_fit
+
+    told, estimator = [], complete_fit.DeepMatrixCompletion
+
+    def listening(**settings):
+        told.append(settings["device"])
+        return estimator(**settings)
+
+    monkeypatch.setattr(complete_fit, "DeepMatrixCompletion", listening)
+    done(entries, *LABELS, "-o", tmp_path / "f.csv")
+    done(entries, *LABELS, "--device", "cpu:0", "-o", tmp_path / "g.csv")
+    assert told == ["cpu", "cpu:0"]
+    assert (tmp_path / "f.csv").read_text() == (tmp_path / "g.csv").read_text()
+
+
+@pytest.mark.parametrize("device", ["magic", "meta", "cuda:99", "privateuseone", ""])
+def test_a_device_that_cannot_be_used_is_refused_before_anything_is_read(device, tmp_path):
+    wanted = ["-o", tmp_path / "f.csv", "--device", device]
+    for given in (["nowhere.csv", *wanted], wanted):
+        refused(corefold("complete", *given), f"--device {device!r} cannot be used here; there is cpu")
+
+
 @pytest.mark.parametrize(
     ("text", "flags", "words"),
     [

@@ -104,10 +104,17 @@ def run(
             help="Bounds of what is predicted: LOW,HIGH, none, or auto: those of a scale of ratings."
         ),
     ] = "auto",
+    device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps.")] = "cpu",
     force: Annotated[bool, typer.Option("--force", "--overwrite", help="Replace files that exist.")] = False,
 ) -> None:
     """The command."""
-    settings = {"max_rank": max_rank or "auto", "depth": depth, "solver": solver, "clip": bounds(clip)}
+    settings = {
+        "max_rank": max_rank or "auto",
+        "depth": depth,
+        "solver": solver,
+        "clip": bounds(clip),
+        **placed(device),
+    }
     if max_rank is not None and max_rank < 1:
         raise InputError(f"--max-rank must be at least 1; got {max_rank}")
     if holdout is not None and not 0 < holdout < 1:
@@ -144,6 +151,24 @@ def bounds(clip: str) -> Any:
     if not low <= high:
         raise InputError(f"--clip takes LOW,HIGH with LOW at most HIGH; got {clip!r}")
     return low, high
+
+
+def placed(device: str) -> dict[str, str]:
+    """`--device` as the estimator takes it, with a dtype where PyTorch has no float64.
+
+    Raises:
+        InputError: PyTorch does not know it, or cannot compute there.
+    """
+    import torch
+
+    try:
+        torch.ones(1, device=device).add(1).cpu()  # the name alone does not tell whether it is there
+    except (RuntimeError, AssertionError, ImportError) as error:  # which one, depends on the device
+        there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        there += ["mps"] * torch.backends.mps.is_available()
+        raise InputError(f"--device {device!r} cannot be used here; there is {', '.join(there)}") from error
+    on_mps = torch.device(device).type == "mps"
+    return {"device": device, **({"dtype": "float32"} if on_mps else {})}
 
 
 def _complete(matrix: Matrix, asked: Asked, settings: dict[str, Any], seed: int) -> None:

@@ -103,7 +103,8 @@ def _measure(estimator: DeepMatrixCompletion, fitted: Observed, held: Observed) 
     rows, columns, values = held.row_of().numpy(), held.columns.numpy(), held.values.numpy()
     biases = Biases.fit(fitted, Rows()).at(held)
     if estimator.bounds_ is not None:
-        low, high = (end if end.ndim == 0 else end[held.columns] for end in estimator.bounds_)
+        ends = (end.cpu() for end in estimator.bounds_)
+        low, high = (end if end.ndim == 0 else end[held.columns] for end in ends)
         biases = biases.clamp(low, high)
     predicted = {
         OURS: estimator.entries(rows, columns),
