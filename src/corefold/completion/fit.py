@@ -22,6 +22,7 @@ from corefold.completion.split import split
 BETTER = 1e-3  # a held-out error is better if it is lower by this share
 WORSE = 1.2  # an error this many times the best is waited for a third as long,
 EARLY = 5  # if the best came after so many steps
+CLOSE = 1.05  # a path that ends at more than so many times the best is left
 SMALL = 0.02  # directions that together come to less than this share of it are left out
 SETTLED = 5  # steps without a better error that end a walk of posterior means
 
@@ -97,10 +98,23 @@ def fit(
     observed: Observed, rows: Rows, told: Settings, start: Model | None = None
 ) -> Iterator[tuple[Record, Model]]:
     """Each step with the best model so far; the last one is the answer."""
-    search = _Search(observed, rows, told)
+    search, ends = _Search(observed, rows, told), []
     for biased in _candidates(told.bias, search.watched):
-        yield from search.look(biased, start)
+        ends.append((yield from search.path(biased, start)))
+    for end in ends:
+        yield from search.settle(end)
     yield from search.refit(observed)
+
+
+@dataclass(frozen=True)
+class _End:
+    """Where a path began, its best step, and how good that is."""
+
+    stage: str
+    centred: _Centred
+    start: LowRank
+    step: Step
+    lowest: float
 
 
 class _Search:
@@ -115,25 +129,33 @@ class _Search:
         self.best: tuple[Step, _Centred, Model] | None = None
         self.lowest = math.inf
 
-    def look(self, biased: bool, start: Model | None) -> Iterator[tuple[Record, Model]]:
-        """All walks with biases, or without; none if what was found before is exact."""
+    def path(self, biased: bool, start: Model | None) -> Generator[tuple[Record, Model], None, _End | None]:
+        """The solver's path with biases, or without; none if what was found before is exact."""
         if self.exact:
-            return
+            return None
         suffix = " with biases" if biased else ""
         biases = Biases.fit(self.fitted, self.rows) if biased else Biases.none(self.fitted)
         centred = _Centred.of(self.fitted, biases, self.rows)
         problem = centred.problem(self.fitted, self.told.seed)
-        solver, first = self.told.solver, _first(problem, centred, self.told, start)
-        best = yield from self.walk(solver.path(problem, first), f"path{suffix}", centred, solver.patience)
-        if best is None or not self.watched or self.exact:
+        first = _first(problem, centred, self.told, start)
+        solver = self.told.solver
+        step, lowest = yield from self.walk(
+            solver.path(problem, first), f"path{suffix}", centred, solver.patience
+        )
+        return None if step is None else _End(f"posterior{suffix}", centred, first, step, lowest)
+
+    def settle(self, end: _End | None) -> Iterator[tuple[Record, Model]]:
+        """What the solver does for values that no path meets, from the end of one that is no worse than another."""
+        if end is None or not self.watched or self.exact or end.lowest > CLOSE * self.lowest:
             return
-        for steps in solver.settle(problem, first, best):
-            yield from self.walk(steps, f"posterior{suffix}", centred, SETTLED)
+        problem = end.centred.problem(self.fitted, self.told.seed)
+        for steps in self.told.solver.settle(problem, end.start, end.step):
+            yield from self.walk(steps, end.stage, end.centred, SETTLED)
 
     def walk(
         self, steps: Iterator[Step], stage: str, centred: _Centred, patience: int
-    ) -> Generator[tuple[Record, Model], None, Step | None]:
-        """Until the error gets no better, and on entries held out; returns the best step of this walk."""
+    ) -> Generator[tuple[Record, Model], None, tuple[Step | None, float]]:
+        """Until the error gets no better, at entries held out if there are any; returns the best step and its error."""
         since, lowest, best = 0, math.inf, None
         for done, step in enumerate(steps, 1):
             misses = centred.misses(step, self.held)
@@ -150,7 +172,7 @@ class _Search:
             late = since >= (patience / 3 if hopeless else patience)
             if judged <= self.told.tol * centred.scale or late or done >= self.told.max_iter:
                 break
-        return best
+        return best, lowest
 
     def refit(self, observed: Observed) -> Iterator[tuple[Record, Model]]:
         """The best step, without its smallest directions, goes on with all entries."""

@@ -46,13 +46,15 @@ class Observed:
         shape: tuple[int, int],
     ) -> Observed:
         """The entries in any order, no place twice."""
+        # One large tensor at a time: of many entries these are most of what reading takes.
         by_column, _ = _sorted(columns, shape[1])
-        by_row, starts = _sorted(rows[by_column], shape[0])
-        by_row = by_column[by_row]
-        columns = columns[by_row].to(torch.int32)
+        by_row, starts = _sorted(rows.index_select(0, by_column), shape[0])
+        by_row = by_column.index_select(0, by_row)
+        del by_column
+        columns = columns.index_select(0, by_row).to(torch.int32)
         order, column_starts = _sorted(columns, shape[1])
-        rows = rows[by_row][order].to(torch.int32)
-        return cls(values[by_row], starts, columns, column_starts, order, rows)
+        rows = rows.index_select(0, by_row.index_select(0, order)).to(torch.int32)
+        return cls(values.index_select(0, by_row), starts, columns, column_starts, order, rows)
 
     @property
     def shape(self) -> tuple[int, int]:
