@@ -115,7 +115,7 @@ def _measure(estimator: DeepMatrixCompletion, fitted: Observed, held: Observed) 
     for level in LEVELS:
         try:
             lower, upper = estimator.intervals(rows, columns, level)
-        except ValueError:  # too few entries chose the penalty for so wide an interval
+        except ValueError:  # too few entries were held out for so wide an interval
             break
         inside = (lower <= values) & (values <= upper)
         coverage.append((level, float(inside.mean()), estimator.model_.margin(level)))

@@ -32,7 +32,7 @@ class Completed:
     Attributes:
         path: a dictionary for each step, as `DeepMatrixCompletion.path_` has them.
         singular_values: of the low-rank part, largest first.
-        misses: absolute errors at the entries that chose the penalty.
+        misses: absolute errors at the entries held out to choose by.
         residuals: observed less predicted at entries held out of everything, by method; empty without such entries.
         coverage: nominal and measured coverage at these, and half the width, of some intervals.
         settings: of the fit and its data.
@@ -114,7 +114,7 @@ def _residual_section(done: Completed) -> Section:
     if not len(done.misses):
         return Section("Residuals", "No entry was held out.")
     drawn = figure_svg(partial(completion_residuals, {"completed": done.misses}, of="absolute error"))
-    said = f"At {len(done.misses):,} entries held out to choose the penalty, which makes them look a little too good."
+    said = f"At {len(done.misses):,} entries held out to choose by, which makes them look a little too good."
     return Section("Residuals", figure_svg=drawn, caption=f"{said} {ends}")
 
 
@@ -125,8 +125,8 @@ def _coverage_section(done: Completed) -> Section:
             heading, "Not measured, for no entry was held out of everything: --holdout 0.1 holds out a tenth."
         )
     if not done.coverage:
-        return Section(heading, "No intervals: too few entries were held out to choose the penalty.")
+        return Section(heading, "No intervals: too few entries were held out to choose by.")
     table = Table(["nominal", "measured", "half width"], [list(each) for each in done.coverage])
-    said = f"Intervals are as wide as the errors at {len(done.misses):,} entries held out to choose the penalty say."
+    said = f"Intervals are as wide as the errors at {len(done.misses):,} entries held out to choose by say."
     drawn = figure_svg(partial(interval_coverage, done.coverage), width=7.0, height=3.4)
     return Section(heading, "", table, drawn, caption=said)

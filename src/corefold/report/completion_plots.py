@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from corefold.report.plots import BLUE, CYCLE, GREEN, GREY, VERMILION, axes_or_n
 BINS = 60
 WIDEST = 99.5  # percentile of absolute residuals where a histogram ends; the rest counts in its outer bins
 FEW = 80  # steps; with more of them lines go without dots
+LABEL = 72  # letters in a line below an axis
 GAP = 0.05  # between pictures, of the width of one
 
 Picture = Float[np.ndarray, "height width"]
@@ -34,7 +36,7 @@ def completion_errors(path: Sequence[Mapping[str, Any]], ax: Axes | None = None)
     ax, steps = _steps(path, ax)
     kinds = (
         ("error", "entries fitted", BLUE),
-        ("held_out", "entries held out to choose the penalty", VERMILION),
+        ("held_out", "entries held out to choose by", VERMILION),
     )
     lines = []
     for key, label, color in kinds:
@@ -88,7 +90,7 @@ def _steps(path: Sequence[Mapping[str, Any]], ax: Axes | None) -> tuple[Axes, ra
         count = len(list(group))
         said.append(f"{begin}–{begin + count - 1} {stage}" if count > 1 else f"{begin} {stage}")
         begin += count
-    ax.set_xlabel(f"step ({', '.join(said)})")
+    ax.set_xlabel(fill(f"step ({', '.join(said)})", LABEL, break_on_hyphens=False))
     ax.set_xlim(0.4, max(begin - 0.4, 2) + 0.02 * begin)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     return ax, range(1, len(path) + 1)
