@@ -108,7 +108,8 @@ def leading_directions(
 ) -> tuple[Float[Tensor, "out k"], Float[Tensor, "in k"]]:
     """Top singular vectors `(u, v)`; without k, those of the numerical rank.
 
-    Of the first gradient, `product(start) - target`, the top r are the target's up to init_scale^L.
+    The first gradient, `product(start) - target`, has other ones than the target, by about init_scale^L, but they span
+    the same with their images: its top r give the same `invariant_blocks` for a small start.
     """
     u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
     if k is None:
