@@ -94,7 +94,7 @@ SMALL = {
     for name, sides in (*SIDES.items(), ("nearly square", (61, 60)))
     for scale in (0.3, 0.1)
 }
-ANGLES = Case(60, 60, init_scale=0.1, spread=1.0, steps=3000, every=20)
+ANGLES = Case(60, 60, init_scale=0.1, spread=1.0, steps=1000, every=10)
 
 
 def main() -> None:
