@@ -123,6 +123,9 @@ def draw(path: Path, rows: int, columns: int, fill: Callable[[list[Axes]], objec
             one.grid(color=GREY, alpha=0.25, linewidth=0.6)
             one.set_axisbelow(True)
         fill(axes)
+        for one in axes:
+            if one.get_legend_handles_labels()[0]:
+                one.legend(frameon=False, fontsize=7)
 
     picture = figure_svg(panels, width=4.6 * columns, height=3.2 * rows)
     # On its own, a picture has no page to take its ink and ground from.

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -34,7 +35,7 @@ SIDES = {False: (100, 200, 300), True: (1000,)}  # of speed; the others take the
 GAMMAS = (0.0, 0.01, 0.1, 0.5, 1.0, 2.0, 4.0)
 INIT = {False: 3e-3, True: 1e-3}  # iterations go with 1 / init_scale
 TOLD = (5, 10, 20)
-WIDTHS = (20, 40, 60, 80, 100)
+DEEP_RANK, WIDTHS = 10, (10, 20, 40, 70, 100)
 UNITS, RAW = (1.0, 30.0, 1000.0), (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 Work = Callable[[], Cell]
 
@@ -118,29 +119,41 @@ def _one(given: argparse.Namespace, side: int, told: int, solver: Descent, form:
 
 
 def depth(given: argparse.Namespace) -> Iterator[tuple[str, Work]]:
-    """Error at all entries of depth 2 and 3 by width, once the seen ones are met; as large as the paper's."""
-    for layers in (2, 3):
-        for width in WIDTHS:
-            for seed in range(given.seeds):
-                yield f"L={layers}, width={width}, seed={seed}", partial(_deep, given, layers, width, seed)
+    """Error at all entries of depth 2 and 3 by width, once the seen ones are met; as large as the paper's.
+
+    Width is that of the factors, up to the wide form; the compressed one beside it, from the rank that gives its width.
+    """
+    for layers, width in product((2, 3), WIDTHS):
+        for seed in range(given.seeds):
+            yield (
+                f"L={layers}, width={width}, narrow, seed={seed}",
+                partial(_deep, given, layers, width, seed, False),
+            )
+        if width >= 2 * DEEP_RANK:
+            yield (
+                f"L={layers}, width={width}, compressed, seed=0",
+                partial(_deep, given, layers, width, 0, True),
+            )
 
 
-def _deep(given: argparse.Namespace, layers: int, width: int, seed: int) -> Cell:
-    planted = Planted.of(100, 10, 0.3, seed, given.device)
+def _deep(given: argparse.Namespace, layers: int, width: int, seed: int, compressed: bool) -> Cell:
+    planted = Planted.of(100, DEEP_RANK, 0.3, seed, given.device)
     solver = Descent(depth=layers)
-    until = Until(1e-2, min(given.iterations, 20_000), given.limit)
-    path = by_solver(planted, width // 2, solver)
-    return {"layers": layers, "width": width, "seed": seed, **run(path, solver.every, planted, until)}
+    path = by_solver(planted, width // 2, solver) if compressed else narrow(planted, width, solver)
+    until = Until(1e-2, min(given.iterations, 30_000), given.limit)
+    form = "compressed" if compressed else "narrow"
+    found = run(path, solver.every, planted, until)
+    return {"layers": layers, "width": width, "form": form, "seed": seed, **found}
 
 
 def scaling(given: argparse.Namespace) -> Iterator[tuple[str, Work]]:
     """The same gammas in units that make the largest singular value 1, 30 and 1000."""
     for largest in UNITS:
         for ratio in RAW:
-            yield f"sigma={largest:g}, gamma={ratio:g}", partial(_scaled, largest, ratio)
+            yield f"sigma={largest:g}, gamma={ratio:g}", partial(_scaled, given, largest, ratio)
 
 
-def _scaled(largest: float, ratio: float) -> Cell:
+def _scaled(given: argparse.Namespace, largest: float, ratio: float) -> Cell:
     planted, solver = Planted.of(60, 2, 0.4, 0), Descent(init_scale=1e-2)
     seen = planted.seen.observed
     holes = torch.zeros_like(planted.whole)
@@ -151,7 +164,7 @@ def _scaled(largest: float, ratio: float) -> Cell:
     chain = FactorChain.at_start(left, right, solver.depth, solver.init_scale * share)
     chain = FactorChain(chain.left, chain.factors, chain.right)
     path: Iterator[LowRank] = unscaled(planted, chain, largest, solver.lr * share**2 / largest**2, ratio)
-    found = run(path, 50, planted, Until(TARGET, 4000, 60.0))
+    found = run(path, 50, planted, Until(TARGET, min(given.iterations, 4000), given.limit))
     return {"largest": largest, "gamma": ratio, "normalised": ratio * share**2, **found}
 
 
