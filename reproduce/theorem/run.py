@@ -22,6 +22,7 @@ from torch import Tensor
 
 from corefold.core import wide_bases
 from corefold.dynamics import (
+    Blocks,
     Deviation,
     angles_to_last,
     descend,
@@ -90,9 +91,11 @@ GRADIENT = {
     for scale, steps in ((0.3, 3000), (0.1, 3000), (0.03, 4000), (0.01, 8000))
 }
 SMALL = {
-    f"2r core, {name}, init_scale {scale:g}": Case(*sides, init_scale=scale, spread=1.0)
-    for name, sides in (*SIDES.items(), ("nearly square", (61, 60)))
-    for scale in (0.3, 0.1)
+    f"2r core, {name}, init_scale {scale:g}": Case(
+        *SIDES[name], init_scale=scale, spread=1.0, steps=steps, every=20
+    )
+    for name in SIDES
+    for scale, steps in ((0.1, 3000), (0.01, 6000))
 }
 ANGLES = Case(60, 60, init_scale=0.1, spread=1.0, steps=1000, every=10)
 
@@ -152,11 +155,29 @@ def _compare(case: Case, start: list[Tensor], target: Tensor, u: Tensor, v: Tens
 
 
 def small_core(case: Case) -> Cell:
-    """The chain of width 2r between the bases in closed form, which a rectangular start does not keep apart."""
+    """Chains of width 2r between the bases in closed form, which a rectangular start does not keep apart.
+
+    Of the pairs (Q v, v) and (u, Q^T u) a rectangular Q keeps lengths in one only. Which of them comes first, and stays
+    as it is when the columns are made orthonormal, matters: `wide_bases` takes v's.
+    """
     start, target = case.made()
     u, v = leading_directions(target)
     exact = invariant_blocks(start, u, v)
-    left, right = wide_bases(u, v, product(exact.isometries))
+    whole = product(exact.isometries)
+    right, left = wide_bases(v, u, whole.mT)
+    return {
+        "case": asdict(case),
+        "exact_core": [basis.shape[1] for basis in exact.core],
+        "v_first": _apart(case, start, target, exact, wide_bases(u, v, whole)),
+        "u_first": _apart(case, start, target, exact, (left, right)),
+    }
+
+
+def _apart(
+    case: Case, start: list[Tensor], target: Tensor, exact: Blocks, bases: tuple[Tensor, Tensor]
+) -> dict[str, float]:
+    """What is between the wide product, less its rest, and the chain's: at worst and at the end."""
+    left, right = bases
     eye = case.init_scale * torch.eye(right.shape[1], dtype=torch.float64)
     runs = zip(
         descend(start, target, LR),
@@ -168,12 +189,7 @@ def small_core(case: Case) -> Cell:
     for wide, small, state in islice(runs, 0, case.steps + 1, case.every):
         rest = math.prod(state.rest) * exact.rest_map()
         off.append((product(wide) - rest - left @ product(small) @ right.mT).norm() / target.norm())
-    return {
-        "case": asdict(case),
-        "exact_core": [basis.shape[1] for basis in exact.core],
-        "worst_off": max(off).item(),
-        "off_at_end": off[-1].item(),
-    }
+    return {"worst": max(off).item(), "end": off[-1].item()}
 
 
 def angles(case: Case) -> Cell:

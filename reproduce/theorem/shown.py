@@ -43,20 +43,21 @@ def _exact(text: str, said: str, grid: list[Cell], names: list[str]) -> Cell:
 
 def _rectangular(said: Mapping[str, str], grid: list[Cell], small: list[Cell]) -> list[Cell]:
     odd = [cell for cell in grid if cell["case"]["out"] != cell["case"]["in_"]]
-    ours = None
-    if odd and small:
-        worst = max(cell["worst"]["product"] for cell in odd)
-        core = max(max(cell["core"]) for cell in odd if cell["case"]["width"] is None)
-        told = ", ".join(
-            f"{cell['worst_off']:.1e} ({cell['case']['out']} x {cell['case']['in_']}, "
-            f"init_scale {cell['case']['init_scale']:g})"
-            for cell in small
-        )
-        ours = (
-            f"exact ({worst:.1e}) with a core of up to 3r = {core} on the larger side; "
-            f"with 2r the products part by up to this share of the target's norm: {told}"
-        )
-    return [claim("Rectangular matrices", said["rectangular"], ours, PARTLY, COMMAND, odd and [*odd, *small])]
+    text = "Rectangular matrices"
+    if not odd or not small:
+        return [claim(text, said["rectangular"], None, DIFFERS, COMMAND, [])]
+    worst = max(cell["worst"]["product"] for cell in odd)
+    core = max(max(cell["core"]) for cell in odd if cell["case"]["width"] is None)
+    told = "; ".join(
+        f"{cell['v_first']['worst']:.1e} or {cell['u_first']['worst']:.1e} "
+        f"({cell['case']['out']} x {cell['case']['in_']}, init_scale {cell['case']['init_scale']:g})"
+        for cell in small
+    )
+    ours = (
+        f"exact ({worst:.1e}) with a core of up to 3r = {core} on the larger side; with 2r the products part on the "
+        f"way by this share of the target's norm, v's or u's pair put first: {told}"
+    )
+    return [claim(text, said["rectangular"], ours, PARTLY, COMMAND, [*odd, *small])]
 
 
 def _gradient(said: Mapping[str, str], first: list[Cell]) -> list[Cell]:
