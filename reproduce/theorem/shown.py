@@ -37,7 +37,15 @@ def _exact(text: str, said: str, grid: list[Cell], names: list[str]) -> Cell:
     if not grid:
         return claim(text, said, None, DIFFERS, COMMAND, [])
     worst = max(cell["worst"][name] for cell in grid for name in names)
-    ours = f"worst relative deviation {worst:.1e} in {len(grid)} runs (depth 2 to 4, decay on and off, all shapes)"
+    cases = [cell["case"] for cell in grid]
+    varied = {
+        "sides": [f"{case['out']} x {case['in_']}" for case in cases],
+        "rank": [case["rank"] for case in cases],
+        "depth": [case["depth"] for case in cases],
+        "decay": [case["decay"] for case in cases],
+    }
+    told = "; ".join(f"{name} {', '.join(map(str, sorted(set(values))))}" for name, values in varied.items())
+    ours = f"worst relative deviation {worst:.1e} in {len(grid)} runs ({told})"
     return claim(text, said, ours, AGREES if worst < TOL else DIFFERS, COMMAND, grid)
 
 
