@@ -1,0 +1,70 @@
+"""Write the README's table of claims from the result files: python -m reproduce.table"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+FOLDERS = ("theorem", "completion")
+BLOCK = re.compile(r"<!-- table: claims -->\n(?:.*?)<!-- end -->", re.DOTALL)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, default=HERE, help="with README.md and the folders of claims")
+    given = parser.parse_args()
+    readme = given.folder / "README.md"
+    results = {
+        name: json.loads(path.read_text(encoding="utf-8"))
+        for name in FOLDERS
+        if (path := given.folder / name / "result.json").exists()
+    }
+    readme.write_text(fill(readme.read_text(encoding="utf-8"), results), encoding="utf-8")
+
+
+def fill(text: str, results: Mapping[str, Mapping[str, Any]]) -> str:
+    """The text with the table written anew."""
+    block = f"<!-- table: claims -->\n{table(results)}\n<!-- end -->"
+    return BLOCK.sub(lambda _: block, text)
+
+
+def table(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """A row a claim, and below it the machines that the runs were on."""
+    lines = [
+        "| claim | paper | ours | status | time | command |",
+        "| --- | --- | --- | --- | ---: | --- |",
+    ]
+    for name, result in results.items():
+        for row in result["claims"]:
+            told = [
+                f"[{row['claim']}]({name}/)",
+                row["paper"],
+                row["ours"] or "",
+                f"**{row['status']}**",
+                _time(row["seconds"]),
+                f"`{row['command']}`",
+            ]
+            lines.append("| " + " | ".join(told) + " |")
+    machines = {_machine(cell) for result in results.values() for cell in result["cells"].values()}
+    return "\n".join([*lines, "", f"Machine: {'; '.join(sorted(machines))}."])
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def _machine(cell: Mapping[str, Any]) -> str:
+    machine = cell["machine"]
+    name = machine.get("gpu") or f"{machine['processor']}, {machine['threads']} thread"
+    return f"{name}, torch {cell['versions']['torch']}"
+
+
+if __name__ == "__main__":
+    main()

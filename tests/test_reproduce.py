@@ -1,0 +1,133 @@
+"""The paper's claims run again, at sizes that take no time; the README says what the result files say."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MACHINE = {"machine": {"processor": "P", "threads": 1}, "versions": {"torch": "2"}}
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT))
+
+
+def run(name, monkeypatch, *arguments):
+    module: Any = importlib.import_module(name)
+    monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+    module.main()
+    return module
+
+
+def test_the_theorem_s_claims_agree_on_small_matrices(monkeypatch, tmp_path, capsys):
+    theorem: Any = importlib.import_module("reproduce.theorem.run")
+    sides = {"square": (10, 10), "tall": (12, 7)}
+    small: Any = {"rank": 2, "steps": 60, "every": 20}
+    grid = {
+        f"{name}, depth {depth}, decay 0.01": theorem.Case(*shape, depth=depth, decay=0.01, **small)
+        for name, shape in sides.items()
+        for depth in (2, 3, 4)
+    }
+    monkeypatch.setattr(theorem, "GRID", grid)
+    monkeypatch.setattr(theorem, "GRADIENT", {"first gradient": theorem.Case(12, 7, **small)})
+    monkeypatch.setattr(theorem, "SMALL", {"2r core": theorem.Case(12, 7, spread=1.0, **small)})
+    monkeypatch.setattr(theorem, "ANGLES", theorem.Case(10, 10, rank=2, init_scale=0.1, steps=800, every=40))
+    for _ in range(2):
+        run("reproduce.theorem.run", monkeypatch, "--out", tmp_path)
+    assert capsys.readouterr().out.count("first gradient:") == 1, "a cell that was there was run again"
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert {row["status"] for row in result["claims"][:4]} == {"agrees"}
+    assert [row["status"] for row in result["claims"][4:]] == ["in part", "agrees", "agrees"]
+    assert "<svg" in (tmp_path / "figure.svg").read_text()
+
+    # A claim fails where its figure does.
+    shown: Any = importlib.import_module("reproduce.theorem.shown")
+    result["cells"]["tall, depth 3, decay 0.01"]["worst"]["gap"] = 1e-9
+    assert [row["status"] for row in shown.claims(result["cells"])[:4]] == ["agrees"] * 3 + ["differs"]
+
+
+def test_completion_runs_part_by_part_and_says_what_it_did_not_run(monkeypatch, tmp_path):
+    completion: Any = importlib.import_module("reproduce.completion.run")
+    for name, value in {
+        "SIDES": {False: (30,), True: (1000,)},
+        "INIT": {False: 0.1, True: 1e-3},
+        "RANK": 1,
+        "SHARE": 0.5,
+        "TARGET": 0.05,
+        "GAMMAS": (0.0, 0.5, 400.0),
+        "TOLD": (2,),
+        "WIDTHS": (20,),
+        "UNITS": (1.0, 8.0),
+        "RAW": (0.25, 1.0, 32.0),
+    }.items():
+        monkeypatch.setattr(completion, name, value)
+    few = ("--out", tmp_path, "--iterations", 300, "--seeds", 1)
+    run("reproduce.completion.run", monkeypatch, *few, "--only", "speed")
+    first = json.loads((tmp_path / "result.json").read_text())
+    run("reproduce.completion.run", monkeypatch, *few)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert {name: result["cells"][name] for name in first["cells"]} == first["cells"]
+
+    cells = result["cells"]
+    assert all(cell["met"] for name, cell in cells.items() if name.startswith("speed"))
+    assert cells["gamma, d=30, gamma=0.5"]["met"]
+    assert not cells["gamma, d=30, gamma=0"]["met"]
+    assert cells["gamma, d=30, gamma=400"]["diverged"]
+    # Units change nothing but what gamma means.
+    same = [cells[f"scaling, sigma={unit}, gamma={gamma}"] for unit, gamma in ((1, 1), (8, 0.25))]
+    assert same[0]["error_all"] == pytest.approx(same[1]["error_all"], rel=1e-5)
+    assert {form for cell in cells.values() if (form := cell.get("form"))} == {
+        "compressed",
+        "wide",
+        "random bases",
+        "narrow",
+    }
+    status = {row["claim"]: row["status"] for row in result["claims"]}
+    assert status["The same at the paper's size from its init_scale, 1e-3"] == "not run"
+    assert status["Compressed descent comes to the error faster than wide"] != "not run"
+    before = [row for row in first["claims"] if row["status"] == "not run"]
+    assert len(before) > list(status.values()).count("not run")
+
+
+def test_an_unknown_part_is_refused(monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        run("reproduce.completion.run", monkeypatch, "--only", "gama")
+    assert "--only takes speed, gamma" in capsys.readouterr().err
+
+
+def test_the_table_has_a_row_for_each_claim_and_what_was_not_run():
+    table: Any = importlib.import_module("reproduce.table")
+    row = {"claim": "C", "paper": "7x", "ours": "8x", "status": "agrees", "command": "go", "seconds": 300.0}
+    missing = {**row, "claim": "D", "ours": None, "status": "not run", "seconds": None}
+    results = {"theorem": {"claims": [row, missing], "cells": {"a": MACHINE, "b": MACHINE}}}
+    text = "before\n<!-- table: claims -->\nold\n<!-- end -->\nafter\n"
+    filled = table.fill(text, results).splitlines()
+    assert filled[4:6] == [
+        "| [C](theorem/) | 7x | 8x | **agrees** | 5 min | `go` |",
+        "| [D](theorem/) | 7x |  | **not run** |  | `go` |",
+    ]
+    assert filled[7] == "Machine: P, 1 thread, torch 2."
+    assert (filled[0], filled[-1]) == ("before", "after")
+
+
+def test_the_readme_is_what_the_result_files_say(monkeypatch, tmp_path):
+    for path in (ROOT / "reproduce").glob("*/result.json"):
+        (tmp_path / path.parent.name).mkdir()
+        (tmp_path / path.parent.name / path.name).write_text(path.read_text())
+    readme = (ROOT / "reproduce" / "README.md").read_text()
+    (tmp_path / "README.md").write_text(readme.replace("agrees", "thinks"))
+    run("reproduce.table", monkeypatch, "--folder", tmp_path)
+    assert (tmp_path / "README.md").read_text() == readme
+    # And these what their cells say.
+    for name in ("theorem", "completion"):
+        result = json.loads((ROOT / "reproduce" / name / "result.json").read_text())
+        shown: Any = importlib.import_module(f"reproduce.{name}.shown")
+        common: Any = importlib.import_module("reproduce.common")
+        assert common._short(shown.claims(result["cells"])) == result["claims"]
