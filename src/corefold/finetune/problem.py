@@ -11,7 +11,7 @@ import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
 from corefold.finetune import data
-from corefold.finetune.config import RunConfig, TaskKind
+from corefold.finetune.config import RunConfig
 from corefold.finetune.encoding import encode
 from corefold.finetune.errors import InputError
 from corefold.finetune.methods import Method, default_head_lr
@@ -26,14 +26,12 @@ class Tables:
     """The rows that settings name, cleaned.
 
     Attributes:
-        kind: what is learned.
-        columns: the columns read.
+        task: what is learned from them.
         train: all training rows.
         held_out: all rows to evaluate on; None: a fifth of `train`, which each seed draws anew.
     """
 
-    kind: TaskKind
-    columns: data.Columns
+    task: Task
     train: pd.DataFrame
     held_out: pd.DataFrame | None
 
@@ -83,31 +81,29 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
 
 
 def read_tables(config: RunConfig) -> Tables:
-    """Read and clean the tables that the settings name."""
+    """Read and clean the tables that the settings name, and see what is to be learned."""
     table = data.read_table(config.train)
     columns = data.find_columns(config, table)
     kind = choose_kind(config, table, columns)
     train = data.clean(table, columns, kind, config.train)
-    held_out = None
+    task, held_out = make_task(config, kind, columns, train), None
     if config.eval is not None:
         held_out = data.clean(data.read_table(config.eval), columns, kind, config.eval)
-    return Tables(kind, columns, train, held_out)
+    return Tables(task, train, held_out)
 
 
-def draw_rows(config: RunConfig, tables: Tables) -> tuple[pd.DataFrame, pd.DataFrame, Task]:
-    """The rows drawn to train and evaluate on, and the task."""
-    train, held_out = tables.train, tables.held_out
-    task = make_task(config, tables.kind, tables.columns, train)
+def draw_rows(config: RunConfig, tables: Tables) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows to train and to evaluate on, drawn by the seed."""
+    train, held_out, classes = tables.train, tables.held_out, tables.task.stratify
     if held_out is None:
         train, held_out = data.split_off(train, config.seed, config.train)
-    classes = tables.columns.label if tables.kind == "classification" else None
     train = data.draw(train, config.samples, config.seed, classes, config.train)
     held_out = data.draw(held_out, config.eval_samples, config.seed, classes, config.eval or config.train)
     if classes is not None and train[classes].nunique() < 2:
         raise InputError(
             f"the {len(train)} training rows have one class only, {train[classes].iloc[0]!r}; draw more"
         )
-    return train, held_out, task
+    return train, held_out
 
 
 def decided(config: RunConfig, task: Task, rows: int, method: Method) -> RunConfig:

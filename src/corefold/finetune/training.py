@@ -61,10 +61,11 @@ def finetune(
     if not resume:
         folder.check_free(out, overwrite)
     config = with_absolute_paths(config)
-    train, held_out, task = draw_rows(config, read_tables(config))
+    tables = read_tables(config)
+    train, held_out = draw_rows(config, tables)
     method = METHODS[config.method]
-    config = decided(config, task, len(train), method)
-    problem = encoded(config, task, train, held_out)
+    config = decided(config, tables.task, len(train), method)
+    problem = encoded(config, tables.task, train, held_out)
     task, rows = problem.task, problem.rows
     fit = prepare(problem, method, out, progress=progress, kept=True)
     if not resume:
