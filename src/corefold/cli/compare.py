@@ -205,19 +205,18 @@ def _show(rows: Sequence[Row], plan: Plan) -> None:
     from corefold.compare.store import read_cells
 
     metric = next(iter(read_cells(plan.out).values()))["main"]
-    header = [
-        "",
-        "rows",
-        "rank",
-        metric,
-        f"less {rows[0].method}",
-        "95 %",
-        "won:lost",
-        "trained",
-        "s a step",
-        "bytes",
-    ]
-    show_table(header, [_cells(row) for row in rows])
+    header = ["", "rows", "rank", metric, f"less {rows[0].method} (95 %)", "won:lost"]
+    show_table(header, [_scores(row) for row in rows])
+    console.print()
+    most = max(row.samples for row in rows)
+    show_table(
+        [f"{most:,} rows", "rank", "parameters trained", "s a step", "bytes kept"],
+        [
+            [row.method, *map(number, (row.rank, row.trainable_parameters, row.seconds_per_step, row.bytes))]
+            for row in rows
+            if row.samples == most and row.seeds
+        ],
+    )
     for row in rows:
         if row.errors:
             rank = "" if row.rank is None else f", rank {row.rank}"
@@ -225,20 +224,16 @@ def _show(rows: Sequence[Row], plan: Plan) -> None:
     console.print(f"table: {plan.out / 'table.csv'}; page: {plan.out / PAGE}")
 
 
-def _cells(row: Row) -> list[str]:
+def _scores(row: Row) -> list[str]:
     spread = "" if row.spread is None else f" ± {row.spread:.3f}"
-    interval = "" if row.low is None or row.high is None else f"{row.low:+.3f} to {row.high:+.3f}"
+    difference = "" if row.low is None else f"{row.difference:+.3f} ({row.low:+.3f} to {row.high:+.3f})"
     return [
         row.method,
         number(row.samples),
         number(row.rank),
         "" if row.mean is None else f"{row.mean:.3f}{spread}",
-        "" if row.difference is None else f"{row.difference:+.3f}",
-        interval,
+        difference,
         "" if row.wins is None else f"{row.wins}:{row.losses}",
-        number(row.trainable_parameters),
-        number(row.seconds_per_step),
-        number(row.bytes),
     ]
 
 

@@ -6,6 +6,7 @@ import gc
 import math
 import tempfile
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -154,7 +155,9 @@ def chosen(tries: Sequence[Mapping[str, Any]], main: str) -> int:
 def saved_bytes(fit: Fit) -> int:
     """Size of the file that a user keeps beside the untouched base: adapter and head, or all that trained."""
     if isinstance(fit.adapted, PeftModel):
-        state = get_peft_model_state_dict(fit.adapted, save_embedding_layers=False)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*invalid shape")  # AdaLoRA leaves some layers no rank at all
+            state = get_peft_model_state_dict(fit.adapted, save_embedding_layers=False)
     else:
         state = {name: p for name, p in fit.adapted.named_parameters() if p.requires_grad}
     if fit.model is not fit.adapted:

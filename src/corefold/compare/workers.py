@@ -6,6 +6,7 @@ parent that is killed.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -27,6 +28,7 @@ from corefold.finetune import InputError
 
 Done = Callable[[dict[str, Any]], None]
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+PATIENCE = 10.0  # seconds that a process gets to tidy up
 
 
 def default_jobs() -> int:
@@ -54,21 +56,26 @@ def run_all(given: Given, keys: Sequence[Key], out: Path, jobs: int, done: Done)
     """
     jobs = min(jobs, len(keys))
     if jobs <= 1 and torch.cuda.device_count() <= 1:
-        for key in keys:
-            record = run_cell(given, key)
-            append(out, record)
-            done(record)
+        with _light_collection():
+            for key in keys:
+                record = run_cell(given, key)
+                append(out, record)
+                done(record)
         return
     workers: list[_Worker] = []
     try:
         for number in range(jobs):
             workers.append(_Worker.start(number, jobs, given, out))
         _share_out(workers, list(keys), done)
-    finally:
+        for worker in workers:
+            worker.line.close()
+    except BaseException:
         for worker in workers:
             worker.process.terminate()
+        raise
+    finally:
         for worker in workers:
-            worker.process.join()
+            worker.end()
 
 
 @dataclass
@@ -94,6 +101,11 @@ class _Worker:
         if self.key is not None:
             self.line.send(self.key)
 
+    def end(self) -> None:
+        self.process.join(PATIENCE)
+        self.process.kill()
+        self.process.join()
+
 
 def _share_out(workers: Sequence[_Worker], keys: list[Key], done: Done) -> None:
     for worker in workers:
@@ -116,6 +128,16 @@ def _share_out(workers: Sequence[_Worker], keys: list[Key], done: Done) -> None:
 
 
 @contextmanager
+def _light_collection() -> Iterator[None]:
+    """Collections leave what is there alone: a cell makes two, and the libraries are half a second of each."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+@contextmanager
 def _one_gpu(number: int) -> Iterator[None]:
     """The environment of a process that sees one GPU; nothing else takes it from a process that has begun."""
     count, before = torch.cuda.device_count(), os.environ.get(VISIBLE)
@@ -135,18 +157,24 @@ def _one_gpu(number: int) -> Iterator[None]:
 def _work(line: Connection, given: Given, out: Path, threads: int) -> None:
     """What a process does: a cell for each key that comes, until nobody is left to send one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent decides
+    signal.signal(signal.SIGTERM, _leave)
     torch.set_num_threads(threads)
     warnings.filterwarnings("ignore", category=FutureWarning)  # addressed to developers of these libraries
     warnings.filterwarnings("ignore", message="Could not find a config file", module="peft")
     try:
-        while True:
-            key = line.recv()
-            try:
-                record = run_cell(given, key)
-                append(out, record)
-            except OSError as error:
-                line.send(error)
-                return
-            line.send(record)
+        with _light_collection():
+            while True:
+                key = line.recv()
+                try:
+                    record = run_cell(given, key)
+                    append(out, record)
+                except OSError as error:
+                    line.send(error)
+                    return
+                line.send(record)
     except (EOFError, ConnectionError):  # nobody is left
         return
+
+
+def _leave(*_: Any) -> None:
+    raise SystemExit(0)  # and not the signal's own end, which would leave temporary folders behind
