@@ -202,7 +202,7 @@ def test_a_method_that_cannot_run_says_why_and_the_grid_goes_on(grid, tmp_path):
     failed = {(c["method"], c["rank"]): c["error"] for c in records(grid) if c["error"]}
     assert set(failed) == {("lora", 4096), ("deep-lora", 4096)}
     assert all("4096 exceeds" in error and "\n" not in error for error in failed.values())
-    assert "no score in 1: lora, 16 rows, rank 4096" in outcome.out
+    assert "lora, 16 rows, rank 4,096: 1 without a score" in outcome.out
     assert "4096 exceeds" in (tmp_path / "out/index.html").read_text()
     assert "cells:" not in compare(grid, methods="head,lora,deep-lora", ranks="2,4096").err
     assert "of 2 cells" in compare(grid, "--retry", methods="head,lora,deep-lora", ranks="2,4096").err

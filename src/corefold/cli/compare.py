@@ -204,7 +204,8 @@ def _show(rows: Sequence[Row], plan: Plan) -> None:
     from corefold.compare.page import PAGE
     from corefold.compare.store import read_cells
 
-    metric = next(iter(read_cells(plan.out).values()))["main"]
+    first = next(iter(read_cells(plan.out).values()))
+    metric = first["main"] + (", lower is better" if first["lower_is_better"] else "")
     header = ["", "rows", "rank", metric, f"less {rows[0].method} (95 %)", "won:lost"]
     show_table(header, [_scores(row) for row in rows])
     console.print()
@@ -219,8 +220,10 @@ def _show(rows: Sequence[Row], plan: Plan) -> None:
     )
     for row in rows:
         if row.errors:
-            rank = "" if row.rank is None else f", rank {row.rank}"
-            console.print(f"no score in {row.errors}: {row.method}, {row.samples:,} rows{rank}: {row.error}")
+            rank = "" if row.rank is None else f", rank {row.rank:,}"
+            console.print(
+                f"{row.method}, {row.samples:,} rows{rank}: {row.errors} without a score: {row.error}"
+            )
     console.print(f"table: {plan.out / 'table.csv'}; page: {plan.out / PAGE}")
 
 

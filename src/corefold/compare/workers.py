@@ -28,7 +28,7 @@ from corefold.finetune import InputError
 
 Done = Callable[[dict[str, Any]], None]
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-PATIENCE = 10.0  # seconds that a process gets to tidy up
+PATIENCE = 5.0  # seconds that a process gets to tidy up
 
 
 def default_jobs() -> int:
