@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -77,24 +77,25 @@ def _cost_table(rows: Sequence[Row]) -> tuple[list[str], list[list[Any]]]:
 def _pictures(rows: Sequence[Row], metric: str) -> list[Section]:
     sections = []
     for rank in dict.fromkeys(row.rank for row in rows):
-        lines = _lines([row for row in rows if row.rank == rank], "samples")
-        if lines:
+        lines = _lines(rows, "samples", lambda row, rank=rank: row.rank == rank)
+        if any(lines.values()):
             draw = partial(score_lines, lines, metric=metric)
             heading = "Score against training rows" + ("" if rank is None else f": rank {rank}")
             sections.append(Section(heading, figure_svg=figure_svg(draw)))
     for samples in dict.fromkeys(row.samples for row in rows):
-        lines = _lines([r for r in rows if r.samples == samples and r.rank is not None], "rank")
-        if lines:
+        lines = _lines(rows, "rank", lambda row, n=samples: row.samples == n and row.rank is not None)
+        if any(lines.values()):
             draw = partial(score_lines, lines, metric=metric, against="rank")
             sections.append(Section(f"Score against rank: {samples:,} rows", figure_svg=figure_svg(draw)))
     return sections
 
 
-def _lines(rows: Sequence[Row], axis: str) -> dict[str, list[Point]]:
-    lines: dict[str, list[Point]] = {}
+def _lines(rows: Sequence[Row], axis: str, wanted: Callable[[Row], bool]) -> dict[str, list[Point]]:
+    """The points of every method, none included, so that it looks alike in all pictures."""
+    lines: dict[str, list[Point]] = {row.method: [] for row in rows}
     for row in rows:
-        if row.mean is not None:
-            lines.setdefault(row.method, []).append(Point(getattr(row, axis), row.mean, row.spread))
+        if wanted(row) and row.mean is not None:
+            lines[row.method].append(Point(getattr(row, axis), row.mean, row.spread))
     return lines
 
 

@@ -41,6 +41,7 @@ def open_store(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
                 )
         merged = {**stored, **settings, "tries": _merged(out, stored["tries"], settings["tries"])}
     write_json(path, merged)
+    _end_last_line(out / CELLS)
     return merged
 
 
@@ -78,21 +79,17 @@ def append(out: Path, record: Mapping[str, Any]) -> None:
     """
     path = out / CELLS
     line = (json.dumps(record, ensure_ascii=False) + "\n").encode()
-    if _is_torn(path):
-        line = b"\n" + line
     with path.open("ab", buffering=0) as file:
         if file.write(line) != len(line):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         os.fsync(file.fileno())
 
 
-def _is_torn(path: Path) -> bool:
-    """Whether the last line has no end, as a power cut or a full disk leaves it."""
-    if not path.exists() or not path.stat().st_size:
-        return False
-    with path.open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) != b"\n"
+def _end_last_line(path: Path) -> None:
+    """End a line that a power cut or a full disk left without its end, so that the next cell gets its own."""
+    if path.exists() and path.stat().st_size and not path.read_bytes().endswith(b"\n"):
+        with path.open("ab", buffering=0) as file:
+            file.write(b"\n")
 
 
 def read_cells(out: Path) -> dict[Key, dict[str, Any]]:

@@ -34,7 +34,8 @@ def score_lines(
     """A line a method: the mean score, and one standard deviation to each side, on an axis of octaves.
 
     Args:
-        lines: for each method its points; the legend keeps the order.
+        lines: for each method its points; the legend keeps the order. One without points is left out, and the others
+            look as they would beside it.
         ax: where to draw.
         metric: name of the score.
         against: what `x` counts.
@@ -47,6 +48,8 @@ def score_lines(
         raise ValueError(f"a comparison needs finite scores; got {dict(lines)}")
     ax = axes_or_new(ax)
     for number, (method, each) in enumerate(lines.items()):
+        if not each:
+            continue
         style, marker = STYLES[number // len(COLORS) % len(STYLES)]
         shift = 2.0 ** (APART * (number - (len(lines) - 1) / 2))
         ordered = sorted(each)
