@@ -206,7 +206,7 @@ def _show(rows: Sequence[Row], plan: Plan) -> None:
 
     first = next(iter(read_cells(plan.out).values()))
     metric = first["main"] + (", lower is better" if first["lower_is_better"] else "")
-    header = ["", "rows", "rank", metric, f"less {rows[0].method} (95 %)", "won:lost"]
+    header = ["", "rows", "rank", metric, f"less {plan.grid.methods[0]} (95 %)", "won:lost"]
     show_table(header, [_scores(row) for row in rows])
     console.print()
     most = max(row.samples for row in rows)

@@ -15,11 +15,15 @@ PAGE = "index.html"
 
 
 def write_comparison(
-    out: Path, rows: Sequence[Row], cells: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]
+    out: Path,
+    rows: Sequence[Row],
+    cells: Sequence[Mapping[str, Any]],
+    settings: Mapping[str, Any],
+    baseline: str,
 ) -> Path:
     """Write index.html from the table, the cells that it comes from and the settings that they share."""
     first = cells[0]
-    metric, baseline = first["main"], rows[0].method
+    metric = first["main"]
     better = "lower is better" if first["lower_is_better"] else "higher is better"
     said = (
         f"{metric}, {better}, on the evaluation rows: mean and standard deviation over seeds. At one seed every method "

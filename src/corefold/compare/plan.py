@@ -52,7 +52,7 @@ class Plan:
         write_tables(self.out, rows)
         if not any(row.seeds for row in rows):
             raise InputError(f"no cell has a score; the first says: {rows[0].error}")
-        write_comparison(self.out, rows, cells, self.settings)
+        write_comparison(self.out, rows, cells, self.settings, self.grid.methods[0])
         return rows
 
 

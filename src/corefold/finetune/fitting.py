@@ -6,13 +6,11 @@ import math
 import os
 import random
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 
 from corefold.finetune import folder, starts
@@ -28,7 +26,6 @@ from corefold.finetune.problem import MIN_STEPS, Problem
 CURVE_POINTS, CURVE_ROWS = 5, 128  # evaluations for the learning curve, and the rows of each
 LOG_POINTS = 40
 WARMUP = 0.1  # of the steps
-START_BATCHES = 64  # training batches that the start of an adapter can look at
 
 
 @dataclass(frozen=True)
@@ -110,18 +107,13 @@ def prepare(
 
 
 def _start(problem: Problem, start: Any, adapted: Any, model: nn.Module) -> None:
-    seed = problem.config.seed
-    loader = DataLoader(
-        problem.rows.train,  # type: ignore[arg-type]
-        problem.config.batch_size,
-        shuffle=True,
-        generator=torch.Generator().manual_seed(seed),
-        collate_fn=Collator(problem.tokenizer),
-    )
+    config = problem.config
+    order = torch.randperm(len(problem.rows.train), generator=torch.Generator().manual_seed(config.seed))
+    rows = [problem.rows.train[place] for place in order.tolist()]
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # randomized decompositions draw from it
-        start(starts.Given(adapted, model, list(islice(loader, START_BATCHES))))
+        torch.manual_seed(config.seed)  # randomized decompositions draw from it
+        start(starts.Given(adapted, model, rows, Collator(problem.tokenizer), config.batch_size))
 
 
 def _arguments(config: RunConfig, out: Path, progress: bool, kept: bool) -> TrainingArguments:

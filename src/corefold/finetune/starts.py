@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import torch
@@ -15,7 +14,8 @@ from torch import Tensor, nn
 from corefold.finetune.errors import InputError
 
 GRADIENT_BATCHES = 4  # of LoRA-GA, as many as Deep LoRA's bases get
-EVA_BATCHES = 200  # passes after which EVA counts as not converging
+EVA_ROWS = 128  # that EVA looks at
+EVA_PASSES = 200  # after which it counts as not converging
 
 Batch = Mapping[str, Any]
 
@@ -27,37 +27,43 @@ class Given:
     Attributes:
         adapted: the PEFT model.
         model: what trains: the same, or something around it; on the device that it trains on.
-        batches: training batches, on the CPU, the same ones each time they are iterated over.
+        rows: encoded training rows, in an order drawn by the seed.
+        collate: makes a batch of rows.
+        batch_size: rows a step.
     """
 
     adapted: Any
     model: nn.Module
-    batches: Iterable[Batch]
+    rows: Sequence[Any]
+    collate: Callable[[Sequence[Any]], Batch]
+    batch_size: int
 
-    def on_device(self) -> Iterator[Batch]:
-        """The batches, where the model is."""
+    def batches(self, count: int, size: int) -> Iterator[Batch]:
+        """The first batches of that many rows, where the model is."""
         device = next(self.model.parameters()).device
-        return (send_to_device(batch, device) for batch in self.batches)
+        for start in range(0, min(count * size, len(self.rows)), size):
+            yield send_to_device(self.collate(self.rows[start : start + size]), device)
 
 
 def eva(given: Given) -> None:
     """EVA (Paischer et al. 2024): directions of most variance in each layer's input, ranks where they explain most.
 
+    It sees all its rows at once. PEFT goes on until the directions rest, which in batches of a training step takes
+    a hundred passes and more, and in one batch three.
+
     Raises:
-        InputError: it does not converge.
+        InputError: the directions do not come to rest.
     """
     config = given.adapted.peft_config["default"]
     wanted = round(config.r * config.eva_config.rho)
-    inputs = [part for batch in given.on_device() for part in _inputs(batch)]
+    inputs = [part for batch in given.batches(1, EVA_ROWS) for part in _inputs(batch)]
     passes = 0
 
     def forward(model: Any, batch: Batch) -> None:
         nonlocal passes
         passes += 1
-        if passes > EVA_BATCHES:
-            raise InputError(
-                f"EVA's directions still turn after {EVA_BATCHES} batches; lower the rank or raise --batch-size"
-            )
+        if passes > EVA_PASSES:
+            raise InputError(f"EVA's directions still turn after {EVA_PASSES} passes; lower the rank")
         model(**batch)
 
     def rows(layer_input: Any, places: Tensor, name: str) -> Tensor:
@@ -96,7 +102,7 @@ def lora_ga(given: Given) -> None:
     try:
         _require_grad(trained, False)
         _require_grad(weights, True)
-        batches = list(islice(given.on_device(), GRADIENT_BATCHES))
+        batches = list(given.batches(GRADIENT_BATCHES, given.batch_size))
         for batch in batches:
             (given.model(**batch).loss / len(batches)).backward()
         for layer, weight in zip(layers, weights, strict=True):
