@@ -1,4 +1,4 @@
-"""Shapes in the annotations of core, dynamics and completion are checked in every test; users pay nothing for them."""
+"""Shapes in annotations of core, dynamics, completion and statistics are checked in every test; users pay nothing."""
 
 from pathlib import Path
 
@@ -9,7 +9,8 @@ UNCHECKED = ("estimator", "kernels")
 COMPLETION = (Path(__file__).parents[1] / "src/corefold/completion").glob("[!_]*")
 CHECKED = [f"corefold.completion.{path.stem}" for path in COMPLETION if path.stem not in UNCHECKED]
 # Before anything imports corefold.
-jaxtyping.install_import_hook(["corefold.core", "corefold.dynamics", *CHECKED], "beartype.beartype")
+HOOKED = ["corefold.core", "corefold.dynamics", "corefold.compare.statistics", *CHECKED]
+jaxtyping.install_import_hook(HOOKED, "beartype.beartype")
 
 import os  # noqa: E402
 
@@ -17,4 +18,5 @@ import os  # noqa: E402
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from command import finished, reviews  # noqa: E402, F401
+from grids import grid, tiny  # noqa: E402, F401
 from models import llama, minilm, minilm_dir, mpnet_dir, smollm2_dir  # noqa: E402, F401

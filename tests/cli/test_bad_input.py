@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from command import Outcome, corefold, write_csv
 
-COMMANDS = ["finetune", "predict", "evaluate", "inspect", "export", "merge", "demo", "complete"]
+COMMANDS = ["finetune", "compare", "predict", "evaluate", "inspect", "export", "merge", "demo", "complete"]
 
 
 def refused(outcome: Outcome, *words: str) -> None:

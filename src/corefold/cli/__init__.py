@@ -1,4 +1,4 @@
-"""Floor 3: the command line, one file a command. Parses, calls the floors below, prints."""
+"""Floor 4: the command line, one file a command. Parses, calls the floors below, prints."""
 
 try:
     import rich as _rich  # noqa: F401

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Any
 
 import typer
 
 from corefold.cli.console import console, number, show_table
+from corefold.cli.options import REQUIRED, with_settings
 from corefold.finetune import InputError, RunConfig, load_settings
 
 NAME = "finetune"
@@ -24,10 +23,18 @@ reruns it with `--config`, and `report.html`.
 """
 
 OWN = {
-    "output": (Path, typer.Option("--output", "-o", help="Output folder.")),
-    "config": (Path | None, typer.Option("--config", help="YAML file of settings; options given here win.")),
-    "resume": (bool, typer.Option("--resume", help="Go on with the stopped run in OUT, with its settings.")),
-    "overwrite": (bool, typer.Option("--overwrite", help="Use OUT although it is not empty.")),
+    "output": (Path, typer.Option("--output", "-o", help="Output folder."), REQUIRED),
+    "config": (
+        Path | None,
+        typer.Option("--config", help="YAML file of settings; options given here win."),
+        None,
+    ),
+    "resume": (
+        bool,
+        typer.Option("--resume", help="Go on with the stopped run in OUT, with its settings."),
+        False,
+    ),
+    "overwrite": (bool, typer.Option("--overwrite", help="Use OUT although it is not empty."), False),
 }
 
 
@@ -88,28 +95,4 @@ def show(out: Path) -> None:
     console.print(f"report: {write_report(out)}")
 
 
-def _with_settings(command: Any) -> None:
-    """Give `command` one option for each field of RunConfig, so that they are declared in one place."""
-    hints = get_type_hints(RunConfig)
-    options: dict[str, Any] = {
-        name: (
-            Annotated[kind, option],
-            inspect.Parameter.empty if name == "output" else (False if kind is bool else None),
-        )
-        for name, (kind, option) in OWN.items()
-    }
-    for each in fields(RunConfig):
-        flags = each.metadata["flags"] or ("--" + each.name.replace("_", "-"),)
-        shown = "" if each.default in (None, "") else f" [default: {each.default!r}]".replace("'", "")
-        option = typer.Option(*flags, help=each.metadata["help"] + shown, show_default=False)
-        options[each.name] = (Annotated[hints[each.name] | None, option], None)
-    kind = inspect.Parameter.KEYWORD_ONLY
-    parameters = [
-        inspect.Parameter(name, kind, default=default, annotation=hint)
-        for name, (hint, default) in options.items()
-    ]
-    command.__signature__ = inspect.Signature(parameters)
-    command.__annotations__ = {name: hint for name, (hint, _) in options.items()}
-
-
-_with_settings(run)
+with_settings(run, OWN)

@@ -9,7 +9,7 @@ import warnings
 
 import typer
 
-from corefold.cli import complete, demo, evaluate, export, finetune, inspect, merge, predict
+from corefold.cli import compare, complete, demo, evaluate, export, finetune, inspect, merge, predict
 from corefold.cli.console import say_error
 from corefold.finetune import InputError
 
@@ -23,7 +23,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (finetune, predict, evaluate, inspect, export, merge, complete, demo):
+for command in (finetune, compare, predict, evaluate, inspect, export, merge, complete, demo):
     app.command(name=command.NAME, help=command.HELP)(command.run)
 
 
@@ -59,8 +59,8 @@ def main() -> None:
         if isinstance(stop, SystemExit) and stop.code != 130:  # newer releases of typer turn Ctrl-C into this
             raise
         say_error(
-            "interrupted; what `finetune` or `demo` has done is kept: finetune goes on with --resume, demo by itself; "
-            "`complete` writes the result of its best step so far, if it has got to one"
+            "interrupted; what `finetune`, `compare` or `demo` has done is kept: finetune goes on with --resume, the "
+            "others by the same command; `complete` writes the result of its best step so far, if it has got to one"
         )
         sys.exit(130)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft import PeftModel, get_peft_model
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
@@ -20,9 +21,9 @@ from transformers import (
 )
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from corefold.adapters import DeepLoraConfig
 from corefold.finetune.config import RunConfig
 from corefold.finetune.errors import InputError
+from corefold.finetune.methods import Method
 from corefold.finetune.task import Task
 
 
@@ -78,18 +79,25 @@ def _dequantized(model: Any) -> Any:
     return plain
 
 
-def adapt(base: PreTrainedModel, task: Task, config: RunConfig) -> PeftModel:
-    """`base` with a new adapter.
+def adapt(
+    base: PreTrainedModel, task: Task, config: RunConfig, method: Method
+) -> PeftModel | PreTrainedModel:
+    """`base` with a new adapter; or itself, all of it or its head alone to train, where the method has none.
 
     Raises:
         InputError: no layer matches, or the rank is larger than a layer.
     """
-    targets: Any = config.target_modules
-    if targets != "all-linear" and re.fullmatch(r"[\w.,\s]+", targets):
-        targets = [name.strip() for name in targets.split(",")]
     own_head = _own_head(base) if task.head == "own" else []
     poolers = [name for name, _ in base.named_children() if name == "pooler"] if task.head != "lm" else []
     apart = own_head or poolers
+    if method.peft is None:
+        for name, parameter in base.named_parameters():
+            part = name.partition(".")[0]
+            parameter.requires_grad_(part in own_head or (method.whole and part not in poolers))
+        return base
+    targets: Any = config.target_modules
+    if targets != "all-linear" and re.fullmatch(r"[\w.,\s]+", targets):
+        targets = [name.strip() for name in targets.split(",")]
     shared = {
         "r": config.rank,
         "target_modules": targets,
@@ -98,20 +106,11 @@ def adapt(base: PreTrainedModel, task: Task, config: RunConfig) -> PeftModel:
         "exclude_modules": rf"({'|'.join(apart)})(\..*)?" if apart else None,
         "modules_to_save": own_head or None,
     }
-    peft_config: PeftConfig
     _check_rank(base, config.rank, targets)
-    if config.method == "lora":
-        peft_config = LoraConfig(lora_alpha=2 * config.rank, **shared)
-    else:
-        peft_config = DeepLoraConfig(
-            depth=config.depth,
-            bases=config.bases,
-            basis_lr_ratio=config.basis_lr_ratio,
-            init_scale=config.init_scale,
-            **shared,
-        )
     try:
-        return get_peft_model(base, peft_config)  # type: ignore[return-value]
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "lora with eva initialization")  # of the memory it could save
+            return get_peft_model(base, method.peft(config, shared, base))  # type: ignore[return-value]
     except (ValueError, TypeError) as error:
         first = str(error).splitlines()[0]
         raise InputError(
@@ -146,7 +145,7 @@ class EncoderModel(nn.Module):
     base, so that checkpoints stay as small as the adapter.
     """
 
-    def __init__(self, encoder: PeftModel, task: Task, seed: int = 0) -> None:
+    def __init__(self, encoder: PeftModel | PreTrainedModel, task: Task, seed: int = 0) -> None:
         super().__init__()
         self.encoder, self.task = encoder, task
         self.head: nn.Linear | None = None
@@ -202,12 +201,28 @@ def _expect_no_base(module: nn.Module, incompatible: Any) -> None:
 
 
 def _is_base(module: nn.Module, key: str) -> bool:
+    if not isinstance(module.encoder, PeftModel):
+        return False
     return module.encoder.base_model.prefix not in key and "head." not in key  # type: ignore[union-attr]
 
 
-def build(task: Task, config: RunConfig) -> tuple[PeftModel, nn.Module]:
+def build(task: Task, config: RunConfig, method: Method) -> tuple[PeftModel | PreTrainedModel, nn.Module]:
     """The adapted model and what trains: the same, or an `EncoderModel` around it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        adapted = adapt(load_base(task, config.seed), task, config)
+        adapted = adapt(load_base(task, config.seed), task, config, method)
     return adapted, adapted if task.head in ("own", "lm") else EncoderModel(adapted, task, config.seed)
+
+
+def head_of(model: nn.Module, task: Task) -> list[nn.Parameter]:
+    """The parameters of the head that trains; none where the task has no head of its own."""
+    if isinstance(model, EncoderModel):
+        return [] if model.head is None else list(model.head.parameters())
+    if task.head != "own":
+        return []
+    own = () if isinstance(model, PeftModel) else _own_head(model)  # type: ignore[arg-type]
+    return [
+        parameter
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and (".modules_to_save." in name or name.partition(".")[0] in own)
+    ]

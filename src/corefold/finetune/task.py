@@ -51,6 +51,11 @@ class Task:
         """Numbers that the head returns for a row."""
         return len(self.classes) if self.kind == "classification" else 1
 
+    @property
+    def stratify(self) -> str | None:
+        """The column whose classes a draw of rows keeps in proportion."""
+        return self.columns.label if self.kind == "classification" else None
+
     def save(self, path: Path) -> None:
         """Write as JSON."""
         path.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -147,7 +152,7 @@ def _as_number(name: str) -> int:
 
 def _default_pair(model: str, head: str) -> Pair:
     is_sentence_encoder = any(
-        _checkpoint_file(model, name) for name in ("modules.json", "1_Pooling/config.json")
+        checkpoint_file(model, name) for name in ("modules.json", "1_Pooling/config.json")
     )
     return "separate" if is_sentence_encoder and head != "own" else "joint"
 
@@ -178,7 +183,8 @@ def _in_order_of_head(classes: tuple[str, ...], state: dict[str, Any]) -> tuple[
     return tuple(own[name] for name in names) if sorted(names) == sorted(own) else classes
 
 
-def _checkpoint_file(model: str, name: str) -> str | None:
+def checkpoint_file(model: str, name: str) -> str | None:
+    """The path of a file of a checkpoint, fetched from the hub if need be; None where it has no such file."""
     if Path(model).suffix == ".gguf":
         return None
     try:
@@ -197,7 +203,7 @@ def _checkpoint_file(model: str, name: str) -> str | None:
 
 def _checkpoint_config(model: str) -> dict[str, Any]:
     """The checkpoint's config.json, empty where there is none (gguf)."""
-    path = _checkpoint_file(model, "config.json")
+    path = checkpoint_file(model, "config.json")
     if path is None:
         return {}
     try:

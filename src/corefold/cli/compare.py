@@ -1,0 +1,243 @@
+"""`corefold compare`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from corefold.cli.console import console, number, show_table
+from corefold.cli.options import REQUIRED, with_settings
+from corefold.finetune import InputError, RunConfig
+
+if TYPE_CHECKING:
+    from corefold.compare.plan import Plan
+    from corefold.compare.summary import Row
+
+NAME = "compare"
+HELP = """Compare methods of fine-tuning on your own data, over ranks, numbers of training rows and seeds.
+
+Example: `corefold compare --model sentence-transformers/all-MiniLM-L6-v2 --train train.csv --eval eval.csv
+--text review --label stars --methods lora,deep-lora --ranks 2,8,32 --samples 16,64,256 --seeds 10 -o out`
+
+Methods: lora, deep-lora, lora-ga, eva, pissa, adalora, dora, vera, full, head. At one seed all get the same rows in the
+same batches. OUT holds a line for each cell (`cells.jsonl`), the table (`table.csv`, `table.json`) and `index.html`.
+A comparison that was stopped goes on by the same command; more methods, ranks, samples or seeds extend it.
+"""
+
+# A cell's own, and what only a run that is kept has.
+AXES = ("method", "rank", "samples", "seed", "tolerance", "checkpoint_every", "tracker")
+TUNABLE = ("lr", "head_lr", "steps", "batch_size", "depth", "init_scale", "basis_lr_ratio")
+
+OWN = {
+    "output": (Path, typer.Option("--output", "-o", help="Output folder."), REQUIRED),
+    "methods": (
+        str,
+        typer.Option(help="Methods with commas between; the first is the baseline."),
+        "lora,deep-lora",
+    ),
+    "ranks": (str, typer.Option(help="Ranks with commas between."), "8"),
+    "samples": (
+        str | None,
+        typer.Option(
+            help="Numbers of training rows with commas between, drawn by the seed. Default: all rows."
+        ),
+        None,
+    ),
+    "seeds": (int, typer.Option(min=1, help="Seeds, from 0."), 3),
+    "tune": (
+        list[str] | None,
+        typer.Option(
+            help="NAME=V1,V2,...: choose on a held-out fifth of the training rows, in each cell; METHOD.NAME=... for "
+            f"one method, which must get as many. NAME: {', '.join(TUNABLE)}."
+        ),
+        None,
+    ),
+    "jobs": (
+        int | None,
+        typer.Option(min=1, help="Processes at once. Default: as many as GPUs, else as cores."),
+        None,
+    ),
+    "retry": (bool, typer.Option("--retry", help="Run cells again that ended in an error."), False),
+}
+
+
+def run(
+    output: Path,
+    methods: str,
+    ranks: str,
+    samples: str | None,
+    seeds: int,
+    tune: list[str] | None,
+    jobs: int | None,
+    retry: bool,
+    **given: Any,
+) -> None:
+    """The command; its options beside these eight are fields of RunConfig."""
+    config = RunConfig(**{name: value for name, value in given.items() if value is not None})
+    names = _parts("--methods", methods)
+    axes = {
+        "methods": names,
+        "ranks": _numbers("--ranks", ranks),
+        "samples": None if samples is None else _numbers("--samples", samples),
+        "tries": parse_tries(names, tune or []),
+    }
+    from corefold.compare.plan import begin
+
+    plan = begin(config, output, seeds=seeds, retry=retry, **axes)
+    try:
+        with progress(plan) as done:
+            plan.run(jobs, done)
+    except KeyboardInterrupt:
+        console.print(f"stopped; the finished cells are in {output}, and the same command goes on from them")
+        raise
+    _show(plan.results(), plan)
+
+
+def _parts(flag: str, text: str) -> list[str]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(parts):
+        raise InputError(f"{flag} takes values with commas between; got {text!r}")
+    return parts
+
+
+def _numbers(flag: str, text: str) -> list[int]:
+    try:
+        return [int(part) for part in _parts(flag, text)]
+    except ValueError as error:
+        raise InputError(f"{flag} takes whole numbers with commas between; got {text!r}") from error
+
+
+def parse_tries(methods: Sequence[str], given: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """What each method chooses from: every combination of the values that `--tune` gives for it.
+
+    >>> parse_tries(["lora", "full"], ["lr=1e-4,1e-3", "full.lr=1e-5,1e-4"])["full"]
+    [{'lr': 1e-05}, {'lr': 0.0001}]
+
+    Raises:
+        InputError: not NAME=V1,V2,..., an unknown method or setting, or a value that the setting does not take.
+    """
+    values: dict[str, dict[str, list[Any]]] = {method: {} for method in methods}
+    for text in sorted(
+        given, key=lambda each: "." in each.partition("=")[0]
+    ):  # one method's own come last, and win
+        left, equals, right = text.partition("=")
+        method, dot, name = left.strip().rpartition(".")
+        name = name.replace("-", "_")
+        if not equals or name not in TUNABLE:
+            raise InputError(
+                f"--tune takes NAME=V1,V2,... with NAME one of {', '.join(TUNABLE)}; got {text!r}"
+            )
+        if dot and method not in methods:
+            raise InputError(f"--tune {text!r}: {method!r} is not among --methods {','.join(methods)}")
+        parsed = [_setting(name, part) for part in _parts("--tune", right)]
+        for each in [method] if dot else methods:
+            values[each][name] = parsed
+    return {method: _combined(own) for method, own in values.items()}
+
+
+def _setting(name: str, text: str) -> Any:
+    """What a setting makes of a text, checked as it checks everything."""
+    given: dict[str, Any] = {name: text}
+    return getattr(RunConfig(**given), name)
+
+
+def _combined(values: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
+    return [dict(zip(values, each, strict=True)) for each in product(*values.values())] if values else []
+
+
+@contextmanager
+def progress(plan: Plan) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """A bar on standard error if that is a terminal, else a line a cell; both with an estimate of the time left."""
+    from corefold.compare.grid import Key
+
+    total, began = sum(map(plan.grid.work, plan.todo)), time.monotonic()
+    terminal, errors = (
+        sys.stderr.isatty(),
+        Console(stderr=True, markup=False, highlight=False, soft_wrap=True),
+    )
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(20),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}"),
+    )
+    with Progress(*columns, console=errors, transient=True, disable=not terminal) as bar:
+        task = bar.add_task(f"0 of {len(plan.todo)} cells", total=total, left="")
+        cells, worked = 0, 0.0
+
+        def done(record: Mapping[str, Any]) -> None:
+            nonlocal cells, worked
+            key = Key.of(record)
+            cells, worked = cells + 1, worked + plan.grid.work(key)
+            left = said_left(time.monotonic() - began, worked, total)
+            said = f"{cells} of {len(plan.todo)} cells"
+            if terminal:
+                bar.update(task, completed=worked, description=said, left=left)
+            else:
+                result = record["error"] or f"{record['main']} {number(record['scores'][record['main']])}"
+                errors.print(f"{said}: {key}: {result}; {left}")
+
+        yield done
+
+
+def said_left(elapsed: float, worked: float, total: float) -> str:
+    """The time left if the rest takes as long a step as what is done.
+
+    >>> said_left(60, 1, 61)
+    'about 1:00:00 left'
+    """
+    return f"about {timedelta(seconds=round(elapsed * (total - worked) / worked))} left"
+
+
+def _show(rows: Sequence[Row], plan: Plan) -> None:
+    """Print the table, the errors and where the page is."""
+    from corefold.compare.page import PAGE
+    from corefold.compare.store import read_cells
+
+    first = next(iter(read_cells(plan.out).values()))
+    metric = first["main"] + (", lower is better" if first["lower_is_better"] else "")
+    header = ["", "rows", "rank", metric, f"less {plan.grid.methods[0]} (95 %)", "won:lost"]
+    show_table(header, [_scores(row) for row in rows])
+    console.print()
+    most = max(row.samples for row in rows)
+    show_table(
+        [f"{most:,} rows", "rank", "parameters trained", "s a step", "bytes kept"],
+        [
+            [row.method, *map(number, (row.rank, row.trainable_parameters, row.seconds_per_step, row.bytes))]
+            for row in rows
+            if row.samples == most and row.seeds
+        ],
+    )
+    for row in rows:
+        if row.errors:
+            rank = "" if row.rank is None else f", rank {row.rank:,}"
+            console.print(
+                f"{row.method}, {row.samples:,} rows{rank}: {row.errors} without a score: {row.error}"
+            )
+    console.print(f"table: {plan.out / 'table.csv'}; page: {plan.out / PAGE}")
+
+
+def _scores(row: Row) -> list[str]:
+    spread = "" if row.spread is None else f" ± {row.spread:.3f}"
+    difference = "" if row.low is None else f"{row.difference:+.3f} ({row.low:+.3f} to {row.high:+.3f})"
+    return [
+        row.method,
+        number(row.samples),
+        number(row.rank),
+        "" if row.mean is None else f"{row.mean:.3f}{spread}",
+        difference,
+        "" if row.wins is None else f"{row.wins}:{row.losses}",
+    ]
+
+
+with_settings(run, OWN, leave_out=AXES)

@@ -1,0 +1,129 @@
+"""The page of a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from corefold.compare.summary import Row
+from corefold.report import Section, Table, figure_svg, write_page
+from corefold.report.comparison_plots import Point, score_lines
+
+PAGE = "index.html"
+
+
+def write_comparison(
+    out: Path,
+    rows: Sequence[Row],
+    cells: Sequence[Mapping[str, Any]],
+    settings: Mapping[str, Any],
+    baseline: str,
+) -> Path:
+    """Write index.html from the table, the cells that it comes from and the settings that they share."""
+    first = cells[0]
+    metric = first["main"]
+    better = "lower is better" if first["lower_is_better"] else "higher is better"
+    said = (
+        f"{metric}, {better}, on the evaluation rows: mean and standard deviation over seeds. At one seed every method "
+        f"gets the same training rows in the same batches, so differences to {baseline} are taken seed by seed; the "
+        "interval is the bootstrap's for their mean, 95 %. A method without a rank stands in every rank's block."
+    )
+    return write_page(
+        out / PAGE,
+        f"corefold compare: {', '.join(dict.fromkeys(row.method for row in rows))}",
+        [
+            Section("Scores", said, Table(*score_table(rows, metric))),
+            *_pictures(rows, metric),
+            Section("Cost", "Medians over seeds. Bytes are what is kept beside the base model: adapter and head, or "
+                    "all that trained.", Table(*_cost_table(rows))),
+            *_errors(rows),
+            Section("Settings", "What all cells share; what is not set is chosen for each method, task and number of "
+                    "rows.", settings={name: value for name, value in settings.items() if name != "tries"}),
+            *_tries(settings.get("tries", {})),
+            Section("Versions", settings=_together(cells, "versions")),
+            Section("Machine", settings=_together(cells, "machine")),
+        ],
+    )  # fmt: skip
+
+
+def score_table(rows: Sequence[Row], metric: str) -> tuple[list[str], list[list[Any]]]:
+    """Header and rows of the scores; the baseline has nothing in the columns of differences."""
+    header = ["method", "rows", "rank", metric, "±", "difference", "low", "high", "won", "lost", "seeds"]
+    return header, [
+        [
+            r.method,
+            r.samples,
+            r.rank,
+            r.mean,
+            r.spread,
+            r.difference,
+            r.low,
+            r.high,
+            r.wins,
+            r.losses,
+            r.seeds,
+        ]
+        for r in rows
+    ]
+
+
+def _cost_table(rows: Sequence[Row]) -> tuple[list[str], list[list[Any]]]:
+    header = ["method", "rows", "rank", "trained parameters", "seconds a step", "bytes", "learning rate"]
+    return header, [
+        [r.method, r.samples, r.rank, r.trainable_parameters, r.seconds_per_step, r.bytes, r.lr]
+        for r in rows
+        if r.seeds
+    ]
+
+
+def _pictures(rows: Sequence[Row], metric: str) -> list[Section]:
+    sections = []
+    for rank in dict.fromkeys(row.rank for row in rows):
+        lines = _lines(rows, "samples", lambda row, rank=rank: row.rank == rank)
+        if any(lines.values()):
+            draw = partial(score_lines, lines, metric=metric)
+            heading = "Score against training rows" + ("" if rank is None else f": rank {rank}")
+            sections.append(Section(heading, figure_svg=figure_svg(draw)))
+    for samples in dict.fromkeys(row.samples for row in rows):
+        lines = _lines(rows, "rank", lambda row, n=samples: row.samples == n and row.rank is not None)
+        if any(lines.values()):
+            draw = partial(score_lines, lines, metric=metric, against="rank")
+            sections.append(Section(f"Score against rank: {samples:,} rows", figure_svg=figure_svg(draw)))
+    return sections
+
+
+def _lines(rows: Sequence[Row], axis: str, wanted: Callable[[Row], bool]) -> dict[str, list[Point]]:
+    """The points of every method, none included, so that it looks alike in all pictures."""
+    lines: dict[str, list[Point]] = {row.method: [] for row in rows}
+    for row in rows:
+        if wanted(row) and row.mean is not None:
+            lines[row.method].append(Point(getattr(row, axis), row.mean, row.spread))
+    return lines
+
+
+def _errors(rows: Sequence[Row]) -> list[Section]:
+    failed = [[row.method, row.samples, row.rank, row.errors, row.error] for row in rows if row.errors]
+    if not failed:
+        return []
+    return [Section("Errors", table=Table(["method", "rows", "rank", "cells", "why"], failed))]
+
+
+def _tries(tries: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Section]:
+    shown = {
+        method: ["; ".join(f"{name} {value:g}" for name, value in each.items()) for each in given]
+        for method, given in tries.items()
+        if given
+    }
+    if not shown:
+        return []
+    said = "What each method chose from, in each cell, on a fifth of its training rows."
+    return [Section("Tries", said, settings=shown)]
+
+
+def _together(cells: Sequence[Mapping[str, Any]], part: str) -> dict[str, object]:
+    """Each entry with every value that a cell has."""
+    names = dict.fromkeys(name for cell in cells for name in cell[part])
+    found = {name: list(dict.fromkeys(cell[part].get(name) for cell in cells)) for name in names}
+    return {name: values[0] if len(values) == 1 else values for name, values in found.items()}

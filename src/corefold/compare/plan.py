@@ -1,0 +1,99 @@
+"""A comparison from its settings to its results, in a folder that any later run of it goes on in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from corefold.compare.cell import Given
+from corefold.compare.grid import Grid, Key, Try
+from corefold.compare.identity import shared_settings
+from corefold.compare.page import write_comparison
+from corefold.compare.store import open_store, read_cells
+from corefold.compare.summary import Row, summarise, write_tables
+from corefold.compare.workers import Done, default_jobs, run_all
+from corefold.finetune import InputError, RunConfig
+from corefold.finetune.problem import read_tables, with_absolute_paths
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A comparison whose folder is open.
+
+    Attributes:
+        grid: its cells.
+        out: its folder.
+        given: what every cell is run with.
+        settings: what the folder says that cells share.
+        todo: the cells that have no record yet.
+    """
+
+    grid: Grid
+    out: Path
+    given: Given
+    settings: Mapping[str, Any]
+    todo: Sequence[Key]
+
+    def run(self, jobs: int | None, done: Done) -> None:
+        """Run what is left to do, in `jobs` processes (default: one a GPU, else one a core)."""
+        if self.todo:
+            run_all(self.given, self.todo, self.out, jobs or default_jobs(), done)
+
+    def results(self) -> list[Row]:
+        """Write table.csv, table.json and index.html of all cells in the folder, and return the table.
+
+        Raises:
+            InputError: every cell ended in an error.
+        """
+        cells = list(read_cells(self.out).values())
+        rows = summarise(cells, self.grid.methods)
+        write_tables(self.out, rows)
+        if not any(row.seeds for row in rows):
+            raise InputError(f"no cell has a score; the first says: {rows[0].error}")
+        write_comparison(self.out, rows, cells, self.settings, self.grid.methods[0])
+        return rows
+
+
+def begin(
+    config: RunConfig,
+    out: Path,
+    *,
+    methods: Sequence[str],
+    ranks: Sequence[int],
+    samples: Sequence[int] | None,
+    seeds: int,
+    tries: Mapping[str, Sequence[Try]],
+    retry: bool = False,
+) -> Plan:
+    """Read the data and open the folder.
+
+    Args:
+        config: the settings that cells share.
+        out: a folder that is empty, or holds a part of this comparison, or a smaller one.
+        methods: the baseline first.
+        ranks: of the adapters.
+        samples: numbers of training rows; None for all of them.
+        seeds: how many.
+        tries: settings to choose from, by method.
+        retry: run cells again that ended in an error.
+
+    Raises:
+        InputError: settings or data that cannot be used, or a folder that holds something else.
+    """
+    config = with_absolute_paths(config)
+    tables = read_tables(config)
+    rows = len(tables.train) - (len(tables.train) // 5 if tables.held_out is None else 0)
+    grid = Grid(config, tuple(methods), tuple(ranks), tuple(samples or (rows,)), seeds, tries)
+    if max(grid.samples) > rows:
+        raise InputError(f"--samples {max(grid.samples)}: {config.train} has {rows} rows to train on")
+    shared = shared_settings(config, tables)
+    settings = open_store(out, {**shared, "tries": {name: list(tries.get(name, ())) for name in methods}})
+    about = {
+        "model": {"name": config.model, "digest": shared["model"]},
+        "data": {"train": config.train, "eval": config.eval, "digests": [shared["train"], shared["eval"]]},
+    }
+    found = read_cells(out)
+    todo = [key for key in grid.keys() if key not in found or (retry and found[key]["error"])]  # noqa: SIM118
+    return Plan(grid, out, Given(config, tries, tables, about), settings, todo)

@@ -1,0 +1,134 @@
+"""From cells to the table of a comparison."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+import numpy as np
+
+from corefold.compare.statistics import paired, spread
+from corefold.finetune.folder import write_json
+
+TABLE_CSV, TABLE_JSON = "table.csv", "table.json"
+
+Cells = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method at one number of training rows and one rank.
+
+    Attributes:
+        samples, rank, method: which; a method that has no rank stands in every rank's block. The rank is None where
+            no method has one.
+        seeds: how many cells have a score.
+        mean, spread: of the scores; the sample's standard deviation.
+        difference: mean of the scores less the baseline's, over the seeds that both have.
+        low, high: its bootstrap interval.
+        wins, losses: seeds at which the method is better than the baseline, and worse.
+        trainable_parameters, seconds_per_step, bytes: medians of the cells.
+        lr: rates that cells were trained at, with how often where they differ.
+        errors: how many cells ended in an error.
+        error: the first of them.
+    """
+
+    samples: int
+    rank: int | None
+    method: str
+    seeds: int
+    mean: float | None = None
+    spread: float | None = None
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+    wins: int | None = None
+    losses: int | None = None
+    trainable_parameters: int | None = None
+    seconds_per_step: float | None = None
+    bytes: int | None = None
+    lr: str = ""
+    errors: int = 0
+    error: str = ""
+
+
+def summarise(cells: Iterable[Mapping[str, Any]], methods: Sequence[str]) -> list[Row]:
+    """The rows of the table, by number of training rows, rank and method.
+
+    Args:
+        cells: records, in any order.
+        methods: in the order wanted, the baseline first; others follow by name.
+    """
+    cells = list(cells)
+    order = [*methods, *sorted({cell["method"] for cell in cells} - set(methods))]
+    ranks = sorted({cell["rank"] for cell in cells} - {None}) or [None]
+    rows = []
+    for samples in sorted({cell["samples"] for cell in cells}):
+        for rank in ranks:
+            block = {
+                name: [c for c in cells if (c["method"], c["samples"]) == (name, samples) and c["rank"] in (rank, None)]
+                for name in order
+            }  # fmt: skip
+            rows += [_row(samples, rank, name, block[name], block[order[0]], name != order[0])
+                     for name in order if block[name]]  # fmt: skip
+    return rows
+
+
+def _row(samples: int, rank: int | None, method: str, cells: Cells, baseline: Cells, compared: bool) -> Row:
+    whole = [cell for cell in cells if cell["error"] is None]
+    failed = [cell["error"] for cell in cells if cell["error"] is not None]
+    about = {"errors": len(failed), "error": failed[0] if failed else ""}
+    if not whole:
+        return Row(samples, rank, method, 0, **about)
+    scores = score_by_seed(whole)
+    found = paired(scores, score_by_seed(baseline), lower_is_better=whole[0]["lower_is_better"])
+    if found is not None and compared:
+        about |= {"difference": found.mean, "low": found.low, "high": found.high,
+                  "wins": found.wins, "losses": found.losses}  # fmt: skip
+    return Row(
+        samples,
+        rank,
+        method,
+        len(scores),
+        fmean(scores.values()),
+        spread(np.array(list(scores.values()))),
+        trainable_parameters=round(median(cell["trainable_parameters"] for cell in whole)),
+        seconds_per_step=_median(cell["seconds_per_step"] for cell in whole),
+        bytes=round(median(cell["bytes"] for cell in whole)),
+        lr=_counted([cell["settings"]["lr"] for cell in whole]),
+        **about,
+    )
+
+
+def score_by_seed(cells: Cells) -> dict[int, float]:
+    """The main score of the cells that have one."""
+    return {cell["seed"]: cell["scores"][cell["main"]] for cell in cells if cell["error"] is None}
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return median(known) if known else None
+
+
+def _counted(rates: Sequence[float]) -> str:
+    counts = {rate: rates.count(rate) for rate in sorted(set(rates))}
+    if len(counts) == 1:
+        return f"{rates[0]:g}"
+    return ", ".join(f"{rate:g} x{count}" for rate, count in counts.items())
+
+
+def write_tables(out: Path, rows: Sequence[Row]) -> None:
+    """Write the table as csv and as JSON, each whole."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [each.name for each in fields(Row)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    fresh = out / (TABLE_CSV + ".tmp")
+    fresh.write_text(text.getvalue(), encoding="utf-8")
+    fresh.replace(out / TABLE_CSV)
+    write_json(out / TABLE_JSON, [asdict(row) for row in rows])

@@ -1,0 +1,196 @@
+"""The methods that a model can be trained by: what PEFT makes of each, and what trains at which rate.
+
+Peers stand as PEFT sets them up, with LoRA's scale (alpha = 2 x rank) unless their authors' is another. Their rates are
+those of the papers, rounded; a fair comparison tunes them.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import AdaLoraConfig, EvaConfig, LoraConfig, LoraGAConfig, PeftConfig, VeraConfig
+from torch import nn
+from torch.optim import AdamW, Optimizer
+from transformers import PreTrainedModel, TrainerCallback
+from transformers.pytorch_utils import Conv1D
+
+from corefold.adapters import BasesCallback, DeepLoraConfig, param_groups
+from corefold.finetune import starts
+from corefold.finetune.config import RunConfig
+from corefold.finetune.errors import InputError
+from corefold.finetune.task import Task
+
+BASES_BATCHES = 4
+ADALORA_START = (
+    1.5  # ranks that AdaLoRA begins with, over those that it ends with, as PEFT's defaults have it
+)
+
+Parameters = list[nn.Parameter]
+
+
+def default_head_lr(task: Task) -> float:
+    """Learning rate of a head, if nothing sets it."""
+    return 1e-3 if task.head == "own" else 1e-2
+
+
+def two_rates(config: RunConfig, model: nn.Module, head: Parameters) -> Optimizer:
+    """AdamW for what trains below the head, and for the head at its own rate; a head alone takes the run's."""
+    own = {id(parameter) for parameter in head}
+    body = [p for p in model.parameters() if p.requires_grad and id(p) not in own]
+    rate, head_rate = config.lr or 0.0, (config.head_lr if body else config.lr) or 0.0
+    groups = [{"params": body, "lr": rate}, {"params": head, "lr": head_rate}]
+    return AdamW([group for group in groups if group["params"]], weight_decay=0.0)
+
+
+def cores_and_head(config: RunConfig, model: nn.Module, head: Parameters) -> Optimizer:
+    """AdamW for Deep LoRA."""
+    groups = param_groups(model, config.lr or 0.0, config.basis_lr_ratio, other_lr=config.head_lr)
+    return AdamW(groups, eps=1e-6, weight_decay=0.0)
+
+
+def no_callbacks(config: RunConfig, model: Any) -> Sequence[TrainerCallback]:
+    """Nothing to do while it trains."""
+    return ()
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a model is adapted, where its adapter starts, and what of it trains.
+
+    Attributes:
+        rate: learning rate, where the settings leave it open.
+        peft: PEFT's configuration from the settings, what all adapters share (`r`, `target_modules`,
+            `exclude_modules`, `modules_to_save`, `task_type`) and the base model; None for a model without adapter.
+        start: sets the adapter's start from training data, before there is an optimizer.
+        callbacks: for Trainer, given the settings and the adapted model.
+        optimizer: from the settings, what trains, and the head's share of it.
+        by_rank: whether the rank changes anything.
+        whole: without adapter, whether the model trains below its head too.
+    """
+
+    rate: Callable[[RunConfig, Task], float]
+    peft: Callable[[RunConfig, dict[str, Any], PreTrainedModel], PeftConfig] | None = None
+    start: Callable[[starts.Given], None] | None = None
+    callbacks: Callable[[RunConfig, Any], Sequence[TrainerCallback]] = no_callbacks
+    optimizer: Callable[[RunConfig, nn.Module, Parameters], Optimizer] = two_rates
+    by_rank: bool = True
+    whole: bool = False
+
+
+def _constant(rate: float) -> Callable[[RunConfig, Task], float]:
+    return lambda config, task: rate
+
+
+def _lora(
+    scale: int = 2, **options: Any
+) -> Callable[[RunConfig, dict[str, Any], PreTrainedModel], PeftConfig]:
+    def make(config: RunConfig, shared: dict[str, Any], base: PreTrainedModel) -> PeftConfig:
+        return LoraConfig(lora_alpha=scale * config.rank, **options, **shared)
+
+    return make
+
+
+def _adalora(config: RunConfig, shared: dict[str, Any], base: PreTrainedModel) -> PeftConfig:
+    steps = config.steps or 1
+    most = math.ceil(ADALORA_START * config.rank)
+    return AdaLoraConfig(
+        init_r=most,
+        target_r=config.rank,
+        lora_alpha=2 * most,
+        tinit=steps // 10,
+        tfinal=3 * steps // 10,
+        total_step=steps,
+        **{name: value for name, value in shared.items() if name != "r"},
+    )
+
+
+def _vera(config: RunConfig, shared: dict[str, Any], base: PreTrainedModel) -> PeftConfig:
+    given = dict(shared)
+    apart = given.pop("exclude_modules")  # which VeRA does not know, so the layers are listed
+    if given["target_modules"] == "all-linear":
+        output = base.get_output_embeddings()
+        given["target_modules"] = [
+            name
+            for name, module in base.named_modules()
+            if isinstance(module, (nn.Linear, Conv1D)) and module is not output
+            if not (apart and re.fullmatch(apart, name))
+        ]
+    return VeraConfig(projection_prng_key=config.seed, **given)
+
+
+def _deep_lora(config: RunConfig, shared: dict[str, Any], base: PreTrainedModel) -> PeftConfig:
+    return DeepLoraConfig(
+        depth=config.depth,
+        bases=config.bases,
+        basis_lr_ratio=config.basis_lr_ratio,
+        init_scale=config.init_scale,
+        **shared,
+    )
+
+
+def _deep_lora_rate(config: RunConfig, task: Task) -> float:
+    """Adam moves a core's norm by up to width times the rate; a model that is good as it stands moves less."""
+    return (3e-3 if task.head == "cosine" else 1e-2) * 8 / config.rank
+
+
+def _set_bases(config: RunConfig, model: Any) -> Sequence[TrainerCallback]:
+    if config.bases == "random":
+        return ()
+    return (BasesCallback(BASES_BATCHES, generator=torch.Generator().manual_seed(config.seed)),)
+
+
+class _Allocate(TrainerCallback):
+    """AdaLoRA's allocation of ranks, after each step and before the gradients go."""
+
+    def __init__(self, adapted: Any) -> None:
+        self.adapted = adapted
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Called by Trainer."""
+        self.adapted.base_model.update_and_allocate(state.global_step)
+
+
+def _head_rate(config: RunConfig, task: Task) -> float:
+    if task.head in ("cosine", "lm"):
+        raise InputError(f"head trains a head alone, and this task ({task.kind}, {task.head}) has none")
+    return config.head_lr or default_head_lr(task)
+
+
+DEEP_LORA = Method(_deep_lora_rate, _deep_lora, callbacks=_set_bases, optimizer=cores_and_head)
+LORA = Method(_constant(3e-4), _lora())
+DORA = Method(_constant(3e-4), _lora(use_dora=True))
+PISSA = Method(_constant(3e-4), _lora(1, init_lora_weights="pissa"))  # alpha = rank, as its authors have it
+EVA = Method(_constant(3e-4), _lora(init_lora_weights="eva", eva_config=EvaConfig()), start=starts.eva)
+LORA_GA = Method(
+    _constant(3e-4),
+    _lora(init_lora_weights="lora_ga", lora_ga_config=LoraGAConfig()),
+    start=starts.lora_ga,
+)
+ADALORA = Method(
+    _constant(2e-3),
+    _adalora,
+    start=starts.keep_orthogonal,
+    callbacks=lambda config, model: (_Allocate(model),),
+)
+VERA = Method(_constant(1e-2), _vera)
+FULL = Method(_constant(3e-5), by_rank=False, whole=True)
+HEAD = Method(_head_rate, by_rank=False)
+
+# What command lines and files of settings call them.
+METHODS = {
+    "lora": LORA,
+    "deep-lora": DEEP_LORA,
+    "lora-ga": LORA_GA,
+    "eva": EVA,
+    "pissa": PISSA,
+    "adalora": ADALORA,
+    "dora": DORA,
+    "vera": VERA,
+    "full": FULL,
+    "head": HEAD,
+}

@@ -1,0 +1,328 @@
+"""`corefold compare`: all methods beside each other, killed and resumed, refused, and its table and page."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from command import corefold, start, write_csv
+from grids import compare, records
+
+TEN = "lora,deep-lora,lora-ga,eva,pissa,adalora,dora,vera,full,head"
+
+
+def refused(outcome, *words):
+    assert outcome.code == 2, outcome
+    assert "Traceback" not in outcome.err + outcome.out
+    lines = [line for line in outcome.err.splitlines() if "error:" in line]
+    assert len(lines) == 1, outcome.err
+    for word in words:
+        assert word in lines[0], lines[0]
+
+
+def test_every_method_runs_and_gets_the_same_rows_in_the_same_batches(grid, monkeypatch):
+    from transformers import Trainer
+
+    seen: list[list[str]] = []
+    evaluated: list[str] = []
+    train, step, evaluate = Trainer.train, Trainer.training_step, Trainer.evaluate
+
+    def digest(tensor):
+        return hashlib.sha256(tensor.numpy().tobytes()).hexdigest()[:8]
+
+    def begin(self, *args, **kwargs):
+        seen.append([])
+        return train(self, *args, **kwargs)
+
+    def watched(self, model, inputs, *args, **kwargs):
+        seen[-1].append(digest(inputs["first"]["input_ids"]) + digest(inputs["labels"]))
+        return step(self, model, inputs, *args, **kwargs)
+
+    def scored(self, rows, *args, **kwargs):
+        evaluated.append(json.dumps([row["labels"] for row in rows]))
+        return evaluate(self, rows, *args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "train", begin)
+    monkeypatch.setattr(Trainer, "training_step", watched)
+    monkeypatch.setattr(Trainer, "evaluate", scored)
+    outcome = compare(grid, methods=TEN, seeds=2, steps=5)
+    assert outcome.code == 0, outcome.err
+    cells = records(grid)
+    assert [cell["error"] for cell in cells] == [None] * 20, [cell["error"] for cell in cells]
+    assert len(seen) == 20
+    by_seed = {
+        seed: {tuple(seen[i]) for i, cell in enumerate(cells) if cell["seed"] == seed} for seed in (0, 1)
+    }
+    assert [len(batches) for batches in by_seed.values()] == [1, 1]
+    assert by_seed[0] != by_seed[1]
+    assert all(len(batches) == 5 for group in by_seed.values() for batches in group)
+    assert len(set(evaluated)) == 1
+    trained = {cell["method"]: cell["trainable_parameters"] for cell in cells}
+    kept = {cell["method"]: cell["bytes"] for cell in cells}
+    assert trained["head"] == 2 * 32 + 2
+    assert trained["deep-lora"] == 12 * 3 * 2**2 + 66  # the cores of twelve layers, and the head
+    assert trained["lora"] == trained["pissa"] == trained["lora-ga"] == trained["dora"] - 2 * (5 * 32 + 64)
+    assert kept["full"] > 4 * trained["full"] > kept["lora"] > 4 * trained["lora"] > kept["head"]
+
+
+def test_a_cell_is_what_finetune_does_with_the_same_settings(grid, tmp_path):
+    assert compare(grid, methods="lora,deep-lora", steps=6).code == 0
+    for cell in records(grid):
+        out = tmp_path / cell["method"]
+        given = {
+            name: value
+            for name, value in grid.items()
+            if name[2:] not in ("ranks", "samples", "seeds", "jobs")
+        }
+        given |= {
+            "--rank": 2,
+            "--samples": 16,
+            "--seed": 0,
+            "--method": cell["method"],
+            "-o": out,
+            "--steps": 6,
+        }
+        assert corefold("finetune", *(part for pair in given.items() for part in pair)).code == 0
+        metrics = json.loads((out / "metrics.json").read_text())
+        assert cell["scores"] == metrics["after"]
+        assert cell["trainable_parameters"] == metrics["adapter"]["trainable_parameters"]
+        head = (out / "head.safetensors").stat().st_size
+        assert metrics["adapter"]["bytes"] < cell["bytes"] < metrics["adapter"]["bytes"] + head + 64
+        assert cell["settings"]["lr"] == pytest.approx(3e-4 if cell["method"] == "lora" else 1e-2 * 8 / 2)
+
+
+def test_a_killed_grid_goes_on_where_it_was(grid):
+    more = {"--seeds": 6, "--jobs": 2}
+    process = start("compare", *(part for pair in {**grid, **more}.items() for part in pair))
+    cells = Path(str(grid["-o"])) / "cells.jsonl"
+    deadline = time.monotonic() + 180
+    while not cells.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    _, errors = process.communicate()
+    assert cells.exists(), errors
+    deadline = time.monotonic() + 30
+    done = -1
+    while done != (done := len(records(grid))) and time.monotonic() < deadline:
+        time.sleep(1.5)  # its processes end the cell that they are at, and then notice
+    assert 0 < done < 12
+    before = cells.read_bytes()
+    with cells.open("ab") as file:
+        file.write(b'{"method": "lora", "rank": 2, "samples": 16, "seed": 5, "err')  # torn by a power cut
+    outcome = compare({**grid, **more, "--jobs": 1})
+    assert outcome.code == 0, outcome.err
+    assert cells.read_bytes().startswith(before)
+    assert f"of {12 - done} cells" in outcome.err
+    whole = [json.loads(line) for line in cells.read_text().splitlines() if line.endswith("}")]
+    assert len({(cell["method"], cell["seed"]) for cell in whole}) == len(whole) == 12
+    again = compare({**grid, **more})
+    assert again.code == 0
+    assert "cells:" not in again.err
+    assert len(cells.read_text().splitlines()) == 13
+
+
+def test_more_of_everything_extends_it_and_anything_else_is_refused(grid, reviews, tmp_path):
+    assert compare(grid, methods="head").code == 0
+    cells = Path(str(grid["-o"])) / "cells.jsonl"
+    first = cells.read_bytes()
+    moved = Path(str(tmp_path / "moved.csv"))
+    moved.write_bytes(reviews.read_bytes())
+    assert compare(grid, methods="lora,head", samples="8,16", seeds=2, train=moved).code == 0
+    assert len(records(grid)) == 1 + 7
+    assert cells.read_bytes().startswith(first)
+    kept = {path.name: path.read_bytes() for path in cells.parent.iterdir()}
+    other = write_csv(tmp_path / "other.csv", ["text", "label"], pd.read_csv(reviews).iloc[:-1].to_numpy())
+    for changed, words in (
+        ({"steps": 4}, ["steps 3, not 4"]),
+        ({"lr": 0.1}, ["lr not set, not 0.1"]),
+        ({"train": other}, ["train"]),
+        ({"eval": other}, ["eval"]),
+        ({"tune": "lr=0.1,0.2", "methods": "lora,head", "samples": 16}, ["chosen from nothing"]),
+    ):
+        refused(compare(grid, **{"methods": "head", **changed}), "another -o", *words)
+    assert {path.name: path.read_bytes() for path in cells.parent.iterdir()} == kept
+
+
+def test_another_model_and_a_folder_of_something_else_are_refused(grid, tiny, tmp_path):
+    import shutil
+
+    assert compare(grid, methods="head").code == 0
+    changed = Path(shutil.copytree(tiny, tmp_path / "model"))
+    weights = bytearray((changed / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (changed / "model.safetensors").write_bytes(weights)
+    refused(compare(grid, methods="head", model=changed), "model", "another -o")
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("all my work")
+    refused(compare({**grid, "-o": mine}), "not empty")
+    (mine / "settings.json").write_text("{}")
+    refused(compare({**grid, "-o": mine}), "settings.json")
+    assert (mine / "thesis.txt").read_text() == "all my work"
+    assert len(list(mine.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"methods": "lora,lara"}, ["--methods", "'lara'", "deep-lora"]),
+        ({"methods": "lora,lora"}, ["--methods", "each once"]),
+        ({"ranks": "2,many"}, ["--ranks", "whole numbers"]),
+        ({"ranks": "0"}, ["--ranks", "at least 1"]),
+        ({"samples": "16,100000"}, ["100000", "32 rows"]),
+        ({"samples": "4", "tune": "lr=1,2"}, ["--tune", "--samples 4"]),
+        ({"tune": "lr"}, ["--tune", "NAME=V1,V2"]),
+        ({"tune": "max_length=3,4"}, ["--tune", "one of lr"]),
+        ({"tune": "lr=0,1"}, ["--lr must be positive"]),
+        ({"tune": "dora.lr=0.1,0.2"}, ["'dora'", "--methods"]),
+        ({"tune": "lora.lr=0.1,0.2"}, ["same number of tries", "lora 2, deep-lora 0"]),
+        ({"train": "nowhere.csv"}, ["nowhere.csv", "no such file"]),
+        ({"label": "stars"}, ["no column 'stars'"]),
+        ({"model": "/no/such/folder"}, ["/no/such/folder", "cannot be loaded"]),
+        ({"steps": 0}, ["--steps", "at least 1"]),
+    ],
+)
+def test_bad_input_is_refused_before_there_is_a_folder(grid, changed, words):
+    refused(compare(grid, **changed), *words)
+    assert not Path(str(grid["-o"])).exists()
+
+
+def test_a_method_that_cannot_run_says_why_and_the_grid_goes_on(grid, tmp_path):
+    outcome = compare(grid, methods="head,lora,deep-lora", ranks="2,4096")
+    assert outcome.code == 0, outcome.err
+    failed = {(c["method"], c["rank"]): c["error"] for c in records(grid) if c["error"]}
+    assert set(failed) == {("lora", 4096), ("deep-lora", 4096)}
+    assert all("4096 exceeds" in error and "\n" not in error for error in failed.values())
+    assert "lora, 16 rows, rank 4,096: 1 without a score" in outcome.out
+    assert "4096 exceeds" in (tmp_path / "out/index.html").read_text()
+    assert "cells:" not in compare(grid, methods="head,lora,deep-lora", ranks="2,4096").err
+    assert "of 2 cells" in compare(grid, "--retry", methods="head,lora,deep-lora", ranks="2,4096").err
+    refused(
+        compare({**grid, "-o": tmp_path / "none"}, methods="lora", ranks=4096), "no cell has a score", "4096"
+    )
+
+
+def test_tuning_chooses_by_held_out_rows_and_tells_every_try(grid, monkeypatch):
+    from corefold.finetune import fitting
+
+    fits = []
+    prepare = fitting.prepare
+    monkeypatch.setattr(
+        "corefold.compare.cell.prepare", lambda *args, **kw: fits.append(prepare(*args, **kw)) or fits[-1]
+    )
+    flags = ["--tune", "lr=1e-6,1e-2", "--tune", "head.lr=0.5,1e-6", "--tune", "steps=20,20"]
+    outcome = compare(grid, *flags, methods="head,full", steps=None, samples=20, batch_size=4)
+    assert outcome.code == 0, outcome.err
+    for number, cell in enumerate(records(grid)):
+        rows = [
+            [json.dumps(row, sort_keys=True) for row in f.problem.rows.train] for f in fits[5 * number :][:5]
+        ]
+        *tries, final = fits[5 * number :][:5]
+        held = [{json.dumps(row, sort_keys=True) for row in each.problem.rows.eval} for each in tries]
+        assert [len(each) for each in rows] == [16] * 4 + [20]
+        for fitted, evaluated in zip(rows, held, strict=False):
+            assert evaluated.isdisjoint(fitted)
+            assert evaluated | set(fitted) == set(rows[-1])  # the training subset, and no evaluation row
+        assert [each.problem.config.steps for each in tries] == [20] * 4
+        scores = [(each["accuracy"], -each["loss"]) for each in cell["tries"]]
+        assert len(scores) == 4
+        assert cell["chosen"] == scores.index(max(scores))
+        assert final.problem.config.lr == cell["settings"]["lr"] == cell["tries"][cell["chosen"]]["lr"]
+        assert cell["settings"]["lr"] > 1e-3  # the others hardly move
+    page = (Path(str(grid["-o"])) / "index.html").read_text()
+    assert "lr 0.5; steps 20" in page
+
+
+def test_a_try_that_diverges_is_told_and_not_chosen():
+    from corefold.compare.cell import chosen
+    from corefold.finetune import InputError
+
+    tries = [{"error": "the loss is nan"}, {"accuracy": 0.5, "loss": 0.9}, {"accuracy": 0.5, "loss": 0.7}]
+    assert chosen(tries, "accuracy") == 2
+    assert chosen([{"perplexity": 9.0, "loss": 1.0}, {"perplexity": 3.0, "loss": 2.0}], "perplexity") == 1
+    with pytest.raises(InputError, match="none of 1 tries has a score: the loss is nan"):
+        chosen(tries[:1], "accuracy")
+
+
+def test_the_held_out_fifth_keeps_the_classes_in_proportion():
+    from corefold.compare.cell import hold_out_fifth
+
+    table = pd.DataFrame({"text": list(map(str, range(50))), "label": ["a"] * 30 + ["b"] * 20})
+    fitted, held = hold_out_fifth(table, 3, "label")
+    assert sorted([*fitted["text"], *held["text"]], key=int) == table["text"].tolist()
+    assert held["label"].value_counts().to_dict() == {"a": 6, "b": 4}
+    assert list(fitted.columns) == ["text", "label"]
+    assert not hold_out_fifth(table, 4, "label")[1].equals(held)
+
+
+def test_the_table_and_the_page_show_what_the_cells_say(grid, tmp_path):
+    outcome = compare(grid, methods="lora,deep-lora,head", ranks="2,4", samples="8,16", seeds=2)
+    assert outcome.code == 0, outcome.err
+    cells = records(grid)
+    table = json.loads((tmp_path / "out/table.json").read_text())
+    with (tmp_path / "out/table.csv").open() as file:
+        assert [row["method"] for row in csv.DictReader(file)] == [row["method"] for row in table]
+    assert len(table) == 2 * 2 * 3
+    assert len(cells) == 2 * 2 * 5  # the head once for both ranks
+    scores = {(c["method"], c["rank"], c["samples"], c["seed"]): c["scores"]["accuracy"] for c in cells}
+    for row in table:
+        rank = None if row["method"] == "head" else row["rank"]
+        own = [scores[row["method"], rank, row["samples"], seed] for seed in (0, 1)]
+        lora = [scores["lora", row["rank"], row["samples"], seed] for seed in (0, 1)]
+        assert row["mean"] == pytest.approx(sum(own) / 2)
+        if row["method"] == "lora":
+            assert row["difference"] is None
+            continue
+        assert row["difference"] == pytest.approx((sum(own) - sum(lora)) / 2)
+        assert row["low"] <= row["difference"] <= row["high"]
+        assert row["wins"] == sum(a > b for a, b in zip(own, lora, strict=True))
+    page = (tmp_path / "out/index.html").read_text()
+    assert page.count("<svg") == 4  # against rows for two ranks, against ranks for two numbers of rows
+    assert re.search(r"less lora", outcome.out)
+    assert "index.html" in outcome.out
+    assert max(map(len, outcome.out.splitlines()[:-1])) <= 80
+
+
+def test_every_cell_says_what_it_comes_from(grid, tiny):
+    assert compare(grid, methods="head").code == 0
+    (cell,) = records(grid)
+    assert cell["main"] == "accuracy"
+    assert set(cell["scores"]) == {"loss", "accuracy", "f1_macro"}
+    assert (cell["model"]["name"], len(cell["model"]["digest"])) == (str(tiny), 16)
+    assert len(cell["data"]["digests"]) == 2
+    assert cell["rows"] == {"train": 16, "eval": 32}
+    assert cell["tries"] == []
+    assert {"corefold", "torch", "peft", "python"} <= set(cell["versions"])
+    assert {"cores", "threads", "device"} <= set(cell["machine"])
+    assert cell["seconds"] > cell["seconds_per_step"] > 0
+
+
+def test_ctrl_c_says_how_to_go_on(grid, monkeypatch):
+    from corefold.compare import workers
+
+    run, count = workers.run_cell, []
+
+    def stopped(given, key):
+        count.append(key)
+        if len(count) == 2:
+            raise KeyboardInterrupt
+        return run(given, key)
+
+    monkeypatch.setattr(workers, "run_cell", stopped)
+    outcome = compare(grid)
+    assert outcome.code == 130
+    assert "the same command goes on" in outcome.out
+    assert "Traceback" not in outcome.err
+    monkeypatch.undo()
+    assert len(records(grid)) == 1
+    assert compare(grid).code == 0
+    assert len(records(grid)) == 2

@@ -1,0 +1,151 @@
+"""Each method on each kind of task: it starts as the untouched model, trains what it says, and learns."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+import torch
+
+from command import write_csv, write_reviews
+from corefold.finetune import InputError, RunConfig
+from corefold.finetune.fitting import Fit, prepare
+from corefold.finetune.methods import METHODS
+from corefold.finetune.problem import decided, draw_rows, encoded, read_tables
+
+PAIRS = [("a man eats", "a man is eating", 5), ("a dog runs", "a car stops", 0.5), ("it rains", "rain falls", 4),
+         ("she sings", "he sleeps", 1), ("a cat sits", "a cat is sitting", 4.5), ("snow", "a hot day", 0)]  # fmt: skip
+CASES = [
+    *((name, "mean") for name in METHODS),
+    *((name, "own") for name in ("eva", "lora-ga", "adalora", "vera", "full", "head")),
+    *((name, "cosine") for name in ("eva", "lora-ga", "full", "head")),
+]
+
+
+@pytest.fixture
+def fitted(tiny, tmp_path):
+    """A function that prepares a fit of a method on a kind of task."""
+
+    def make(name: str, kind: str, **settings) -> Fit:
+        if kind == "cosine":
+            table = write_csv(tmp_path / "pairs.csv", ["text", "other", "label"], PAIRS * 2)
+            settings |= {"text_pair": "other", "pair": "separate"}
+        else:
+            table = write_reviews(tmp_path / "reviews.csv")
+            settings |= {"head": kind}
+        config = RunConfig(
+            model=str(tiny), train=str(table), eval=str(table), text="text", label="label",
+            **{"steps": 8, "rank": 3, "batch_size": 8, "max_length": 16, **settings},
+        )  # fmt: skip
+        tables, method = read_tables(config), METHODS[name]
+        train, held_out = draw_rows(config, tables)
+        config = decided(config, tables.task, len(train), method)
+        return prepare(encoded(config, tables.task, train, held_out), method, tmp_path / "out")
+
+    return make
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _light_collection():
+    gc.freeze()  # Trainer collects before it trains, and all that is imported would be half a second of it
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_it_starts_as_the_untouched_model_and_learns(fitted, name, kind):
+    if (name, kind) == ("head", "cosine"):
+        with pytest.raises(InputError, match="has none"):
+            fitted(name, kind)
+        return
+    untouched = fitted("full", kind).evaluate()
+    fit = fitted(name, kind, **({"lr": 3e-3} if METHODS[name].peft is None else {}))
+    began = {key: p.detach().clone() for key, p in fit.model.named_parameters()}
+    before = fit.evaluate()
+    assert before["loss"] - _penalty(name, kind, fit) == pytest.approx(untouched["loss"], abs=1e-4)
+    fit.train()
+    assert fit.evaluate()["loss"] < before["loss"]
+    bases = ("deeplora_left", "deeplora_right")  # which a callback sets
+    moved = {key for key, p in fit.model.named_parameters() if not torch.equal(p, began[key])}
+    moved = {key for key in moved if not any(base in key for base in bases)}
+    trains = {key for key, p in fit.model.named_parameters() if p.requires_grad}
+    assert moved
+    assert moved <= trains
+    if name != "full":
+        assert sum(began[key].numel() for key in trains) == fit.trainable_parameters() < 60_000
+
+
+def _penalty(name, kind, fit):
+    """PEFT adds AdaLoRA's penalty in evaluation too; a loss of our own has it in training only."""
+    if name != "adalora" or kind != "own":
+        return 0.0
+    tensors = [
+        p.detach() for key, p in fit.adapted.named_parameters() if ".lora_A." in key or ".lora_B." in key
+    ]
+    grams = [min(p @ p.T, p.T @ p, key=len) for p in tensors]
+    return 0.5 * float(torch.stack([(gram - torch.eye(len(gram))).norm() for gram in grams]).mean())
+
+
+def test_a_head_around_adalora_adds_its_penalty_in_training_only(fitted):
+    fit = fitted("adalora", "mean")
+    batch = next(iter(fit.trainer.get_train_dataloader()))
+    plain = fit.model.eval()(**batch).loss
+    training = fit.model.train()(**batch).loss
+    assert (training - plain).item() == pytest.approx(_penalty("adalora", "own", fit), rel=1e-4)
+
+
+def test_lora_ga_starts_along_the_gradient_and_eva_along_the_inputs(fitted):
+    lora_ga = _first_layer(fitted("lora-ga", "mean"))
+    plain = fitted("full", "mean")
+    for parameter in plain.model.parameters():
+        parameter.requires_grad_(True)
+    # LoRA-GA's B holds left singular vectors r to 2r of the gradient, and A right ones 0 to r, of the batches that
+    # it saw; all 32 rows here.
+    batches = list(plain.trainer.get_train_dataloader())
+    assert len(batches) == 4
+    plain.model.eval()
+    for batch in batches:
+        (plain.model(**batch).loss / 4).backward()
+    gradient = plain.adapted.encoder.layer[0].attention.self.query.weight.grad
+    u, _, vh = torch.linalg.svd(gradient)
+    assert _overlap(lora_ga.lora_A["default"].weight.T, vh[:3].T) > 0.98
+    assert _overlap(lora_ga.lora_B["default"].weight, u[:, 3:6]) > 0.9
+    rows = []
+    eva = fitted("eva", "mean", rank=2)
+    hook = plain.adapted.encoder.layer[0].attention.self.query.register_forward_pre_hook(
+        lambda layer, given: rows.append(given[0].detach().reshape(-1, 32))
+    )
+    for batch in batches:
+        parts = {name: tensor[:, :3] for name, tensor in batch["first"].items()}  # no padding within
+        plain.adapted(**parts)
+    hook.remove()
+    known = _first_layer(eva).lora_A["default"].weight.T
+    inputs = torch.cat(rows)
+    best = torch.linalg.svd(inputs - inputs.mean(0))[2][: known.shape[1]].T
+    random = torch.linalg.qr(torch.randn(32, known.shape[1], generator=torch.Generator().manual_seed(0)))[0]
+    captured = (inputs @ known).square().sum()
+    assert captured > 2 * (inputs @ random).square().sum()
+    assert captured <= (inputs @ best).square().sum() * 1.5
+
+
+def _first_layer(fit: Fit):
+    return fit.adapted.base_model.model.encoder.layer[0].attention.self.query
+
+
+def _overlap(a: torch.Tensor, b: torch.Tensor) -> float:
+    """The smallest cosine of the principal angles between two column spaces."""
+    a, b = (torch.linalg.qr(each.detach())[0] for each in (a, b))
+    return float(torch.linalg.svdvals(a.T @ b).min())
+
+
+def test_adalora_ends_at_its_ranks(fitted):
+    fit = fitted("adalora", "mean", steps=20)
+    fit.train()
+    ranks = sum(int((p != 0).sum()) for key, p in fit.adapted.named_parameters() if ".lora_E." in key)
+    assert ranks <= 3 * 12 < 5 * 12  # of five a layer that it began with
+
+
+@pytest.mark.parametrize("name", ["vera", "eva"])
+def test_an_adapter_wider_than_the_model_is_refused(fitted, name):
+    with pytest.raises(InputError, match="r=65 exceeds"):
+        fitted(name, "mean", rank=65)
