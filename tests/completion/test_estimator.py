@@ -151,6 +151,13 @@ def test_warm_start_takes_fewer_steps_and_other_rows():
     assert model.fit(holes[:, :30]).components_.shape[1] == 30  # other columns: from the start
 
 
+def test_a_warm_start_keeps_to_the_rank_bound():
+    model = estimator(warm_start=True, max_iter=5).fit(with_holes(NOISY, 0.5))
+    assert model.rank_ > 1
+    model.set_params(max_rank=1).fit(with_holes(NOISY, 0.5))
+    assert {step["rank"] for step in model.path_} == {1}
+
+
 def test_callbacks_see_and_stop():
     seen = []
     model = estimator(callbacks=[seen.append, lambda record: len(seen) == 3]).fit(X)

@@ -201,7 +201,7 @@ class _Search:
 
 def _first(problem: Problem, centred: _Centred, told: Settings, start: Model | None) -> LowRank:
     if start is not None:
-        return replace(start.factors, s=start.factors.s / centred.scale)
+        return replace(start.factors, s=start.factors.s / centred.scale).keep(told.width)
     return problem.leading(told.width)
 
 
