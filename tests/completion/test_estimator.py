@@ -295,6 +295,33 @@ def test_partial_fit_of_two_halves_is_close_to_a_fit_of_all():
     assert fitted(streamed, (120, 30)).shape == (120, 30)  # the last batch
 
 
+def test_partial_fit_knows_no_units():
+    holes, found = with_holes(NOISY, 0.5), []
+    for unit in (1.0, 1e-9, 1e9):
+        model = estimator(max_rank=2, fit_bias=False, max_iter=5).fit(unit * holes[:40])
+        before = model.components_
+        found.append(model.partial_fit(unit * holes[40:]).components_)
+        assert relative(found[-1], before) > 1e-2
+        assert relative(found[-1], found[0]) < 1e-8
+
+
+@pytest.mark.parametrize("settings", [{}, {"fit_bias": True}, {"solver": "als"}])
+def test_what_is_constant_leaves_no_low_rank_part(settings):
+    holes = with_holes(np.full((12, 8), 3.0 if settings.get("fit_bias") else 0.0), 0.7)
+    model = estimator(max_rank=2, clip=None, **settings).fit(holes)
+    finite = [tensor.isfinite().all() for name, tensor in model.model_.tensors().items() if name != "shrink"]
+    assert all(finite)
+    whole = np.nan_to_num(holes, nan=np.nanmax(holes))
+    np.testing.assert_allclose(model.transform(holes), whole, atol=1e-12)
+    np.testing.assert_allclose(model.partial_fit(holes).transform(holes), whole, atol=1e-12)
+
+
+def test_chance_may_hold_out_all_entries():
+    model = estimator(max_rank=1, validation_fraction=0.999).fit([[3.0]])
+    np.testing.assert_allclose(model.entries([0], [0]), 3.0, rtol=1e-5)
+    assert np.isnan(model.validation_error_)
+
+
 @pytest.mark.parametrize("coverage", [0.5, 0.8, 0.9])
 def test_intervals_cover_as_much_as_they_say(coverage):
     whole = low_rank(200, 120, 3)

@@ -87,7 +87,8 @@ class _Centred:
 
     def model(self, step: Step, misses: Tensor) -> Model:
         factors = replace(step.factors, s=step.factors.s * self.scale)
-        ridge, spread = step.ridge / step.factors.s, step.spread / step.factors.s
+        size = step.factors.s.clamp(min=torch.finfo(step.factors.s.dtype).eps)  # 0 where the values are
+        ridge, spread = step.ridge / size, step.spread / size
         return Model(self.biases, factors, ridge, spread, self.seen, misses.abs().sort().values)
 
     def misses(self, step: Step, held: Observed) -> Tensor:
@@ -123,9 +124,10 @@ class _Search:
     def __init__(self, observed: Observed, rows: Rows, told: Settings) -> None:
         self.began = time.perf_counter()
         self.rows, self.told = rows, told
-        fitted, self.held = split(observed, told.held_share, told.seed, rows.offset)
-        self.watched = _count(self.held, rows) > 0
-        self.fitted = fitted if self.watched else observed
+        self.fitted, self.held = split(observed, told.held_share, told.seed, rows.offset)
+        self.watched = 0 < _count(self.held, rows) < _count(observed, rows)
+        if not self.watched:  # of few entries chance may hold out none, or all
+            self.fitted, self.held = split(observed, 0.0, told.seed, rows.offset)
         self.best: tuple[Step, _Centred, Model] | None = None
         self.lowest = math.inf
 
@@ -179,13 +181,13 @@ class _Search:
         if self.best is None:
             return
         step, centred, model = self.best
+        if self.watched and centred.biases.shrink < math.inf:
+            centred = replace(centred, biases=Biases.fit(observed, self.rows))
+        problem = centred.problem(observed, self.told.seed)
         if self.watched:
-            problem = centred.problem(observed, self.told.seed)
             most = max(SMALL * self.lowest / centred.scale, self.told.tol)
             step = _without_small(step, most, problem.height * problem.width)
-            if centred.biases.shrink < math.inf:
-                centred = replace(centred, biases=Biases.fit(observed, self.rows))
-        for last in self.told.solver.refit(centred.problem(observed, self.told.seed), step):
+        for last in self.told.solver.refit(problem, step):
             yield self.record(last, "refit", centred, math.nan), centred.model(last, model.misses)
 
     @property
