@@ -295,6 +295,12 @@ def test_partial_fit_of_two_halves_is_close_to_a_fit_of_all():
     assert fitted(streamed, (120, 30)).shape == (120, 30)  # the last batch
 
 
+def test_partial_fit_remembers_what_was_held_out():
+    holes = with_holes(NOISY, 0.5)
+    model = estimator(validation_fraction=0.5, fit_bias=False, max_iter=1).fit(holes)
+    np.testing.assert_allclose(model.model_.seen, (~np.isnan(holes)).mean(0), rtol=1e-12)
+
+
 def test_partial_fit_knows_no_units():
     holes, found = with_holes(NOISY, 0.5), []
     for unit in (1.0, 1e-9, 1e9):

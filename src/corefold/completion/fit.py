@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from corefold.completion.biases import Biases
@@ -77,9 +78,7 @@ class _Centred:
     @classmethod
     def of(cls, observed: Observed, biases: Biases, rows: Rows) -> _Centred:
         scale = _rms(observed.values - biases.at(observed), rows) or 1.0
-        counts = rows.sum(observed.column_starts.diff().to(observed.values))
-        height = float(rows.sum(counts.new_tensor(float(observed.shape[0]))))
-        return cls(biases, scale, rows, counts / height)
+        return cls(biases, scale, rows, _seen(observed, rows))
 
     def problem(self, observed: Observed, seed: int) -> Problem:
         values = (observed.values - self.biases.at(observed)) / self.scale
@@ -181,6 +180,7 @@ class _Search:
         if self.best is None:
             return
         step, centred, model = self.best
+        centred = replace(centred, seen=_seen(observed, self.rows))
         if self.watched and centred.biases.shrink < math.inf:
             centred = replace(centred, biases=Biases.fit(observed, self.rows))
         problem = centred.problem(observed, self.told.seed)
@@ -216,6 +216,12 @@ def _without_small(step: Step, most: float, entries: int) -> Step:
     """The step without its last directions, as many as together have at most this root mean square over all entries."""
     tails = step.factors.s.square().flip(0).cumsum(0).flip(0) / entries
     return step.keep(max(1, int((tails > most**2).sum())))
+
+
+def _seen(observed: Observed, rows: Rows) -> Float[Tensor, " width"]:
+    """The share of all rows in which each column is observed."""
+    counts = rows.sum(observed.column_starts.diff().to(observed.values))
+    return counts / rows.sum(counts.new_tensor(float(observed.shape[0])))
 
 
 def _count(observed: Observed, rows: Rows) -> int:
