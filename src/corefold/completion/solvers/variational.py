@@ -54,8 +54,8 @@ def begin(problem: Problem, factors: LowRank) -> Step:
 def sweep(problem: Problem, step: Step) -> Step:
     """Rows, columns, noise and priors in turn, each at its best given the others.
 
-    The step's penalty is the noise, its ridge noise / p. Its objective is the free energy, which is at least minus the
-    logarithm of the values' likelihood; but for the rotation at the end a sweep can only lower it.
+    The step's penalty is the noise, its ridge noise / p. Its objective is the free energy: but for a constant, a
+    bound from above of minus the logarithm of the values' likelihood. But for the rotation a sweep can only lower it.
     """
     observed, rows, noise = problem.observed, problem.rows, step.penalty
     _, b = step.factors.halves()
