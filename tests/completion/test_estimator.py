@@ -151,6 +151,13 @@ def test_warm_start_takes_fewer_steps_and_other_rows():
     assert model.fit(holes[:, :30]).components_.shape[1] == 30  # other columns: from the start
 
 
+def test_a_warm_start_keeps_to_the_rank_bound():
+    model = estimator(warm_start=True, max_iter=5).fit(with_holes(NOISY, 0.5))
+    assert model.rank_ > 1
+    model.set_params(max_rank=1).fit(with_holes(NOISY, 0.5))
+    assert {step["rank"] for step in model.path_} == {1}
+
+
 def test_callbacks_see_and_stop():
     seen = []
     model = estimator(callbacks=[seen.append, lambda record: len(seen) == 3]).fit(X)
@@ -286,6 +293,39 @@ def test_partial_fit_of_two_halves_is_close_to_a_fit_of_all():
     assert error(streamed) < error(first)
     assert error(streamed) < 1.1 * error(together)
     assert fitted(streamed, (120, 30)).shape == (120, 30)  # the last batch
+
+
+def test_partial_fit_remembers_what_was_held_out():
+    holes = with_holes(NOISY, 0.5)
+    model = estimator(validation_fraction=0.5, fit_bias=False, max_iter=1).fit(holes)
+    np.testing.assert_allclose(model.model_.seen, (~np.isnan(holes)).mean(0), rtol=1e-12)
+
+
+def test_partial_fit_knows_no_units():
+    holes, found = with_holes(NOISY, 0.5), []
+    for unit in (1.0, 1e-9, 1e9):
+        model = estimator(max_rank=2, fit_bias=False, max_iter=5).fit(unit * holes[:40])
+        before = model.components_
+        found.append(model.partial_fit(unit * holes[40:]).components_)
+        assert relative(found[-1], before) > 1e-2
+        assert relative(found[-1], found[0]) < 1e-8
+
+
+@pytest.mark.parametrize("settings", [{}, {"fit_bias": True}, {"solver": "als"}])
+def test_what_is_constant_leaves_no_low_rank_part(settings):
+    holes = with_holes(np.full((12, 8), 3.0 if settings.get("fit_bias") else 0.0), 0.7)
+    model = estimator(max_rank=2, clip=None, **settings).fit(holes)
+    finite = [tensor.isfinite().all() for name, tensor in model.model_.tensors().items() if name != "shrink"]
+    assert all(finite)
+    whole = np.nan_to_num(holes, nan=np.nanmax(holes))
+    np.testing.assert_allclose(model.transform(holes), whole, atol=1e-12)
+    np.testing.assert_allclose(model.partial_fit(holes).transform(holes), whole, atol=1e-12)
+
+
+def test_chance_may_hold_out_all_entries():
+    model = estimator(max_rank=1, validation_fraction=0.999).fit([[3.0]])
+    np.testing.assert_allclose(model.entries([0], [0]), 3.0, rtol=1e-5)
+    assert np.isnan(model.validation_error_)
 
 
 @pytest.mark.parametrize("coverage", [0.5, 0.8, 0.9])

@@ -12,6 +12,7 @@ from observations import low_rank, relative, sparse, with_holes
 from cases import gaussian
 from corefold.completion.entries import observed_entries
 from corefold.completion.factors import LowRank
+from corefold.completion.observed import Observed
 from corefold.completion.processes import Rows
 from corefold.completion.solvers import ALS, Problem, Step, variational
 from laws import same_matrix
@@ -120,3 +121,19 @@ def test_a_direction_of_nothing_goes_out():
     step = variational.sweep(problem, variational.begin(problem, factors))
     assert step.factors.rank == 2
     assert all(torch.isfinite(part).all() for part in (step.factors.u, step.spread, step.ridge))
+
+
+def test_a_turn_in_float32_keeps_what_is_known_of_small_directions():
+    size, height, width = torch.tensor([1, 0.5, 0.005]), 30, 100_000
+    parts = [gaussian(n, 3, seed=seed) * size for seed, n in ((3, height), (5, width))]
+    variances = [gaussian(n, 3, seed=seed).square() + 0.1 for seed, n in ((4, height), (6, width))]
+    found = []
+    for dtype in (torch.float64, torch.float32):
+        empty = torch.zeros(0, dtype=torch.int64)
+        problem = Problem(Observed.of(empty, empty, torch.zeros(0, dtype=dtype), (height, width)), ROWS)
+        (a, b), (of_a, of_b) = ([part.to(dtype) for part in pair] for pair in (parts, variances))
+        found.append(variational._rotated(problem, a, of_a, b, of_b))
+    (_, spread, square), (_, low, low_square) = found
+    assert spread.amin(0).gt(1e-4).all()
+    torch.testing.assert_close(low, spread.float(), rtol=1e-3, atol=0)
+    torch.testing.assert_close(low_square, square.float(), rtol=1e-3, atol=0)

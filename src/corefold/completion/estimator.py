@@ -50,7 +50,7 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
         fit_bias: whether mean, row and column biases come first. "auto": if they help on entries held out.
         clip: bounds of what is predicted: a pair of numbers, or of arrays with one for each column; None for none.
             "auto": the smallest and largest value observed, if both occur more than once, as on a rating scale.
-        max_iter: steps of the solver at most.
+        max_iter: steps at most of each walk: a path, one of posterior means.
         tol: the fit ends when the relative error, held out if anything is, is as small as this.
         warm_start: start from the last fit, if its columns are as many, instead of anew.
         callbacks: each called with a `Record` after each step; one that returns True ends the fit.

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from corefold.completion.biases import Biases
@@ -77,9 +78,7 @@ class _Centred:
     @classmethod
     def of(cls, observed: Observed, biases: Biases, rows: Rows) -> _Centred:
         scale = _rms(observed.values - biases.at(observed), rows) or 1.0
-        counts = rows.sum(observed.column_starts.diff().to(observed.values))
-        height = float(rows.sum(counts.new_tensor(float(observed.shape[0]))))
-        return cls(biases, scale, rows, counts / height)
+        return cls(biases, scale, rows, _seen(observed, rows))
 
     def problem(self, observed: Observed, seed: int) -> Problem:
         values = (observed.values - self.biases.at(observed)) / self.scale
@@ -87,7 +86,8 @@ class _Centred:
 
     def model(self, step: Step, misses: Tensor) -> Model:
         factors = replace(step.factors, s=step.factors.s * self.scale)
-        ridge, spread = step.ridge / step.factors.s, step.spread / step.factors.s
+        size = step.factors.s.clamp(min=torch.finfo(step.factors.s.dtype).eps)  # 0 where the values are
+        ridge, spread = step.ridge / size, step.spread / size
         return Model(self.biases, factors, ridge, spread, self.seen, misses.abs().sort().values)
 
     def misses(self, step: Step, held: Observed) -> Tensor:
@@ -123,9 +123,10 @@ class _Search:
     def __init__(self, observed: Observed, rows: Rows, told: Settings) -> None:
         self.began = time.perf_counter()
         self.rows, self.told = rows, told
-        fitted, self.held = split(observed, told.held_share, told.seed, rows.offset)
-        self.watched = _count(self.held, rows) > 0
-        self.fitted = fitted if self.watched else observed
+        self.fitted, self.held = split(observed, told.held_share, told.seed, rows.offset)
+        self.watched = 0 < _count(self.held, rows) < _count(observed, rows)
+        if not self.watched:  # of few entries chance may hold out none, or all
+            self.fitted, self.held = split(observed, 0.0, told.seed, rows.offset)
         self.best: tuple[Step, _Centred, Model] | None = None
         self.lowest = math.inf
 
@@ -179,13 +180,14 @@ class _Search:
         if self.best is None:
             return
         step, centred, model = self.best
+        centred = replace(centred, seen=_seen(observed, self.rows))
+        if self.watched and centred.biases.shrink < math.inf:
+            centred = replace(centred, biases=Biases.fit(observed, self.rows))
+        problem = centred.problem(observed, self.told.seed)
         if self.watched:
-            problem = centred.problem(observed, self.told.seed)
             most = max(SMALL * self.lowest / centred.scale, self.told.tol)
             step = _without_small(step, most, problem.height * problem.width)
-            if centred.biases.shrink < math.inf:
-                centred = replace(centred, biases=Biases.fit(observed, self.rows))
-        for last in self.told.solver.refit(centred.problem(observed, self.told.seed), step):
+        for last in self.told.solver.refit(problem, step):
             yield self.record(last, "refit", centred, math.nan), centred.model(last, model.misses)
 
     @property
@@ -201,7 +203,7 @@ class _Search:
 
 def _first(problem: Problem, centred: _Centred, told: Settings, start: Model | None) -> LowRank:
     if start is not None:
-        return replace(start.factors, s=start.factors.s / centred.scale)
+        return replace(start.factors, s=start.factors.s / centred.scale).keep(told.width)
     return problem.leading(told.width)
 
 
@@ -214,6 +216,12 @@ def _without_small(step: Step, most: float, entries: int) -> Step:
     """The step without its last directions, as many as together have at most this root mean square over all entries."""
     tails = step.factors.s.square().flip(0).cumsum(0).flip(0) / entries
     return step.keep(max(1, int((tails > most**2).sum())))
+
+
+def _seen(observed: Observed, rows: Rows) -> Float[Tensor, " width"]:
+    """The share of all rows in which each column is observed."""
+    counts = rows.sum(observed.column_starts.diff().to(observed.values))
+    return counts / rows.sum(counts.new_tensor(float(observed.shape[0])))
 
 
 def _count(observed: Observed, rows: Rows) -> int:

@@ -35,14 +35,16 @@ class Memory:
         """The model with these rows, whose own they become, and what to keep of them."""
         s, v = model.factors.s, model.factors.v
         before = v
+        # The model's ridge is on coordinates of rows, which have the data's units; those of columns have none.
+        ridge = (model.ridge * s.square()).clamp(min=torch.finfo(s.dtype).tiny)
         for _ in range(SWEEPS):
             rows = replace(model, factors=LowRank(model.factors.u, s, v)).fold_in(observed)
             coordinates = rows.factors.u * s
             left = observed.with_values(observed.values - rows.biases.at(observed))
             gram = self.gram + shared.sum(_gram(observed, coordinates))
             right = shared.sum(left.transposed_times(coordinates)) + (self.gram @ before[..., None])[..., 0]
-            gram = gram + torch.diag(model.ridge + torch.finfo(s.dtype).eps * gram.amax())
-            v = torch.linalg.solve(gram, right + model.ridge * before)
+            gram = gram + torch.diag(ridge + torch.finfo(s.dtype).eps * gram.amax())
+            v = torch.linalg.solve(gram, right + ridge * before)
         rows = replace(model, factors=LowRank(model.factors.u, s, v)).fold_in(observed)
         coordinates = rows.factors.u * s
         learned = replace(rows, factors=LowRank(rows.factors.u, s, v))

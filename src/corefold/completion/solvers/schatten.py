@@ -37,9 +37,8 @@ UNFINISHED, TIMES = 0.03, 5  # a step that lowers the objective by this share is
 EXACT = 0.05
 PATIENCE = 3  # idle steps until directions are looked for anew
 WIDE = 0.1  # share of the strongest penalty that leaves nearly all directions
-REFITS = (
-    3  # sweeps with all entries: from a good posterior few are best, where no matrix of low rank is the truth
-)
+# Sweeps with all entries: from a good posterior few are best, where no matrix of low rank is the truth.
+REFITS = 3
 
 
 @dataclass(frozen=True)

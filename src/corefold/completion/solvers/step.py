@@ -21,10 +21,11 @@ class Step:
 
     Attributes:
         factors: the matrix so far.
-        penalty: weight of the regulariser in the objective.
+        penalty: weight of the regulariser in the objective; of posterior means the variance of the noise.
         objective: what the solver brings down, at this penalty.
         error: root mean square of what is left at the observed entries.
-        ridge: what the penalty comes to on the columns of the two halves, `LowRank.halves`.
+        ridge: what the penalty comes to on the columns of the two halves, `LowRank.halves`; of posterior means on
+            those of the rows' half.
         spread: variances of the columns' half, where that is the mean of a distribution; else 0.
     """
 
@@ -60,7 +61,7 @@ class Solver(Protocol):
         ...
 
     def refit(self, problem: Problem, step: Step) -> Iterator[Step]:
-        """From the best step of all walks, at its rank and penalty, on a problem with all entries."""
+        """From the best step of all walks, with what it knows of rank and penalty, on a problem with all entries."""
         ...
 
 

@@ -54,8 +54,8 @@ def begin(problem: Problem, factors: LowRank) -> Step:
 def sweep(problem: Problem, step: Step) -> Step:
     """Rows, columns, noise and priors in turn, each at its best given the others.
 
-    The step's penalty is the noise, its ridge noise / p. Its objective is the free energy, which is at least minus the
-    logarithm of the values' likelihood; but for the rotation at the end a sweep can only lower it.
+    The step's penalty is the noise, its ridge noise / p. Its objective is the free energy: but for a constant, a
+    bound from above of minus the logarithm of the values' likelihood. But for the rotation a sweep can only lower it.
     """
     observed, rows, noise = problem.observed, problem.rows, step.penalty
     _, b = step.factors.halves()
@@ -86,13 +86,13 @@ def _rotated(
     of_b: Float[Tensor, "width rank"],
 ) -> tuple[LowRank, Float[Tensor, "width kept"], Float[Tensor, " kept"]]:
     """In the axes of the singular vectors: the matrix, the columns' variances, and the rows' summed second moments."""
-    factors = LowRank.product(a, b, problem.rows)
-    left, right = factors.halves()
-    turn = torch.linalg.pinv(b) @ right  # of the columns; that of the rows undoes it
-    spread = of_b @ turn.square()
-    square = problem.rows.sum(left.square().sum(0) + of_a.sum(0) @ torch.linalg.pinv(turn).mT.square())
-    kept = max(1, int((factors.s > SMALLEST * factors.s[0]).sum()))
-    return factors.keep(kept), spread[:, :kept], square[:kept]
+    factors, rows = LowRank.product(a, b, problem.rows), problem.rows
+    factors = factors.keep(max(1, int((factors.s > SMALLEST * factors.s[0]).sum())))
+    # right = b turn and left = a back, with back^T turn = 1: for a b^T v = left sqrt(s), and so for the other side.
+    root = factors.s.sqrt().clamp(min=torch.finfo(a.dtype).tiny)
+    turn, back = rows.sum(a.mT @ factors.u) / root, b.mT @ factors.v / root
+    square = factors.s + rows.sum(of_a.sum(0)) @ back.square()
+    return factors, of_b @ turn.square(), square
 
 
 def _noise(problem: Problem, square: float) -> float:
