@@ -149,7 +149,7 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
         warn_of_gaps(observed, rows, settings.width)
         vars(self).pop("_memory", None)
         self.path_ = []
-        with progress(self.verbose and rows.first, self.max_iter) as advance:
+        with progress(self.verbose and rows.first) as advance:
             best = None
             for record, model in fit(observed, rows, settings, start):
                 if model is not best:

@@ -100,19 +100,19 @@ def fit(
     """Each step with the best model so far; the last one is the answer."""
     search, ends = _Search(observed, rows, told), []
     for biased in _candidates(told.bias, search.watched):
-        ends.append((yield from search.path(biased, start)))
+        ends += yield from search.path(biased, start)
     for end in ends:
-        yield from search.settle(end)
+        if end.lowest <= CLOSE * min(each.lowest for each in ends):
+            yield from search.settle(end)
     yield from search.refit(observed)
 
 
 @dataclass(frozen=True)
 class _End:
-    """Where a path began, its best step, and how good that is."""
+    """The best step of a path, how good that is, and what comes next."""
 
     stage: str
     centred: _Centred
-    start: LowRank
     step: Step
     lowest: float
 
@@ -130,10 +130,10 @@ class _Search:
         self.best: tuple[Step, _Centred, Model] | None = None
         self.lowest = math.inf
 
-    def path(self, biased: bool, start: Model | None) -> Generator[tuple[Record, Model], None, _End | None]:
+    def path(self, biased: bool, start: Model | None) -> Generator[tuple[Record, Model], None, list[_End]]:
         """The solver's path with biases, or without; none if what was found before is exact."""
         if self.exact:
-            return None
+            return []
         suffix = " with biases" if biased else ""
         biases = Biases.fit(self.fitted, self.rows) if biased else Biases.none(self.fitted)
         centred = _Centred.of(self.fitted, biases, self.rows)
@@ -143,14 +143,14 @@ class _Search:
         step, lowest = yield from self.walk(
             solver.path(problem, first), f"path{suffix}", centred, solver.patience
         )
-        return None if step is None else _End(f"posterior{suffix}", centred, first, step, lowest)
+        return [] if step is None else [_End(f"posterior{suffix}", centred, step, lowest)]
 
-    def settle(self, end: _End | None) -> Iterator[tuple[Record, Model]]:
-        """What the solver does for values that no path meets, from the end of one that is no worse than another."""
-        if end is None or not self.watched or self.exact or end.lowest > CLOSE * self.lowest:
+    def settle(self, end: _End) -> Iterator[tuple[Record, Model]]:
+        """What the solver does for values that no path meets."""
+        if not self.watched or self.exact:
             return
         problem = end.centred.problem(self.fitted, self.told.seed)
-        for steps in self.told.solver.settle(problem, end.start, end.step):
+        for steps in self.told.solver.settle(problem, problem.leading(self.told.width), end.step):
             yield from self.walk(steps, end.stage, end.centred, SETTLED)
 
     def walk(

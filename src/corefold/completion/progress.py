@@ -11,15 +11,16 @@ from corefold.completion.fit import Record
 
 
 @contextmanager
-def progress(shown: bool, most: int) -> Iterator[Callable[[Record], None]]:
-    """What to call with each record; it moves the bar, of at most so many steps, if that is to be shown."""
+def progress(shown: bool) -> Iterator[Callable[[Record], None]]:
+    """What to call with each record; it moves the bar if that is to be shown. Nobody knows where it will end."""
     if not shown:
         yield lambda record: None
         return
-    with tqdm(total=most, desc="completing", unit="step") as bar:
+    with tqdm(desc="completing", unit="step") as bar:
 
         def advance(record: Record) -> None:
             bar.update()
+            bar.set_description(record.stage, refresh=False)
             bar.set_postfix(rank=record.rank, error=f"{record.error:.3g}", held_out=f"{record.held_out:.3g}")
 
         yield advance

@@ -57,7 +57,7 @@ class Solver(Protocol):
         ...
 
     def settle(self, problem: Problem, start: LowRank, best: Step) -> Iterator[Iterator[Step]]:
-        """Further walks from where a path began and from its best step, for values that no path meets."""
+        """Further walks, from the values' leading part and from a path's best step, for values that no path meets."""
         ...
 
     def refit(self, problem: Problem, step: Step) -> Iterator[Step]:
