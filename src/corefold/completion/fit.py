@@ -189,6 +189,8 @@ class _Search:
             step = _without_small(step, most, problem.height * problem.width)
         for last in self.told.solver.refit(problem, step):
             yield self.record(last, "refit", centred, math.nan), centred.model(last, model.misses)
+            if last.error <= self.told.tol:
+                break
 
     @property
     def exact(self) -> bool:

@@ -135,6 +135,7 @@ def gauss_newton(
     a, b = factors.halves()
     left = problem.residual(factors)
     downhill = left.times(b) - ridge * a, rows.sum(left.transposed_times(a)) - ridge * b
+    del left  # of many entries each copy counts
     in_rows, in_columns = problem.shares()
     scale = 1 / (in_rows * factors.s + ridge), 1 / (in_columns * factors.s + ridge)
 
