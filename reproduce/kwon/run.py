@@ -43,7 +43,7 @@ SIDE, EVERY = 100, 10
 FIXED = 0.2  # factorization: the theorem is of one rate
 RATES, TUNED_ON = (0.05, 0.1, 0.2, 0.4, 0.8), 2
 RANK, SHARE = {"factorization": 10, "completion": 5}, 0.3
-SENSED = {False: (40, 2, 800), True: (200, 5, 4000)}  # side, rank, measurements
+SENSED = {False: (30, 2, 600), True: (200, 5, 4000)}  # side, rank, measurements
 ERROR, STEPS = {"factorization": 1e-4, "completion": 1e-2, "sensing": 1e-2}, 8000
 DIGITS = Training(hidden=256, width=20, steps=300, rows=128, rates=(3e-4, 1e-3, 3e-3, 1e-2, 3e-2))
 MINILM = Training(hidden=None, width=4, steps=150, rows=64, rates=(3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2))

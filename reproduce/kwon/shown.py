@@ -178,9 +178,11 @@ def _trained(runs: list[Cell]) -> str:
     counted = [run["steps_to_goal"] for run in runs if run["steps_to_goal"] is not None]
     late = f" (not in {len(runs) - len(counted)} of {len(runs)})" if len(counted) < len(runs) else ""
     steps = f"{statistics.median(counted):.0f} steps{late}" if counted else f"never{late}"
+    edge = sum(run["lr"] in (run["tried"][0]["lr"], run["tried"][-1]["lr"]) for run in runs)
+    at_edge = f", rate at the edge of those tried in {edge} of {len(runs)}" if edge else ""
     return (
         f"{runs[0]['parameters']:,} parameters, accuracy {mean('accuracy'):.4f}, {mean('cpu_seconds'):.2g} s, "
-        f"to a point below where dense ends {steps}"
+        f"to a point below where dense ends {steps}{at_edge}"
     )
 
 
