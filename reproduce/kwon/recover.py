@@ -173,10 +173,8 @@ def quickest(
     return {"lr": best["lr"], "tried": tried}
 
 
-def thinned(errors: Sequence[float], every: int, points: int = 30) -> dict[str, list[float]]:
-    """What a figure needs of a curve."""
-    step = max(1, len(errors) // points)
-    return {
-        "steps": [float(every * place) for place in range(0, len(errors), step)],
-        "errors": list(errors[::step]),
-    }
+def thinned(errors: Sequence[float], every: int, points: int = 40) -> dict[str, list[float]]:
+    """What a figure over the logarithm of steps needs of a curve."""
+    last = len(errors) - 1
+    kept = sorted({round(last ** (place / points)) for place in range(points + 1)})
+    return {"steps": [float(every * place) for place in kept], "errors": [errors[place] for place in kept]}

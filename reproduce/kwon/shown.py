@@ -215,7 +215,7 @@ def _draw_curves(cells: list[Cell], ax: Axes, values: str, title: str, scale: st
     for form, run in (cells[0]["forms"] if cells else {}).items():
         curve = run["curve"]
         ax.plot(curve["steps"], curve[values], color=COLORS[form], linewidth=1.2, label=form)
-    # Runs that never came to the error are long; step 0 falls off a logarithmic axis, nothing happens there.
+    # Runs that never came to the error are long.
     ax.set(title=title, xlabel="step", yscale=scale, xscale=scale)
 
 
