@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[1]
 MACHINE = {"machine": {"processor": "P", "threads": 1}, "versions": {"torch": "2"}}
@@ -102,6 +103,89 @@ def test_an_unknown_part_is_refused(monkeypatch, capsys):
     assert "--only takes speed, gamma" in capsys.readouterr().err
 
 
+@pytest.fixture
+def kwon(monkeypatch):
+    module: Any = importlib.import_module("reproduce.kwon.run")
+    layers: Any = importlib.import_module("reproduce.kwon.layers")
+    training = layers.Training(hidden=24, width=20, steps=60, rows=256, rates=(3e-2,))
+    small = {
+        "SIDE": 14,
+        "RANK": {"factorization": 2, "completion": 1},
+        "SHARE": 0.8,
+        "RATES": (0.4,),
+        "FIXED": 0.4,
+    }
+    small |= {"TUNED_ON": 1, "STEPS": 1500, "SENSED": {False: (8, 1, 120)}, "DIGITS": training}
+    for name, value in small.items():
+        monkeypatch.setattr(module, name, value)
+    # Steps go with one over it.
+    monkeypatch.setattr(importlib.import_module("reproduce.kwon.recover"), "INIT_SCALE", 0.03)
+    return module
+
+
+def test_kwon_s_chain_recovers_matrices_and_trains_as_a_layer(kwon, monkeypatch, tmp_path, capsys):
+    parts = "factorization,completion,sensing,digits"
+    for _ in range(2):
+        run("reproduce.kwon.run", monkeypatch, "--only", parts, "--seeds", 1, "--out", tmp_path)
+    assert capsys.readouterr().out.count("sensing, seed=0:") == 1, "a cell that was there was run again"
+    result = json.loads((tmp_path / "result.json").read_text())
+    cells = result["cells"]
+    for part in parts.split(",")[:3]:
+        forms = cells[f"{part}, seed=0"]["forms"]
+        assert all(forms[form]["met"] for form in ("wide", "compressed")), part
+        assert forms["compressed"]["steps"] < forms["random bases"]["steps"], part
+    # 2 d r + (L - 2) r^2 against L d^2.
+    factorized = cells["factorization, seed=0"]
+    assert factorized["forms"]["compressed"]["parameters"] == 2 * 14 * 4 + 4**2
+    assert factorized["forms"]["wide"]["parameters"] == 3 * 14**2
+    layer = cells["digits, seed=0"]["forms"]
+    assert layer["compressed"]["parameters"] == 2 * 24 * 20 + 20**2
+    assert min(layer[form]["accuracy"] for form in ("dense", "compressed")) > 0.6  # a guess is right in 0.1
+    status = [row["status"] for row in result["claims"]]
+    assert (status[0], status[3], status[-1]) == ("agrees", "not run", "not run")
+
+    # A claim fails where its figure does.
+    shown: Any = importlib.import_module("reproduce.kwon.shown")
+    factorized["worst_over_wide"] = 1.1
+    layer["compressed"]["accuracy"] = layer["dense"]["accuracy"] - 0.1
+    layer["wide"]["cpu_seconds"] = layer["compressed"]["cpu_seconds"]
+    failed = [row["status"] for row in shown.claims(cells)]
+    assert (failed[0], failed[-2]) == ("differs", "differs")
+
+
+def test_the_spectral_start_is_downhill_and_sees_only_the_surrogate():
+    recover: Any = importlib.import_module("reproduce.kwon.recover")
+    planted = recover.completion(12, 2, 0.5, 0)
+    left, factors, right = recover.start(planted, recover.FORMS["compressed"], 0)
+    u, _, vh = torch.linalg.svd(planted.see(planted.target))
+    leading = recover.INIT_SCALE**3 * u[:, :4] @ vh[:4]
+    torch.testing.assert_close(left @ factors[0] @ right.mT, leading, rtol=0, atol=1e-18)
+    # What sensing sees is, on average over measurements, the matrix itself.
+    sensed = recover.sensing(5, 1, 40_000, 0)
+    torch.testing.assert_close(sensed.see(sensed.target), sensed.target, rtol=0, atol=0.05)
+
+
+def test_film_rows_are_split_by_seed_and_judged_on_the_same(monkeypatch, minilm_dir):
+    features: Any = importlib.import_module("reproduce.kwon.features")
+    for name, value in {"TEST": 6, "POOL": 10, "TRAINED": 8}.items():
+        monkeypatch.setattr(features, name, value)
+    features._embedded.cache_clear()
+    one, other = features.films(0), features.films(1)
+    features._embedded.cache_clear()
+    assert one.x.shape == (8, 384)
+    assert set(torch.cat([one.y, one.test_y]).tolist()) == {0, 1}
+    assert torch.equal(one.test_x, other.test_x)
+    assert not torch.equal(one.x, other.x)
+    held = one.held_out()
+    assert torch.equal(torch.cat([held.x, held.test_x]), one.x)
+
+
+def test_kwon_s_other_size_is_of_sensing_alone(monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        run("reproduce.kwon.run", monkeypatch, "--paper")
+    assert "give --only sensing" in capsys.readouterr().err
+
+
 def test_the_table_has_a_row_for_each_claim_and_what_was_not_run():
     table: Any = importlib.import_module("reproduce.table")
     row = {"claim": "C", "paper": "7x", "ours": "8x", "status": "agrees", "command": "go", "seconds": 300.0}
@@ -126,7 +210,7 @@ def test_the_readme_is_what_the_result_files_say(monkeypatch, tmp_path):
     run("reproduce.table", monkeypatch, "--folder", tmp_path)
     assert (tmp_path / "README.md").read_text() == readme
     # And these what their cells say.
-    for name in ("theorem", "completion"):
+    for name in ("theorem", "completion", "kwon"):
         result = json.loads((ROOT / "reproduce" / name / "result.json").read_text())
         shown: Any = importlib.import_module(f"reproduce.{name}.shown")
         common: Any = importlib.import_module("reproduce.common")
