@@ -11,7 +11,7 @@ from torch import Tensor
 from corefold.completion import gather, kernels
 from corefold.completion.processes import Rows
 
-ROOM = 2**21  # numbers in the normal equations that processes add up at a time
+ROOM = 2**18  # numbers in the normal equations that processes add up at a time
 
 
 @dataclass(frozen=True)

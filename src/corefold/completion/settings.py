@@ -16,7 +16,7 @@ from corefold.completion.solvers import ALS, Descent, Schatten, Solver
 
 MOST = 64  # directions that "auto" starts from
 ROOM, FEW = 2**29, 16  # bytes that a solver's copies of the factors may then take, unless there are so few
-WORKING_COPIES = 16  # of the factors, in a step of a solver
+WORKING_COPIES = 20  # of the factors, in a step of a solver
 SOLVERS = {"schatten": Schatten, "descent": Descent, "als": ALS}
 
 

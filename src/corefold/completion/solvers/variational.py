@@ -63,13 +63,12 @@ def sweep(problem: Problem, step: Step) -> Step:
     a, of_a = observed.fit_rows(b, ridge), noise / (observed.counts(b.square()) + ridge)
 
     prior = _likeliest((b.square() + step.spread).sum(0), problem.width)
-    ridge = rows.sum(observed.transposed_counts(of_a)) + noise / prior
-    b = observed.fit_columns(a, ridge, rows)
-    of_b = noise / (rows.sum(observed.transposed_counts(a.square())) + ridge)
+    square, unsure = (rows.sum(observed.transposed_counts(part)) for part in (a.square(), of_a))
+    b = observed.fit_columns(a, unsure + noise / prior, rows)
+    of_b = noise / (square + unsure + noise / prior)
 
-    left = observed.values - observed.products(a, b)
-    unsure = observed.products(torch.cat([a.square() + of_a, of_a], 1), torch.cat([of_b, b.square()], 1))
-    fit, doubt = rows.sum(torch.stack([left.square().sum(), unsure.sum()])).tolist()
+    fit = float(rows.sum((observed.values - observed.products(a, b)).square().sum()))
+    doubt = float(((square + unsure) * of_b + unsure * b.square()).sum())  # of all entries, column by column
     noise = _noise(problem, fit + doubt)
     energy = problem.entries * math.log(noise) + _cost(rows.sum(_sums(a, of_a)), problem.height)
     energy += _cost(_sums(b, of_b), problem.width)
