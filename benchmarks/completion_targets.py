@@ -66,9 +66,12 @@ def condition(cells: Sequence[Cell]) -> Verdict:
 def descent(cells: Sequence[Cell]) -> Verdict:
     """With the fastest of the basis rates tried, where both forms came to the error."""
     there = [cell for cell in cells if "wide_over" in cell]
-    best = {cell["side"]: max(filter(None, cell["wide_over"].values()), default=0.0) for cell in there}
-    said = (f"{ratio:.1f}× at {side} × {side}" for side, ratio in best.items())
-    return (", ".join(said), min(best.values()) >= 7) if there else None
+    best = {
+        cell["side"]: max(((ratio or 0.0), name) for name, ratio in cell["wide_over"].items())
+        for cell in there
+    }
+    said = (f"{ratio:.1f}× at {side} × {side}, {name}" for side, (ratio, name) in best.items())
+    return ("; ".join(said), min(ratio for ratio, _ in best.values()) >= 7) if there else None
 
 
 def size(cells: Sequence[Cell]) -> Verdict:

@@ -219,7 +219,7 @@ def test_targets_say_what_was_measured_and_whether_it_is_met():
         "| reading | 370 MB from int32, 200 of them kept; 410 MB from int64, 200 of them kept | no |",
         "| processes | 300 MB each in 1, 100 MB each in 2 | yes |",
         "| condition | relative error 2e-07 at most, the rank in 2 of 2 | yes |",
-        "| descent | 7.5× at 300 × 300 | yes |",
+        "| descent | 7.5× at 300 × 300, fast | yes |",
         "| size | not yet |  |",
         "| exact | not yet |  |",
     ]
