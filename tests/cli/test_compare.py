@@ -326,3 +326,22 @@ def test_ctrl_c_says_how_to_go_on(grid, monkeypatch):
     assert len(records(grid)) == 1
     assert compare(grid).code == 0
     assert len(records(grid)) == 2
+
+
+def test_the_untouched_model_is_scored_as_it_comes(grid, tmp_path):
+    pairs = [("a man eats", "a man is eating", 5), ("a dog runs", "a car stops", 0.5), ("it rains", "rain falls", 4),
+             ("she sings", "he sleeps", 1), ("snow", "a hot day", 0)]  # fmt: skip
+    table = write_csv(tmp_path / "pairs.csv", ["text", "other", "label"], pairs * 4)
+    given = {"--train": table, "--eval": table, "--text-pair": "other", "--pair": "separate"}
+    outcome = compare({**grid, **given}, "--tune", "lr=1e-9,2e-9", methods="untouched,full", ranks="2,4")
+    assert outcome.code == 0, outcome.err
+    untouched, full = records(grid)
+    assert untouched["scores"] == pytest.approx(
+        full["scores"], abs=1e-4
+    )  # which rates of 1e-9 leave where it was
+    assert untouched["trainable_parameters"] == untouched["bytes"] == 0
+    assert (untouched["tries"], untouched["settings"]["lr"], len(full["tries"])) == ([], None, 2)
+
+
+def test_a_model_with_a_new_head_is_not_untouched(grid):
+    refused(compare(grid, methods="untouched"), "no cell has a score", "puts a new head on it")

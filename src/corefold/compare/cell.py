@@ -162,5 +162,7 @@ def saved_bytes(fit: Fit) -> int:
         state = {name: p for name, p in fit.adapted.named_parameters() if p.requires_grad}
     if fit.model is not fit.adapted:
         state |= {name: p for name, p in fit.model.named_parameters() if name.startswith("head.")}
+    if not state:
+        return 0
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
     return len(save(tensors, metadata={"format": "pt"}))

@@ -42,7 +42,8 @@ class Grid:
         ranks: of the adapters.
         samples: numbers of training rows.
         seeds: how many, from 0.
-        tries: for each method, settings to choose from on held-out training rows; nothing, or as many for each.
+        tries: for each method that trains, settings to choose from on held-out training rows; nothing, or as many
+            for each.
 
     Raises:
         InputError: an unknown method, a number below 1, something twice, or unequal numbers of tries.
@@ -66,7 +67,7 @@ class Grid:
                 raise InputError(f"--{flag} must be at least 1; got {_listed(given)}")
         if self.seeds < 1:
             raise InputError(f"--seeds must be at least 1; got {self.seeds}")
-        counts = {name: len(self.tries.get(name, ())) for name in self.methods}
+        counts = {name: len(self.tries.get(name, ())) for name in self.methods if trains(name)}
         if len(set(counts.values())) > 1:
             said = ", ".join(f"{name} {count}" for name, count in counts.items())
             raise InputError(f"--tune gives each method the same number of tries; got {said}")
@@ -87,8 +88,15 @@ class Grid:
 
     def work(self, key: Key) -> float:
         """Training steps that a cell takes, tries included, for an estimate of the time left."""
+        if not trains(key.method):
+            return 1.0
         steps = self.config.steps or default_steps(key.samples, self.config.batch_size)
         return steps * (1 + len(self.tries.get(key.method, ())))
+
+
+def trains(method: str) -> bool:
+    """Whether a method trains anything, and so has something to choose from; an unknown one is told later."""
+    return method not in METHODS or METHODS[method].trains
 
 
 def _listed(values: Sequence[object]) -> str:

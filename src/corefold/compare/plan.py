@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from corefold.compare.cell import Given
-from corefold.compare.grid import Grid, Key, Try
+from corefold.compare.grid import Grid, Key, Try, trains
 from corefold.compare.identity import shared_settings
 from corefold.compare.page import write_comparison
 from corefold.compare.store import open_store, read_cells
@@ -85,11 +85,12 @@ def begin(
     config = with_absolute_paths(config)
     tables = read_tables(config)
     rows = len(tables.train) - (len(tables.train) // 5 if tables.held_out is None else 0)
+    tries = {name: list(tries.get(name, ())) for name in methods if trains(name)}
     grid = Grid(config, tuple(methods), tuple(ranks), tuple(samples or (rows,)), seeds, tries)
     if max(grid.samples) > rows:
         raise InputError(f"--samples {max(grid.samples)}: {config.train} has {rows} rows to train on")
     shared = shared_settings(config, tables)
-    settings = open_store(out, {**shared, "tries": {name: list(tries.get(name, ())) for name in methods}})
+    settings = open_store(out, {**shared, "tries": tries})
     about = {
         "model": {"name": config.model, "digest": shared["model"]},
         "data": {"train": config.train, "eval": config.eval, "digests": [shared["train"], shared["eval"]]},

@@ -115,10 +115,11 @@ def _median(values: Iterable[float | None]) -> float | None:
     return median(known) if known else None
 
 
-def _counted(rates: Sequence[float]) -> str:
+def _counted(rates: Sequence[float | None]) -> str:
+    rates = [rate for rate in rates if rate is not None]
     counts = {rate: rates.count(rate) for rate in sorted(set(rates))}
-    if len(counts) == 1:
-        return f"{rates[0]:g}"
+    if len(counts) <= 1:
+        return "".join(f"{rate:g}" for rate in counts)
     return ", ".join(f"{rate:g} x{count}" for rate, count in counts.items())
 
 

@@ -47,11 +47,13 @@ class Fit:
     timer: StepTimer
 
     def train(self, checkpoint: Path | None = None) -> float:
-        """Train, from a checkpoint on if one is given, and return the seconds it took.
+        """Train what there is to train, from a checkpoint on if one is given, and return the seconds it took.
 
         Raises:
             InputError: the loss stops being finite, or misses a layer.
         """
+        if not self.trainable_parameters():
+            return 0.0
         try:
             trained = self.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except InputError:
@@ -93,7 +95,9 @@ def prepare(
         _start(problem, method.start, adapted, model)
     timer = StepTimer()
     callbacks = [timer, StopAtNonFiniteLoss(), *method.callbacks(problem.config, adapted)]
-    optimizer = method.optimizer(problem.config, model, head_of(model, problem.task))
+    optimizer = (
+        method.optimizer(problem.config, model, head_of(model, problem.task)) if method.trains else None
+    )
     try:
         trainer = _trainer(
             problem, model, optimizer, callbacks, _arguments(problem.config, out, progress, kept)
@@ -147,7 +151,7 @@ def _arguments(config: RunConfig, out: Path, progress: bool, kept: bool) -> Trai
 def _trainer(
     problem: Problem,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer | None,
     callbacks: list[TrainerCallback],
     arguments: TrainingArguments,
 ) -> Trainer:

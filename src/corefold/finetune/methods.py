@@ -23,7 +23,7 @@ from corefold.adapters import BasesCallback, DeepLoraConfig, param_groups
 from corefold.finetune import starts
 from corefold.finetune.config import RunConfig
 from corefold.finetune.errors import InputError
-from corefold.finetune.task import Task
+from corefold.finetune.task import Task, comes_whole
 
 BASES_BATCHES = 4
 ADALORA_START = (
@@ -63,7 +63,7 @@ class Method:
     """How a model is adapted, where its adapter starts, and what of it trains.
 
     Attributes:
-        rate: learning rate, where the settings leave it open.
+        rate: learning rate, where the settings leave it open; None if nothing trains.
         peft: PEFT's configuration from the settings, what all adapters share (`r`, `target_modules`,
             `exclude_modules`, `modules_to_save`, `task_type`) and the base model; None for a model without adapter.
         start: sets the adapter's start from training data, before there is an optimizer.
@@ -71,15 +71,17 @@ class Method:
         optimizer: from the settings, what trains, and the head's share of it.
         by_rank: whether the rank changes anything.
         whole: without adapter, whether the model trains below its head too.
+        trains: whether anything trains.
     """
 
-    rate: Callable[[RunConfig, Task], float]
+    rate: Callable[[RunConfig, Task], float | None]
     peft: Callable[[RunConfig, dict[str, Any], PreTrainedModel], PeftConfig] | None = None
     start: Callable[[starts.Given], None] | None = None
     callbacks: Callable[[RunConfig, Any], Sequence[TrainerCallback]] = no_callbacks
     optimizer: Callable[[RunConfig, nn.Module, Parameters], Optimizer] = two_rates
     by_rank: bool = True
     whole: bool = False
+    trains: bool = True
 
 
 def _constant(rate: float) -> Callable[[RunConfig, Task], float]:
@@ -161,6 +163,13 @@ def _head_rate(config: RunConfig, task: Task) -> float:
     return config.head_lr or default_head_lr(task)
 
 
+def _no_rate(config: RunConfig, task: Task) -> None:
+    if not comes_whole(task):
+        raise InputError(
+            f"untouched is the model as it comes, and this task ({task.kind}) puts a new head on it"
+        )
+
+
 DEEP_LORA = Method(_deep_lora_rate, _deep_lora, callbacks=_set_bases, optimizer=cores_and_head)
 LORA = Method(_constant(3e-4), _lora())
 DORA = Method(_constant(3e-4), _lora(use_dora=True))
@@ -180,6 +189,7 @@ ADALORA = Method(
 VERA = Method(_constant(1e-2), _vera)
 FULL = Method(_constant(3e-5), by_rank=False, whole=True)
 HEAD = Method(_head_rate, by_rank=False)
+UNTOUCHED = Method(_no_rate, by_rank=False, trains=False)
 
 # What command lines and files of settings call them.
 METHODS = {
@@ -193,4 +203,5 @@ METHODS = {
     "vera": VERA,
     "full": FULL,
     "head": HEAD,
+    "untouched": UNTOUCHED,
 }

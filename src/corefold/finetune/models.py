@@ -93,7 +93,8 @@ def adapt(
     if method.peft is None:
         for name, parameter in base.named_parameters():
             part = name.partition(".")[0]
-            parameter.requires_grad_(part in own_head or (method.whole and part not in poolers))
+            trains = part in own_head or (method.whole and part not in poolers)
+            parameter.requires_grad_(trains and method.trains)
         return base
     targets: Any = config.target_modules
     if targets != "all-linear" and re.fullmatch(r"[\w.,\s]+", targets):

@@ -168,6 +168,14 @@ def _has_own_head(state: dict[str, Any], model: str, kind: str, classes: int) ->
     )
 
 
+def comes_whole(task: Task) -> bool:
+    """Whether the checkpoint can do the task as it is: no head, or one that it was saved with."""
+    if task.head in ("cosine", "lm"):
+        return True
+    architectures = " ".join(_checkpoint_config(task.model).get("architectures") or [])
+    return task.head == "own" and "ForSequenceClassification" in architectures
+
+
 def _is_language_model(state: dict[str, Any], model: str) -> bool:
     architectures = " ".join(state.get("architectures") or [])
     return model.endswith(".gguf") or "ForCausalLM" in architectures or "LMHeadModel" in architectures
