@@ -20,11 +20,15 @@ from models import (
     randomise,
     same_tensors,
     tiny_llama,
-    wrap,
 )
+from models import wrap as wrap_by_default
 
 R, HALF = 8, 4  # width, and the directions of the gradient in it
 TARGETS = ["query", "value", "intermediate.dense", "output.dense"]
+
+
+def wrap(base, *args, **options):
+    return wrap_by_default(base, *args, **{"bases": "gradient", **options})
 
 
 def initialize(model, data, **options):
@@ -175,6 +179,23 @@ def test_kinds_of_bases(kind):
     if kind == "random":
         assert off_by(left, u[:, :HALF]) > 0.5
         assert off_by(right, vh[:HALF].mT) > 0.5
+
+
+def test_fisher_bases_follow_single_samples_on_minilm():
+    data, base = batches("minilm", 2, rows=8), load("minilm")
+    model = wrap(copy.deepcopy(base), r=R, target_modules=["layer.5.attention.self.query"], bases="fisher")
+    initialize(model, data)
+    (layer,) = layers(model).values()
+    left, right = layer.deeplora_left["default"].double(), layer.deeplora_right["default"].double()
+    singles = [{key: value[i : i + 1] for key, value in batch.items()} for batch in data for i in range(8)]
+    gradients = [dense_gradients(base, [one], plain_names(model))[plain_names(model)[0]] for one in singles]
+    for side, total in ((left, sum(g @ g.mT for g in gradients)), (right, sum(g.mT @ g for g in gradients))):
+        torch.testing.assert_close(side.mT @ side, torch.eye(R, dtype=side.dtype), atol=1e-5, rtol=0)
+        best = torch.linalg.eigvalsh(total)[-R:].sum()
+        assert (side.mT @ total @ side).trace() > 0.999 * best
+    core = left.mT @ sum(gradients) @ right
+    assert (core.diagonal() < 0).all(), "starts uphill"
+    assert (core - core.diagonal().diag()).norm() < 1e-4 * core.norm()
 
 
 def test_factors_return_to_their_start(model, data):
@@ -425,7 +446,7 @@ def test_only_the_named_adapter_changes(model, data):
 def test_other_active_adapters_take_part():
     # The second adapter learns on top of the first: its gradient is that of the model with the first one in it.
     data, model = batches("minilm", 1, rows=8), wrap(load("minilm"), r=R, target_modules=TARGETS)
-    model.add_adapter("second", corefold.DeepLoraConfig(r=R, target_modules=TARGETS))
+    model.add_adapter("second", corefold.DeepLoraConfig(bases="gradient", r=R, target_modules=TARGETS))
     randomise(model, size=0.3)
     model.base_model.set_adapter(["default", "second"])
     with pytest.raises(ValueError, match="adapter_name="):

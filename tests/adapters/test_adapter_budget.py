@@ -67,7 +67,7 @@ def widths(report: corefold.BasesReport) -> dict[str, int]:
 )
 @pytest.mark.parametrize("r", [4, 6])
 def test_widths_follow_the_energy(spectra, budget, expected, r):
-    model = given(spectra, r=r)
+    model = given(spectra, r=r, bases="gradient")
     report = spread(model, budget)
     assert widths(report) == expected
     for name, values in spectra.items():

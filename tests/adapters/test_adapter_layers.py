@@ -373,7 +373,7 @@ def test_scales(kind):
 def test_bases_follow_the_dense_gradient(kind):
     base, x = base_of(kind), inputs_of(kind)
     data = [x, x.flip(-1)] if x.is_floating_point() else [x, (x + 3) % 11]
-    model = adapted(kind).train()
+    model = adapted(kind, bases="gradient").train()
 
     def loss_fn(model, batch):
         return (model(batch) - 0.4).square().sum()  # whose gradient at a padding vector of zeros is not zero
@@ -573,7 +573,7 @@ def test_gpt2():
 @pytest.mark.parametrize("reentrant", [None, False, True])
 def test_gpt2_bases_and_gradients(reentrant):
     base, data = gpt2(tie_word_embeddings=False), batches("tiny", 2)
-    model = wrap(copy.deepcopy(base), **GPT2).train()
+    model = wrap(copy.deepcopy(base), **GPT2, bases="gradient").train()
     if reentrant is not None:
         gpt = model.get_base_model()  # transformers has renamed it
         enable = getattr(gpt, "activation_checkpointing_enable", None) or gpt.gradient_checkpointing_enable

@@ -6,7 +6,7 @@ import math
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate.utils import send_to_device
@@ -25,8 +25,16 @@ from corefold.adapters.processes import (
     refuse_partitioned,
     share,
     show_own_parts,
+    summed,
 )
-from corefold.core import GradientSketch, bases_from_singular_vectors, widths_by_energy
+from corefold.core import (
+    GradientBases,
+    GradientSketch,
+    MomentSketch,
+    bases_from_singular_vectors,
+    paired_bases,
+    widths_by_energy,
+)
 
 OVERSAMPLE = 8
 WIDEST = 2  # with a budget no layer gets more than this many times the average
@@ -69,9 +77,9 @@ def initialize_bases(
     """Point an adapter's bases along the gradient of the loss, and put its factors at their start.
 
     Runs forward and backward on `num_batches` batches without this adapter and in evaluation mode, and keeps of each
-    layer's weight gradient only a sketch of O((out + in) r) numbers (`corefold.core.GradientSketch`). No weight, no
-    `.grad`, no training flag and no random state of the model is changed; transformers models recompute activations on
-    the way, so the memory stays below a training step's.
+    layer's weight gradient only sketches of O((out + in) r) numbers (`GradientSketch` and `MomentSketch` of
+    `corefold.core`). No weight, no `.grad`, no training flag and no random state of the model is changed; transformers
+    models recompute activations on the way, so the memory stays below a training step's.
 
     In a distributed run every process calls it, before or after DDP or FSDP2 wraps the model, with its own share of
     the batches. The bases then follow the gradient averaged over all processes and are the same in each, bit for bit;
@@ -114,8 +122,8 @@ def initialize_bases(
     widest = _widest(layers, rank_budget)
     generator = generator or torch.Generator().manual_seed(0)
     sketching = torch.Generator().manual_seed(0)  # its own: `generator` must not feel how many batches came
-    sketches = {
-        name: GradientSketch.empty(
+    sizes = {
+        name: (
             layer.left_rows,
             math.prod(layer.right_shape),
             2 * widest[name] + OVERSAMPLE,
@@ -123,10 +131,17 @@ def initialize_bases(
         )
         for name, (layer, adapter) in layers.items()
     }
+    sketches = {name: GradientSketch.empty(*size) for name, size in sizes.items()}
+    fisher = {
+        name for name, (layer, adapter) in layers.items() if layer.deeplora_config[adapter].bases == "fisher"
+    }
+    moments = {name: MomentSketch.empty(*sizes[name]) for name in sizes if name in fisher}
 
     def add(name: str, output_grad: Tensor, inputs: Tensor) -> None:
         with exact:
             sketches[name] = sketches[name].add(output_grad, inputs, sketching)
+            if name in moments:
+                moments[name] = moments[name].add(output_grad, inputs)
 
     first, adapter = next(iter(layers.values()))
     device = first.deeplora_left[adapter].device
@@ -144,14 +159,14 @@ def initialize_bases(
             with failing_together():
                 run_backward(loss)
             bar.update()
-    sketches = averaged(sketches)
+    sketches, moments = averaged(sketches), summed(moments)
     _check_reached(sketches)
     show_own_parts(model)
     if rank_budget is not None:
         _spread(layers, sketches, rank_budget, widest)
     with exact:
         for name, (layer, adapter) in layers.items():
-            _set_bases(layer, adapter, sketches[name], generator)
+            _set_bases(layer, adapter, sketches[name], moments.get(name), generator)
     return BasesReport(
         {name: sketch.values.cpu() for name, sketch in sketches.items()},
         {name: layer.r[adapter] for name, (layer, adapter) in layers.items()},
@@ -271,12 +286,22 @@ def _check_reached(sketches: dict[str, GradientSketch]) -> None:
 
 
 def _set_bases(
-    layer: DeepLoraLayer, adapter: str, sketch: GradientSketch, generator: torch.Generator
+    layer: DeepLoraLayer,
+    adapter: str,
+    sketch: GradientSketch,
+    moments: MomentSketch | None,
+    generator: torch.Generator,
 ) -> None:
-    config, k = layer.deeplora_config[adapter], sketch.carried()
-    left, right = bases_from_singular_vectors(
-        sketch.left[:, :k], sketch.right[:, :k], layer.r[adapter], config.bases, generator
-    )
+    config, k, width = layer.deeplora_config[adapter], sketch.carried(), layer.r[adapter]
+    if moments is not None:
+        gradient = (sketch.left, sketch.values, sketch.right)
+        rows, columns = moments.directions(width)
+        left, right = paired_bases(rows.to(sketch.left), columns.to(sketch.left), gradient, width, generator)
+    else:
+        kind = cast(GradientBases, config.bases)
+        left, right = bases_from_singular_vectors(
+            sketch.left[:, :k], sketch.right[:, :k], width, kind, generator
+        )
     layer.reset_adapter(adapter, left, right)
     for name in layer.adapter_layer_names:
         share(getattr(layer, name)[adapter])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from corefold.adapters.layer import DeepLoraLayer
+from corefold.adapters.layer import DeepLoraLayer, one_sample
 
 Sink = Callable[[str, Tensor, Tensor], None]
 
@@ -104,12 +104,12 @@ def _watch_output(
 
 
 def _watch_weight(anchor: Tensor, sink: Callable[[Tensor, Tensor], None], weight: Tensor) -> Tensor:
-    # For a weight whose layer PyTorch never calls: its whole gradient G = I^T G.
+    # For a weight whose layer PyTorch never calls.
     return _Capture.apply(  # type: ignore[return-value]
         weight.clone(),
         weight.new_empty(0),
         anchor,
-        lambda g, _: sink(torch.eye(len(g), dtype=g.dtype, device=g.device), g),
+        lambda g, _: sink(*one_sample(g)),
     )
 
 

@@ -31,7 +31,9 @@ class DeepLoraConfig(PeftConfig):
         depth: number of core factors (L in the paper).
         init_scale: each factor starts at init_scale * I (epsilon in the paper, 1e-3 there; 0.1 here because under
             Adam a small start leaves the core without a gradient once the head has fitted).
-        bases: where `initialize_bases` takes the bases from; see `corefold.core.bases_from_singular_vectors`.
+        bases: where `initialize_bases` takes the bases from: `"fisher"`, the directions in which the gradients of
+            single samples have most energy (`corefold.core.MomentSketch`, `paired_bases`); `"gradient"`, the paper's,
+            `"spectral"` or `"random"`, see `corefold.core.bases_from_singular_vectors`.
         basis_lr_ratio: learning rate of the bases over that of the core (gamma in the paper); 0 freezes them.
         target_modules: names of the layers, a regular expression, or "all-linear"; by default PEFT's choice for
             LoRA on the same model.
@@ -48,10 +50,10 @@ class DeepLoraConfig(PeftConfig):
         initialized: set by `initialize_bases`; tells that the bases came from data.
     """
 
-    r: int = 8
+    r: int = 16
     depth: int = 3
     init_scale: float = 0.1
-    bases: Bases = "gradient"
+    bases: Bases = "fisher"
     basis_lr_ratio: float = 0.0
     target_modules: list[str] | str | None = None
     exclude_modules: list[str] | str | None = None
@@ -113,6 +115,23 @@ class DeepLoraConfig(PeftConfig):
             raise ValueError(
                 "When `layers_pattern` is specified, `layers_to_transform` must also be specified."
             )
+
+    @classmethod
+    def paper(cls, **settings: Any) -> Self:
+        """The method as its authors run it (Yaras et al. 2024, compressed): their width, start, bases and ratio.
+
+        They train the cores with AdamW at 1e-2 and Adam's eps 1e-6, without decay, at a constant rate.
+        """
+        return cls(
+            **{
+                "r": 8,
+                "depth": 3,
+                "init_scale": 1e-3,
+                "bases": "gradient",
+                "basis_lr_ratio": 1e-2,
+                **settings,
+            }
+        )
 
     def for_an_adapter(self) -> Self:
         """This configuration, as PEFT expects, for a loaded adapter and the first made of it; else a copy as given."""

@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from corefold.adapters.config import DeepLoraConfig
 
 
+def one_sample(gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """`(g, x)` with `g^T x` a gradient (out, in) that comes in one piece: I^T G, of a single sample."""
+    return torch.eye(len(gradient), dtype=gradient.dtype, device=gradient.device)[None], gradient[None]
+
+
 class DeepLoraLayer(nn.Module, BaseTunerLayer):
     """The adapters of one layer: for each adapter name one factor chain.
 
@@ -89,7 +94,10 @@ class DeepLoraLayer(nn.Module, BaseTunerLayer):
         return dense
 
     def gradient_factors(self, grad: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """`(g, x)` with `g^T x` the gradient of the weight as the chain sees it, from the output's and the input."""
+        """`(g, x)` with `g^T x` the gradient of the weight as the chain sees it, from the output's and the input.
+
+        With more than two axes the first is that of the samples; of two, each row counts as a sample.
+        """
         return grad, x
 
     def update_layer(self, adapter_name: str, r: int, config: DeepLoraConfig) -> None:

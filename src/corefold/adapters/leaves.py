@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.nn.modules.module import _has_any_global_hook
 from transformers.pytorch_utils import Conv1D
 
-from corefold.adapters.layer import DeepLoraLayer
+from corefold.adapters.layer import DeepLoraLayer, one_sample
 from corefold.core import FactorChain, adapted_linear
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ class DeepLoraConv(DeepLoraLayer):
         with torch.enable_grad():
             weight = conv.weight.detach().requires_grad_()
             (dense,) = torch.autograd.grad(conv._conv_forward(x, weight, None), weight, grad)
-        return torch.eye(len(dense), dtype=dense.dtype, device=dense.device), dense.flatten(1)
+        return one_sample(dense.flatten(1))
 
 
 class DeepLoraMultiheadAttention(DeepLoraLayer):

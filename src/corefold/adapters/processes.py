@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from corefold.core import GradientSketch
+from corefold.core import GradientSketch, MomentSketch
 
 if TYPE_CHECKING:
     from corefold.adapters.layer import DeepLoraLayer
@@ -73,6 +74,19 @@ def _of_all(sketch: GradientSketch, tokens: tuple[int, ...]) -> list[GradientSke
         GradientSketch(left, values[0], right, count)
         for (left, values, right), count in zip(parts, tokens, strict=True)
     ]
+
+
+def summed(moments: dict[str, MomentSketch]) -> dict[str, MomentSketch]:
+    """Every layer's sums over the samples of all processes."""
+    if not _several():
+        return moments
+    found = {}
+    for name, own in moments.items():
+        both = torch.cat([own.left, own.right])  # one collective a layer
+        dist.all_reduce(both)
+        left, right = both.split([len(own.left), len(own.right)])
+        found[name] = replace(own, left=left, right=right)
+    return found
 
 
 def placed_as(parameter: Tensor, values: Tensor) -> Tensor:

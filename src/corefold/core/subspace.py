@@ -17,7 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Bases = Literal["gradient", "spectral", "random"]
+Bases = Literal["fisher", "gradient", "spectral", "random"]
+GradientBases = Literal["gradient", "spectral", "random"]
 
 
 def wide_bases(
@@ -35,7 +36,7 @@ def bases_from_singular_vectors(
     u: Float[Tensor, "out k"],
     v: Float[Tensor, "in k"],
     width: int,
-    kind: Bases = "gradient",
+    kind: GradientBases = "gradient",
     generator: torch.Generator | None = None,
 ) -> tuple[Float[Tensor, "out width"], Float[Tensor, "in width"]]:
     """Orthonormal `(left, right)` of `width` columns from a gradient's top singular vectors, largest first.
@@ -56,8 +57,8 @@ def bases_from_singular_vectors(
     Raises:
         ValueError: width out of range, or an unknown kind.
     """
-    if kind not in get_args(Bases):
-        raise ValueError(f"bases must be one of {', '.join(get_args(Bases))}; got {kind!r}")
+    if kind not in get_args(GradientBases):
+        raise ValueError(f"kind must be one of {', '.join(get_args(GradientBases))}; got {kind!r}")
     if not 1 <= width <= min(u.shape[0], v.shape[0]):
         raise ValueError(
             f"width must lie between 1 and min(out, in) = {min(u.shape[0], v.shape[0])}; got {width}"
@@ -74,10 +75,39 @@ def bases_from_singular_vectors(
     return left.roll(-followed, 1), right
 
 
+def paired_bases(
+    left: Float[Tensor, "out k"],
+    right: Float[Tensor, "in l"],
+    gradient: tuple[Float[Tensor, "out m"], Float[Tensor, " m"], Float[Tensor, "in m"]],
+    width: int,
+    generator: torch.Generator | None = None,
+) -> tuple[Float[Tensor, "out width"], Float[Tensor, "in width"]]:
+    """`width` columns that span `left` and `right`, turned so that the chain starts downhill.
+
+    With M = left^T G right = P diag(s) R^T they are `-left P` and `right R`: the gradient of the core is then
+    `-diag(s)`, and its start, a multiple of the identity, pairs what the gradient pairs. Where there are fewer
+    directions than columns, random ones are added first.
+
+    Args:
+        left: orthonormal columns, for instance `MomentSketch.directions`.
+        right: the same on the other side.
+        gradient: singular vectors and values `(u, s, v)` of the mean gradient G = u diag(s) v^T.
+        width: columns wanted, at most min(out, in).
+        generator: source of the random directions, on the CPU.
+    """
+    left, right = complete(left, width, generator), complete(right, width, generator)
+    u, s, v = gradient
+    p, _, rh = torch.linalg.svd((left.mT @ u * s) @ (v.mT @ right))
+    left, right = left @ p, right @ rh.mT
+    # An SVD leaves the signs of its pairs open.
+    signs = left.gather(0, left.abs().argmax(0, keepdim=True)).sign()
+    return -left * signs, right * signs
+
+
 def bases_from_gradient(
     gradient: Float[Tensor, "out in"],
     width: int,
-    kind: Bases = "gradient",
+    kind: GradientBases = "gradient",
     generator: torch.Generator | None = None,
 ) -> tuple[Float[Tensor, "out width"], Float[Tensor, "in width"]]:
     """`bases_from_singular_vectors` of a dense gradient; see there."""

@@ -52,10 +52,10 @@ class RunConfig:
         "regression for numbers with fractions or many values, else classification.",
     )
     method: Method = _setting("deep-lora", "Adapter.")
-    rank: int = _setting(8, "Width of the core, or rank of LoRA.")
+    rank: int = _setting(16, "Width of the core, or rank of LoRA.")
     depth: int = _setting(3, "Number of core factors (deep-lora).")
-    bases: Literal["gradient", "spectral", "random"] = _setting(
-        "gradient", "Where the bases come from (deep-lora)."
+    bases: Literal["fisher", "gradient", "spectral", "random"] = _setting(
+        "fisher", "Where the bases come from (deep-lora)."
     )
     basis_lr_ratio: float = _setting(
         0.0, "Learning rate of the bases over that of the core; 0 freezes (deep-lora)."
@@ -66,11 +66,10 @@ class RunConfig:
     )
     lr: float | None = _setting(
         None,
-        "Learning rate. Default: 1e-2 x 8 / rank for deep-lora (3e-3 x 8 / rank without a head), 3e-4 for lora.",
+        "Learning rate. Default: for deep-lora 16 / rank times 1e-2 (5e-3 for causal-lm, 5e-4 for two embeddings); "
+        "for lora 3e-4.",
     )
-    head_lr: float | None = _setting(
-        None, "Learning rate of the head. Default: 1e-2 on pooled tokens, 1e-3 for the model's own."
-    )
+    head_lr: float | None = _setting(None, "Learning rate of the head. Default: 1e-3.")
     steps: int | None = _setting(
         None, "Optimizer steps. Default: ten passes over the training rows, at least 100 and at most 500."
     )

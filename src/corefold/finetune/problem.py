@@ -14,7 +14,7 @@ from corefold.finetune import data
 from corefold.finetune.config import RunConfig
 from corefold.finetune.encoding import encode
 from corefold.finetune.errors import InputError
-from corefold.finetune.methods import Method, default_head_lr
+from corefold.finetune.methods import HEAD_RATE, Method
 from corefold.finetune.models import load_tokenizer
 from corefold.finetune.task import Task, choose_kind, longest_input, make_task
 
@@ -116,7 +116,7 @@ def decided(config: RunConfig, task: Task, rows: int, method: Method) -> RunConf
         pair=task.pair,
         head=task.head if task.head in ("own", "mean") else None,
         lr=method.rate(config, task),
-        head_lr=default_head_lr(task),
+        head_lr=HEAD_RATE,
         steps=steps,
         checkpoint_every=max(1, steps // 10),
     )
