@@ -110,8 +110,16 @@ def paper(folder: Path) -> Mapping[str, Any]:
     return json.loads((folder / "paper.json").read_text(encoding="utf-8"))
 
 
-def draw(path: Path, rows: int, columns: int, fill: Callable[[list[Axes]], object]) -> None:
-    """A figure of several panels, the same bytes for the same numbers."""
+def draw(
+    path: Path,
+    rows: int,
+    columns: int,
+    fill: Callable[[list[Axes]], object],
+    *,
+    width: float = 4.6,
+    height: float = 3.2,
+) -> None:
+    """A figure of several panels of that size in inches, the same bytes for the same numbers."""
 
     def panels(ax: Axes) -> None:
         figure = ax.figure
@@ -127,7 +135,7 @@ def draw(path: Path, rows: int, columns: int, fill: Callable[[list[Axes]], objec
             if one.get_legend_handles_labels()[0]:
                 one.legend(frameon=False, fontsize=7)
 
-    picture = figure_svg(panels, width=4.6 * columns, height=3.2 * rows)
+    picture = figure_svg(panels, width=width * columns, height=height * rows)
     # On its own, a picture has no page to take its ink and ground from.
     picture = picture.replace("<svg ", '<svg style="background: white; color: #222" ', 1)
     path.write_text(picture + "\n", encoding="utf-8")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-FOLDERS = ("theorem", "completion", "kwon")
+FOLDERS = ("theorem", "completion", "kwon", "defaults", "fewshot")
 BLOCK = re.compile(r"<!-- table: claims -->\n(?:.*?)<!-- end -->", re.DOTALL)
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+
+from command import write_csv
 
 ROOT = Path(__file__).parents[1]
 MACHINE = {"machine": {"processor": "P", "threads": 1}, "versions": {"torch": "2"}}
@@ -215,3 +218,86 @@ def test_the_readme_is_what_the_result_files_say(monkeypatch, tmp_path):
         shown: Any = importlib.import_module(f"reproduce.{name}.shown")
         common: Any = importlib.import_module("reproduce.common")
         assert common._short(shown.claims(result["cells"])) == result["claims"]
+
+
+@pytest.fixture
+def few(monkeypatch, tiny, tmp_path):
+    """Two small sets as files, few steps, and what both searches take."""
+    monkeypatch.setattr("corefold.finetune.problem.MIN_STEPS", 3)
+    pairs = [(f"a man number {i}", f"a dog number {i % 3}", i % 5 + 0.5) for i in range(40)]
+    texts = [(f"{'who' if i % 2 else 'where'} is number {i}", i % 2) for i in range(40)]
+    for part in ("train", "dev"):
+        for name, header, rows in (
+            ("stsb", ["sentence1", "sentence2", "score"], pairs),
+            ("trec", ["text", "label"], texts),
+        ):
+            folder = tmp_path / "data" / name
+            folder.mkdir(parents=True, exist_ok=True)
+            write_csv(folder / f"{part}.csv", header, rows)
+    encoder = shutil.copytree(tiny, tmp_path / "encoder")
+    (encoder / "modules.json").write_text("[]")  # which says that it embeds sentences
+    return ("--model", encoder, "--data", tmp_path / "data", "--sets", "stsb", "trec", "--samples", 10,
+            "--seeds", 2, "--out", tmp_path)  # fmt: skip
+
+
+def test_few_rows_are_compared_seed_by_seed(few, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("reproduce.fewshot.run.JUDGED", 20)
+    for _ in range(2):
+        run("reproduce.fewshot.run", monkeypatch, *few, "--work", tmp_path / "work")
+    said = capsys.readouterr().out
+    assert said.count("trec, deep-lora, 10 rows, seed 1:") == 1, "a cell that was there was run again"
+    result = json.loads((tmp_path / "result.json").read_text())
+    cells = result["cells"]
+    assert {cell["run"] for cell in cells.values() if cell["set"] == "stsb"} == {
+        "deep-lora", "lora, tuned", "untouched", "lora, 2e-4", "lora, 1e-3"}  # fmt: skip
+    tuned = cells["lora, tuned, trec 10, seed=0"]
+    assert [each["lr"] for each in tuned["tries"]] == [1e-4, 3e-4, 1e-3]
+    assert cells["deep-lora, trec 10, seed=0"]["tries"] == []
+    status = {row["claim"]: row["status"] for row in result["claims"]}
+    assert status["Flat in the rank: question types, 64 rows"] == "not run"
+    assert status["A twentieth of LoRA's trained numbers, heads aside"] == "differs"  # layers of 32 x 32
+
+    # A claim fails where its figure does.
+    shown: Any = importlib.import_module("reproduce.fewshot.shown")
+    for cell in cells.values():
+        cell["score"] = 0.9 if cell["run"] == "deep-lora" else 0.5
+    assert [row["status"] for row in shown.claims(cells)[:5]] == ["agrees"] * 5
+    for cell in cells.values():
+        cell["score"] = 0.4 if cell["run"] == "deep-lora" else 0.5
+    assert [row["status"] for row in shown.claims(cells)[:5]] == ["differs"] * 5
+
+
+def test_the_search_for_defaults_goes_on_and_says_what_it_did_not_run(few, monkeypatch, tmp_path, capsys):
+    variants: Any = importlib.import_module("reproduce.defaults.variants")
+    module: Any = importlib.import_module("reproduce.defaults.run")
+    monkeypatch.setattr(module, "JUDGED", {"stsb": 10, "trec": 10})
+    slow, fast = "LoRA, lr 0.001", "LoRA, lr 0.001, fast head"
+    means, shared = (
+        f"single samples through class means, width {width}, {rest}"
+        for width, rest in ((16, "lr 0.01"), (8, "shared moment, lr 0.01"))
+    )
+    kept = "single samples, from class means, width 8, lr 0.01"
+    names = [slow, fast, means, shared, kept, "single samples, width 16, lr 0.01"]
+    for _ in range(2):
+        run("reproduce.defaults.run", monkeypatch, *few, "--seeds", 1, "--only", *names)
+    assert capsys.readouterr().out.count(f"{slow}, trec 10, seed=0:") == 1
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert len(result["cells"]) == 2 * len(names)
+    assert all(cell["norm"] > 0 for key, cell in result["cells"].items() if "single" in key)
+    assert {row["status"] for row in result["claims"]} == {"not run"}  # of ten rows none is told
+    assert "<svg" in (tmp_path / "figure.svg").read_text()
+    assert variants.VARIANTS[shared].shared
+
+
+def test_a_step_of_the_shared_moment_turns_with_the_basis():
+    variants: Any = importlib.import_module("reproduce.defaults.variants")
+    turn = torch.linalg.qr(torch.randn(4, 4, generator=torch.Generator().manual_seed(0))).Q
+    moved = []
+    for given in (torch.eye(4), turn):
+        p = torch.nn.Parameter(torch.zeros(4, 4))
+        optimizer = variants.SharedAdam([{"params": [p], "lr": 0.1, "shared": True}], eps=1e-12)
+        for scale in (1.0, 3.0, -0.5):
+            p.grad = scale * given @ torch.arange(16.0).reshape(4, 4)
+            optimizer.step()
+        moved.append(p.detach().clone())
+    torch.testing.assert_close(turn @ moved[0], moved[1], rtol=1e-5, atol=1e-6)

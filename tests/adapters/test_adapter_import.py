@@ -185,6 +185,17 @@ class Derived(DeepLoraConfig):
     more: int = 0
 
 
+def test_the_paper_s_form_is_one_word():
+    config = DeepLoraConfig.paper(target_modules=["a"], r=4)
+    assert (config.bases, config.init_scale, config.basis_lr_ratio, config.depth) == (
+        "gradient",
+        1e-3,
+        1e-2,
+        3,
+    )
+    assert (config.r, config.target_modules) == (4, {"a"})
+
+
 def test_unknown_settings_are_named():
     with pytest.raises(TypeError, match=r"has no setting alpha, rank;.*pip install --upgrade"):
         DeepLoraConfig(rank=8, r=4, alpha=2)

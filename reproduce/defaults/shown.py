@@ -1,0 +1,126 @@
+"""What the search comes to: rows of the table, and the figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import fmean
+
+from matplotlib.axes import Axes
+from reproduce.common import AGREES, DIFFERS, PARTLY, Cell, claim, draw, paper
+
+from corefold.compare.statistics import paired
+from corefold.report.plots import BLUE, GREEN, GREY, PURPLE, VERMILION
+
+COMMAND = "python -m reproduce.defaults.run --only"
+WIDE = "single samples through class means, width"
+NAMED = {"trec": "question types", "stsb": "sentence pairs", "sst2": "film sentiment"}
+PANELS = (("trec", 64), ("trec", 16), ("stsb", 16))
+COLORS = {"LoRA": VERMILION, "mean": GREY, "spectral": GREY, "random": PURPLE, "single": BLUE, "head": GREEN}
+Cells = Mapping[str, Cell]
+
+
+def claims(cells: Cells) -> list[Cell]:
+    """One row a question."""
+    said = paper(Path(__file__).parent)
+    return [
+        _compared(
+            "Bases from the mean gradient are as good as from single samples'",
+            said["bases"],
+            cells,
+            [("single samples, width 16, lr 0.01", "mean gradient, width 16, lr 0.01")],
+            [("trec", 64), ("trec", 16)],
+        ),
+        _compared(
+            "A random head serves to find the bases, one that points to the means of the classes is no better",
+            said["head"],
+            cells,
+            [(f"{WIDE} 16, lr 0.01", "single samples, width 16, lr 0.01")],
+            [("trec", 64), ("trec", 16)],
+        ),
+        _compared(
+            "The head's rate matters little: 1e-3 beside 1e-2",
+            said["head"],
+            cells,
+            [("LoRA, lr 0.001", "LoRA, lr 0.001, fast head"),
+             (f"{WIDE} 16, lr 0.01", f"{WIDE} 16, lr 0.01, fast head")],
+            [("trec", 64), ("trec", 16), ("sst2", 64)],
+        ),
+        _compared(
+            "Depth 2 is as good as depth 3, with two thirds of the numbers",
+            said["depth"],
+            cells,
+            [(f"{WIDE} 16, lr 0.01", f"{WIDE} 16, lr 0.01, depth 2")],
+            [("trec", 64), ("trec", 16)],
+        ),
+        _compared(
+            "Adam is as good as with one second moment a core, whose step does not grow with the width",
+            said["adam"],
+            cells,
+            [(f"{WIDE} 8, lr 0.02", f"{WIDE} 8, shared moment, lr 0.2"),
+             ("single samples, width 16, lr 0.01", "single samples, width 16, shared moment, lr 0.2"),
+             (f"{WIDE} 32, lr 0.005", f"{WIDE} 32, shared moment, lr 0.2")],
+            [("trec", 64)],
+        ),
+    ]  # fmt: skip
+
+
+def _compared(
+    text: str, published: str, cells: Cells, pairs: list[tuple[str, str]], places: list[tuple[str, int]]
+) -> Cell:
+    told, used, signs = [], [], set()
+    for one, other in pairs:
+        for name, samples in places:
+            mine, theirs = of(cells, one, name, samples), of(cells, other, name, samples)
+            found = paired(scores(mine), scores(theirs))
+            if found is None:
+                continue
+            used += [*mine.values(), *theirs.values()]
+            signs.add((found.low > 0) - (found.high < 0))
+            told.append(
+                f"{NAMED[name]}, {samples} rows, {found.pairs} seeds: {one} {_mean(mine, theirs):.3f}, "
+                f"less {other} {found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+            )
+    status = AGREES if signs <= {0} else DIFFERS if signs == {1} else PARTLY
+    return claim(text, published, "; ".join(told), status, f"{COMMAND} '{pairs[0][0]}' '{pairs[0][1]}'", used)
+
+
+def _mean(cells: Mapping[int, Cell], others: Mapping[int, Cell]) -> float:
+    return fmean(score for seed, score in scores(cells).items() if seed in others)
+
+
+def of(cells: Cells, variant: str, name: str, samples: int) -> dict[int, Cell]:
+    """The cells of a variant on a set, by seed."""
+    start = f"{variant}, {name} {samples}, seed="
+    return {int(key.removeprefix(start)): cell for key, cell in cells.items() if key.startswith(start)}
+
+
+def scores(cells: Mapping[int, Cell]) -> dict[int, float]:
+    """Pearson's correlation, or the accuracy."""
+    return {
+        seed: cell["scores"].get("pearson", cell["scores"].get("accuracy")) for seed, cell in cells.items()
+    }
+
+
+def figure(path: Path, cells: Cells) -> None:
+    """Every variant's score, a dot a seed, for three numbers of rows."""
+
+    def fill(axes: list[Axes]) -> None:
+        for ax, (name, samples) in zip(axes, PANELS, strict=True):
+            _dots(ax, cells, name, samples)
+
+    draw(path, 1, len(PANELS), fill, height=9.0, width=6.0)
+
+
+def _dots(ax: Axes, cells: Cells, name: str, samples: int) -> None:
+    marker = f", {name} {samples}, seed="
+    variants = dict.fromkeys(key.split(marker)[0] for key in cells if marker in key)
+    found = {variant: list(scores(of(cells, variant, name, samples)).values()) for variant in variants}
+    order = sorted(found, key=lambda variant: fmean(found[variant]))
+    for place, variant in enumerate(order):
+        color = COLORS[variant.replace(",", " ").split()[0]]
+        ax.plot(found[variant], [place] * len(found[variant]), "o", color=color, markersize=3, alpha=0.6)
+        ax.plot(fmean(found[variant]), place, "|", color=color, markersize=9, markeredgewidth=2)
+    ax.set_yticks(range(len(order)), order, fontsize=5.5)
+    ax.set_title(f"{NAMED[name]}, {samples} rows", fontsize=9)
+    ax.set_xlabel("Pearson's correlation" if name == "stsb" else "accuracy")

@@ -1,0 +1,172 @@
+"""Few labelled rows: Deep LoRA by its defaults against LoRA, tuned in each cell and by PEFT's defaults.
+
+    python -m reproduce.fewshot.run --model MINILM --data ../shared/data --sets stsb trec sst2 --samples 16 64 --seeds 5
+
+Cells lie in --work, one folder a set and a row of the table; what is there or in result.json is not run again.
+The base model is in bfloat16, which takes two thirds of the time.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from reproduce.common import Result, circumstances
+from reproduce.fewshot.shown import claims, figure
+
+from corefold.compare.grid import Key
+from corefold.compare.plan import Plan, begin
+from corefold.compare.store import read_cells
+from corefold.finetune import RunConfig
+
+HERE = Path(__file__).parent
+JUDGED = 500
+COLUMNS = {
+    "stsb": {"text": "sentence1", "text_pair": "sentence2", "label": "score", "task": "regression"},
+    "trec": {"text": "text", "label": "label", "task": "classification"},
+    "sst2": {"text": "text", "label": "label", "task": "classification"},
+}
+RATES = (1e-4, 3e-4, 1e-3)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A row of the table: a method, its rank, and what is set or tuned."""
+
+    method: str
+    rank: int = 8
+    rates: Sequence[float] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+RUNS = {
+    "deep-lora": Run("deep-lora", 16),
+    "lora, tuned": Run("lora", rates=RATES),
+    "head": Run("head"),
+    "untouched": Run("untouched"),
+    "lora, 2e-4": Run("lora", settings={"lr": 2e-4}),
+    "lora, 1e-3": Run("lora", settings={"lr": 1e-3}),
+    # Beyond the default six: how flat in rank and rate.
+    **{f"deep-lora, rank {rank}": Run("deep-lora", rank) for rank in (2, 8, 32, 64)},
+    **{f"lora, 1e-3, rank {rank}": Run("lora", rank, settings={"lr": 1e-3}) for rank in (2, 32, 64)},
+    **{f"deep-lora, {lr:g}": Run("deep-lora", 16, settings={"lr": lr}) for lr in (3e-3, 3e-2)},
+    **{f"lora, {lr:g}": Run("lora", settings={"lr": lr}) for lr in (3e-4, 3e-3)},
+}
+NEW_HEAD, NO_HEAD = (
+    {"untouched"},
+    {"head"},
+)  # what makes no sense where the task has a new head, and where it has none
+
+
+def folder(work: Path, name: str, run: str) -> Path:
+    """Where the cells of a run on a set lie."""
+    return work / name / run.replace(", ", "-").replace(" ", "-")
+
+
+def main() -> None:
+    """The command."""
+    given = _arguments()
+    torch.set_num_threads(given.threads)
+    known = Result(given.out / "result.json", "").cells
+    for seeds in range(1, given.seeds + 1):  # in turns, so that what is done compares
+        for name, run in _runs(given):
+            plan = _begin(given, name, run, seeds)
+            todo = [key for key in plan.todo if _called(run, name, key) not in known]
+            replace(plan, todo=todo).run(1, lambda cell, run=run, name=name: _say(name, run, cell))
+    write(given.work, given.out)
+
+
+def _begin(given: argparse.Namespace, name: str, run: str, seeds: int) -> Plan:
+    row = RUNS[run]
+    config = RunConfig(
+        model=given.model,
+        train=f"{given.data}/{name}/train.csv",
+        eval=f"{given.data}/{name}/dev.csv",
+        eval_samples=JUDGED,
+        dtype="bfloat16",
+        **COLUMNS[name],
+    )
+    return begin(
+        replace(config, **row.settings),
+        folder(given.work, name, run),
+        methods=[row.method],
+        ranks=[row.rank],
+        samples=given.samples,
+        seeds=seeds,
+        tries={row.method: [{"lr": rate} for rate in row.rates]},
+    )
+
+
+def _called(run: str, name: str, key: Key) -> str:
+    return f"{run}, {name} {key.samples}, seed={key.seed}"
+
+
+def write(work: Path, out: Path) -> None:
+    """Take the cells that are done into result.json, and draw them."""
+    result = Result(out / "result.json", __doc__ or "")
+    for name in COLUMNS:
+        for run in RUNS:
+            for key, cell in read_cells(folder(work, name, run)).items():
+                found = {} if cell["error"] else _short(cell)
+                if found:
+                    about = {
+                        "run": run,
+                        "set": name,
+                        "seconds_in_all": cell["seconds"],
+                        **circumstances("cpu"),
+                    }
+                    result.cells.setdefault(
+                        f"{run}, {name} {key.samples}, seed={key.seed}", {**about, **found}
+                    )
+    result.claims = claims(result.cells)
+    result.write()
+    figure(out / "figure.svg", result.cells)
+
+
+def _short(cell: Mapping[str, Any]) -> dict[str, Any]:
+    keys = ("method", "rank", "samples", "seed", "main", "scores", "seconds_per_step", "bytes")
+    return {
+        **{key: cell[key] for key in keys},
+        "score": cell["scores"][cell["main"]],
+        "lr": cell["settings"]["lr"],
+        "tries": [{"lr": each["lr"], "score": each.get(cell["main"])} for each in cell["tries"]],
+        "parameters": cell["trainable_parameters"],
+        "test_rows": cell["rows"]["eval"],
+    }
+
+
+def _runs(given: argparse.Namespace) -> Iterator[tuple[str, str]]:
+    for run in RUNS if "all" in given.runs else given.runs:
+        for name in given.sets:
+            if run not in (NO_HEAD if name == "stsb" else NEW_HEAD):
+                yield name, run
+
+
+def _say(name: str, run: str, cell: Any) -> None:
+    score = cell["error"] or f"{cell['scores'][cell['main']]:.4f}"
+    print(
+        f"{name}, {run}, {cell['samples']} rows, seed {cell['seed']}: {score}, {cell['seconds']:.0f} s",
+        flush=True,
+    )
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--data", default="../shared/data")
+    parser.add_argument("--work", type=Path, default=Path("build/fewshot"), help="where the cells lie")
+    parser.add_argument("--out", type=Path, default=HERE)
+    parser.add_argument("--sets", nargs="+", choices=COLUMNS, default=list(COLUMNS))
+    parser.add_argument("--runs", nargs="+", choices=[*RUNS, "all"], default=list(RUNS)[:6])
+    parser.add_argument("--samples", nargs="+", type=int, default=[16, 64])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
