@@ -1,4 +1,7 @@
-"""Write the README's table of claims from the result files: python -m reproduce.table"""
+"""Write the table of claims here, and that of few rows in the front README, from the result files.
+
+python -m reproduce.table
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from reproduce.fewshot.shown import table as few_rows
+
 HERE = Path(__file__).parent
 FOLDERS = ("theorem", "completion", "kwon", "defaults", "fewshot")
-BLOCK = re.compile(r"<!-- table: claims -->\n(?:.*?)<!-- end -->", re.DOTALL)
 
 
 def main() -> None:
@@ -24,13 +28,17 @@ def main() -> None:
         for name in FOLDERS
         if (path := given.folder / name / "result.json").exists()
     }
-    readme.write_text(fill(readme.read_text(encoding="utf-8"), results), encoding="utf-8")
+    readme.write_text(fill(readme.read_text(encoding="utf-8"), "claims", table(results)), encoding="utf-8")
+    front = given.folder.parent / "README.md"
+    if "fewshot" in results and front.exists():
+        few = few_rows(results["fewshot"]["cells"])
+        front.write_text(fill(front.read_text(encoding="utf-8"), "few rows", few), encoding="utf-8")
 
 
-def fill(text: str, results: Mapping[str, Mapping[str, Any]]) -> str:
-    """The text with the table written anew."""
-    block = f"<!-- table: claims -->\n{table(results)}\n<!-- end -->"
-    return BLOCK.sub(lambda _: block, text)
+def fill(text: str, name: str, written: str) -> str:
+    """The text with the table of that name written anew."""
+    block = re.compile(rf"<!-- table: {name} -->\n(?:.*?)<!-- end -->", re.DOTALL)
+    return block.sub(lambda _: f"<!-- table: {name} -->\n{written}\n<!-- end -->", text)
 
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> str:

@@ -195,7 +195,7 @@ def test_the_table_has_a_row_for_each_claim_and_what_was_not_run():
     missing = {**row, "claim": "D", "ours": None, "status": "not run", "seconds": None}
     results = {"theorem": {"claims": [row, missing], "cells": {"a": MACHINE, "b": MACHINE}}}
     text = "before\n<!-- table: claims -->\nold\n<!-- end -->\nafter\n"
-    filled = table.fill(text, results).splitlines()
+    filled = table.fill(text, "claims", table.table(results)).splitlines()
     assert filled[4:6] == [
         "| [C](theorem/) | 7x | 8x | **agrees** | 5 min | `go` |",
         "| [D](theorem/) | 7x |  | **not run** |  | `go` |",

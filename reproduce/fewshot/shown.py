@@ -115,6 +115,39 @@ def _flat(cells: Cells, published: str) -> Cell:
                  command, used)  # fmt: skip
 
 
+HEADER = ("", "rows", "untouched or head alone", "LoRA, lr 2e-4", "LoRA, lr 1e-3", "LoRA, lr tuned", "Deep LoRA",
+          "less tuned LoRA (95 %)", "won, lost")  # fmt: skip
+
+
+def table(cells: Cells) -> str:
+    """Mean scores on the same seeds as Deep LoRA's, and its difference to the tuned LoRA."""
+    lines = [f"| {' | '.join(HEADER)} |", "| --- |" + " ---: |" * (len(HEADER) - 1)]
+    for name, samples in places(cells):
+        ours = of(cells, OURS, name, samples)
+        pair = paired(scores(ours), scores(of(cells, TUNED, name, samples)))
+        if pair is None:
+            continue
+        shared = {seed: ours[seed] for seed in of(cells, TUNED, name, samples) if seed in ours}
+        floor = next(run for run in FLOORS if of(cells, run, name, samples))
+        means = [_shown(cells, run, name, samples, shared) for run in (floor, *FIXED, TUNED, OURS)]
+        apart = f"{pair.mean:+.3f} ({pair.low:+.3f} to {pair.high:+.3f})"
+        metric = next(iter(ours.values()))["main"]
+        lines.append(
+            f"| {NAMED[name]}, {metric} | {samples} | {' | '.join(means)} | {apart} | {pair.wins}, {pair.losses} |"
+        )
+    seeds = {len(of(cells, TUNED, *place)) for place in places(cells)} - {0}
+    count = f"{min(seeds)}" if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)}"
+    rows = {cell["test_rows"] for cell in cells.values()}
+    return "\n".join(
+        [*lines, "", f"MiniLM; {count} seeds, {', '.join(map(str, sorted(rows)))} test rows each."]
+    )
+
+
+def _shown(cells: Cells, run: str, name: str, samples: int, shared: Mapping[int, Cell]) -> str:
+    found = of(cells, run, name, samples)
+    return f"{_mean(found, shared):.3f}" if set(shared) <= set(found) else ""
+
+
 def places(cells: Cells) -> list[tuple[str, int]]:
     """Sets and numbers of rows."""
     found = {(cell["set"], cell["samples"]) for cell in cells.values()}

@@ -56,17 +56,20 @@ class MomentSketch:
 
         The loss is taken for a mean over them, so that it does not matter how samples are cut into batches.
         """
-        g, x = len(output_grad) * output_grad.to(self.left), inputs.to(self.left)
+        count, g, x = len(output_grad), output_grad, inputs
         if x.is_sparse or x.ndim == 2:
+            g, x = count * g.to(self.left), x.to(self.left)
             weights = (x * x).sum(1)
             lengths = (weights.to_dense() if x.is_sparse else weights)[:, None]
             left = g.mT @ (lengths * (g @ self.left_test))
             right = x.mT @ (g.square().sum(1, keepdim=True) * (x @ self.right_test))
-        else:
-            g, x = (each.flatten(1, -2) for each in (g, x))
-            left = (g.mT @ (x @ (x.mT @ (g @ self.left_test)))).sum(0)
-            right = (x.mT @ (g @ (g.mT @ (x @ self.right_test)))).sum(0)
-        return replace(self, left=self.left + left, right=self.right + right)
+            return replace(self, left=self.left + left, right=self.right + right)
+        left, right = self.left.clone(), self.right.clone()
+        for pair in zip(g.flatten(1, -2), x.flatten(1, -2), strict=True):
+            g, x = (each.to(self.left) for each in pair)  # one sample in float64 at a time
+            left += count**2 * (g.mT @ (x @ (x.mT @ (g @ self.left_test))))
+            right += count**2 * (x.mT @ (g @ (g.mT @ (x @ self.right_test))))
+        return replace(self, left=left, right=right)
 
     def directions(self, width: int) -> tuple[Float[Tensor, "out k"], Float[Tensor, "in l"]]:
         """Leading eigenvectors of both sums, largest first: at most `width`, and none that rounding made."""
