@@ -32,6 +32,22 @@ def claims(cells: Cells) -> list[Cell]:
             [("trec", 64), ("trec", 16)],
         ),
         _compared(
+            "Width 16 is enough, with the rate falling as the width grows",
+            said["width"],
+            cells,
+            [(f"single samples, width {wide}", "single samples, width 16, lr 0.01")
+             for wide in ("32, lr 0.003", "32, lr 0.003125", "64, lr 0.0015")],
+            [("trec", 64), ("trec", 16), ("sst2", 64)],
+        ),
+        _compared(
+            "At width 32 or 64 it is level with LoRA of rank 8 at its best rate",
+            said["width"],
+            cells,
+            [("single samples, width 32, lr 0.003", "LoRA, lr 0.001"),
+             ("single samples, width 64, lr 0.0015", "LoRA, lr 0.001")],
+            [("trec", 64)],
+        ),
+        _compared(
             "A random head serves to find the bases, one that points to the means of the classes is no better",
             said["head"],
             cells,

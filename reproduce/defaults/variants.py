@@ -148,7 +148,10 @@ VARIANTS = {
     "spectral through class means, width 8, fast head": replace(deep(8, 1e-2, "spectral", **FAST), means=True),
     # Bases from the gradients of single samples.
     **{f"single samples, width {r}, lr {lr:g}": deep(r, lr, "fisher", **SLOW)
-       for r, lr in ((16, 5e-3), (16, 1e-2))},
+       for r, lr in ((16, 5e-3), (16, 1e-2), (32, 1.25e-4), (32, 2.5e-4), (32, 5e-4), (32, 1.5e-3), (32, 3e-3),
+                     (32, 3.125e-3), (32, 5e-3), (64, 1.5e-3), (64, 1.5625e-3))},
+    **{f"single samples, width {r}, lr {lr:g}, depth {depth}": deep(r, lr, "fisher", depth=depth, **SLOW)
+       for r, lr, depth in ((24, 5e-3, 2), (32, 3e-3, 2), (64, 1.5e-3, 2), (64, 1.5e-3, 1))},
     "single samples, width 16, lr 0.01, init_scale 0.01": deep(16, 1e-2, "fisher", init_scale=0.01, **SLOW),
     "single samples, width 16, lr 0.01, init_scale 0.03": deep(16, 1e-2, "fisher", init_scale=0.03, **SLOW),
     "single samples, width 16, lr 0.0005": deep(16, 5e-4, "fisher", **SLOW),
@@ -157,7 +160,7 @@ VARIANTS = {
     "single samples, width 16, lr 0.01, init_scale 0.3": deep(16, 1e-2, "fisher", init_scale=0.3, **SLOW),
     **{f"single samples through class means, width {r}, lr {lr:g}": replace(deep(r, lr, "fisher", **SLOW), means=True)
        for r, lr in ((8, 1e-3), (8, 3e-3), (8, 1e-2), (8, 2e-2), (8, 3e-2), (16, 5e-3), (16, 1e-2), (32, 1e-3),
-                     (32, 3e-3), (32, 5e-3), (32, 1e-2))},
+                     (32, 3e-3), (32, 3.125e-3), (32, 5e-3), (32, 1e-2))},
     "single samples through class means, width 16, lr 0.01, depth 2": replace(
         deep(16, 1e-2, "fisher", depth=2, **SLOW), means=True),
     "single samples through class means, width 16, lr 0.01, fast head": replace(

@@ -44,16 +44,16 @@ class Run:
 
 
 RUNS = {
-    "deep-lora": Run("deep-lora", 16),
+    "deep-lora": Run("deep-lora", 32),
     "lora, tuned": Run("lora", rates=RATES),
     "head": Run("head"),
     "untouched": Run("untouched"),
     "lora, 2e-4": Run("lora", settings={"lr": 2e-4}),
     "lora, 1e-3": Run("lora", settings={"lr": 1e-3}),
     # Beyond the default six: how flat in rank and rate.
-    **{f"deep-lora, rank {rank}": Run("deep-lora", rank) for rank in (2, 8, 32, 64)},
+    **{f"deep-lora, rank {rank}": Run("deep-lora", rank) for rank in (2, 8, 16, 64)},
     **{f"lora, 1e-3, rank {rank}": Run("lora", rank, settings={"lr": 1e-3}) for rank in (2, 32, 64)},
-    **{f"deep-lora, {lr:g}": Run("deep-lora", 16, settings={"lr": lr}) for lr in (3e-3, 3e-2)},
+    **{f"deep-lora, {lr:g}": Run("deep-lora", 32, settings={"lr": lr}) for lr in (1e-3, 1e-2)},
     **{f"lora, {lr:g}": Run("lora", settings={"lr": lr}) for lr in (3e-4, 3e-3)},
 }
 NEW_HEAD, NO_HEAD = (

@@ -76,16 +76,16 @@ def _parameters(cells: Cells, published: str) -> Cell:
     counts = {
         (cell["method"], cell["rank"]): cell["parameters"] for cell in cells.values() if cell["set"] == "stsb"
     }
-    ours, lora = counts.get(("deep-lora", 16)), counts.get(("lora", 8))
+    ours, lora = counts.get(("deep-lora", 32)), counts.get(("lora", 8))
     text = "A twentieth of LoRA's trained numbers, heads aside"
     if ours is None or lora is None:
         return claim(text, published, None, DIFFERS, COMMAND, [])
     told = (
-        f"{ours:,} at rank 16; LoRA {lora:,} at rank 8, {lora / ours:.0f} times as many, and so {2 * lora / ours:.0f} "
-        "times at rank 16"
+        f"{ours:,} at rank 32; LoRA {lora:,} at rank 8, {lora / ours:.0f} times as many, and so {4 * lora / ours:.0f} "
+        "times at rank 32"
     )
     return claim(
-        text, published, told, AGREES if 2 * lora >= 20 * ours else DIFFERS, COMMAND, [*cells.values()][:1]
+        text, published, told, AGREES if 4 * lora >= 20 * ours else DIFFERS, COMMAND, [*cells.values()][:1]
     )
 
 
@@ -98,7 +98,7 @@ def _flat(cells: Cells, published: str) -> Cell:
             if cell["run"].startswith(start)
         }
         if method == "deep-lora" and found:
-            found[16] = of(cells, OURS, "trec", 64)
+            found[32] = of(cells, OURS, "trec", 64)
         elif found:
             found[8] = of(cells, FIXED[1], "trec", 64)
         seeds = set.intersection(*(set(each) for each in found.values())) if found else set()

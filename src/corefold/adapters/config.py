@@ -50,7 +50,7 @@ class DeepLoraConfig(PeftConfig):
         initialized: set by `initialize_bases`; tells that the bases came from data.
     """
 
-    r: int = 16
+    r: int = 32
     depth: int = 3
     init_scale: float = 0.1
     bases: Bases = "fisher"

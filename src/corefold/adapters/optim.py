@@ -18,7 +18,7 @@ def param_groups(
 ) -> list[dict[str, Any]]:
     """Trainable parameters in groups: cores, bases, and whatever else trains (a classifier head, biases).
 
-    Recommended: `torch.optim.AdamW(param_groups(model, lr=1e-2), eps=1e-6)`. The first core gradients are of the
+    Recommended: `torch.optim.AdamW(param_groups(model, lr=0.1 / r), eps=1e-6)`. The first core gradients are of the
     order of init_scale**(depth - 1), so AdamW's own eps matters.
 
     Args:

@@ -52,7 +52,7 @@ class RunConfig:
         "regression for numbers with fractions or many values, else classification.",
     )
     method: Method = _setting("deep-lora", "Adapter.")
-    rank: int = _setting(16, "Width of the core, or rank of LoRA.")
+    rank: int = _setting(32, "Width of the core, or rank of LoRA.")
     depth: int = _setting(3, "Number of core factors (deep-lora).")
     bases: Literal["fisher", "gradient", "spectral", "random"] = _setting(
         "fisher", "Where the bases come from (deep-lora)."
@@ -66,8 +66,8 @@ class RunConfig:
     )
     lr: float | None = _setting(
         None,
-        "Learning rate. Default: for deep-lora 16 / rank times 1e-2 (5e-3 for causal-lm, 5e-4 for two embeddings); "
-        "for lora 3e-4.",
+        "Learning rate. Default: for deep-lora 0.1 / rank (0.08 / rank for causal-lm, 0.008 / rank for two "
+        "embeddings); for lora 3e-4.",
     )
     head_lr: float | None = _setting(None, "Learning rate of the head. Default: 1e-3.")
     steps: int | None = _setting(

@@ -135,7 +135,7 @@ def _deep_lora(config: RunConfig, shared: dict[str, Any], base: PreTrainedModel)
 
 def _deep_lora_rate(config: RunConfig, task: Task) -> float:
     """Adam moves a core's norm by up to width times the rate; a model that is good as it stands moves less."""
-    return {"cosine": 5e-4, "lm": 5e-3}.get(task.head, 1e-2) * 16 / config.rank
+    return {"cosine": 8e-3, "lm": 8e-2}.get(task.head, 1e-1) / config.rank
 
 
 def _set_bases(config: RunConfig, model: Any) -> Sequence[TrainerCallback]:
