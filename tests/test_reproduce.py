@@ -257,14 +257,19 @@ def test_few_rows_are_compared_seed_by_seed(few, monkeypatch, tmp_path, capsys):
     assert status["Flat in the rank: question types, 64 rows"] == "not run"
     assert status["A twentieth of LoRA's trained numbers, heads aside"] == "differs"  # layers of 32 x 32
 
+    assert sum(each == "not run" for each in status.values()) == 4, (
+        "the paper's form, full width, peers and ranks"
+    )
+
     # A claim fails where its figure does.
     shown: Any = importlib.import_module("reproduce.fewshot.shown")
-    for cell in cells.values():
-        cell["score"] = 0.9 if cell["run"] == "deep-lora" else 0.5
-    assert [row["status"] for row in shown.claims(cells)[:5]] == ["agrees"] * 5
-    for cell in cells.values():
-        cell["score"] = 0.4 if cell["run"] == "deep-lora" else 0.5
-    assert [row["status"] for row in shown.claims(cells)[:5]] == ["differs"] * 5
+    fixed = [cell for cell in cells.values() if cell["run"] == "lora, 1e-3"]
+    for run_too in ("deep-lora, paper", "deep-lora, full width", "dora"):
+        cells |= {f"{run_too}, {cell['set']}, {cell['seed']}": {**cell, "run": run_too} for cell in fixed}
+    for ours, said in ((0.9, "agrees"), (0.4, "differs")):
+        for cell in cells.values():
+            cell["score"] = ours if cell["run"] == "deep-lora" else 0.5
+        assert [row["status"] for row in shown.claims(cells)[:8]] == [said] * 8
 
 
 def test_the_search_for_defaults_goes_on_and_says_what_it_did_not_run(few, monkeypatch, tmp_path, capsys):

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from reproduce.common import Result, circumstances
-from reproduce.fewshot.shown import claims, figure
+from reproduce.fewshot.shown import PEERS, claims, figure
 
 from corefold.compare.grid import Key
 from corefold.compare.plan import Plan, begin
@@ -43,6 +43,10 @@ class Run:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
+# DeepLoraConfig.paper(), and the model that it compresses: at full width random orthonormal bases leave nothing out.
+PAPER = {"bases": "gradient", "basis_lr_ratio": 1e-2, "init_scale": 1e-3, "lr": 1e-2}
+WIDE, FULL_WIDTH = {"bases": "random", "init_scale": 1e-3, "lr": 1e-4}, 384
+
 RUNS = {
     "deep-lora": Run("deep-lora", 32),
     "lora, tuned": Run("lora", rates=RATES),
@@ -50,16 +54,17 @@ RUNS = {
     "untouched": Run("untouched"),
     "lora, 2e-4": Run("lora", settings={"lr": 2e-4}),
     "lora, 1e-3": Run("lora", settings={"lr": 1e-3}),
-    # Beyond the default six: how flat in rank and rate.
+    # Beyond the default six: the authors' form, others' methods at their usual rates, and how flat in rank and rate.
+    "deep-lora, paper": Run("deep-lora", 8, settings=PAPER),
+    "deep-lora, full width": Run("deep-lora", FULL_WIDTH, settings=WIDE),
+    **{name: Run(name) for name in PEERS if name != "vera"},
+    "vera": Run("vera", 256),  # made for ranks in the hundreds
     **{f"deep-lora, rank {rank}": Run("deep-lora", rank) for rank in (2, 8, 16, 64)},
     **{f"lora, 1e-3, rank {rank}": Run("lora", rank, settings={"lr": 1e-3}) for rank in (2, 32, 64)},
     **{f"deep-lora, {lr:g}": Run("deep-lora", 32, settings={"lr": lr}) for lr in (1e-3, 1e-2)},
     **{f"lora, {lr:g}": Run("lora", settings={"lr": lr}) for lr in (3e-4, 3e-3)},
 }
-NEW_HEAD, NO_HEAD = (
-    {"untouched"},
-    {"head"},
-)  # what makes no sense where the task has a new head, and where it has none
+NEW_HEAD, NO_HEAD = {"untouched"}, {"head"}  # left out where the task has a new head, and where it has none
 
 
 def folder(work: Path, name: str, run: str) -> Path:

@@ -16,6 +16,7 @@ COMMAND = "python -m reproduce.fewshot.run"
 OURS, TUNED = "deep-lora", "lora, tuned"
 FIXED = ("lora, 2e-4", "lora, 1e-3")
 FLOORS = ("untouched", "head")
+PEERS = ("lora-ga", "eva", "pissa", "dora", "adalora", "vera", "full")
 NAMED = {"stsb": "sentence pairs", "trec": "question types", "sst2": "film sentiment"}
 COLORS = {OURS: BLUE, TUNED: VERMILION, "untouched": GREEN, "head": GREEN, FIXED[0]: GREY, FIXED[1]: PURPLE}
 Cells = Mapping[str, Cell]
@@ -38,6 +39,11 @@ def claims(cells: Cells) -> list[Cell]:
         ),
         *(_against(f"Not below {'the untouched model' if run == 'untouched' else 'a head alone'}",
                    said["untouched"], cells, run) for run in FLOORS),
+        _against("Ahead of the method as its authors run it, `DeepLoraConfig.paper()` at lr 1e-2", said["tuned"], cells,
+                 "deep-lora, paper"),
+        _against("Not behind the full-width model, the authors' winner, at their lr 1e-4", said["tuned"], cells,
+                 "deep-lora, full width"),
+        _peers(cells, said["peers"]),
         _parameters(cells, said["parameters"]),
         _flat(cells, said["rank"]),
     ]  # fmt: skip
@@ -70,6 +76,25 @@ def _mean(cells: Mapping[int, Cell], others: Mapping[int, Cell]) -> float:
 def _average(cells: Cells, run: str) -> float:
     means = [fmean(scores(found).values()) for place in places(cells) if (found := of(cells, run, *place))]
     return fmean(means) if means else 0.0
+
+
+def _peers(cells: Cells, published: str) -> Cell:
+    told, used, behind = [], [], False
+    for name, samples in places(cells):
+        mine, listed = of(cells, OURS, name, samples), []
+        for run in PEERS:
+            theirs = of(cells, run, name, samples)
+            pair = paired(scores(mine), scores(theirs))
+            if pair is None:
+                continue
+            used += theirs.values()
+            behind = behind or pair.high < 0
+            listed.append(f"{run} {pair.mean:+.3f} [{pair.low:+.3f}, {pair.high:+.3f}]")
+        if listed:
+            told.append(f"{NAMED[name]}, {samples} rows, less {', '.join(listed)}")
+    command = f"{COMMAND} --runs deep-lora {' '.join(PEERS)}"
+    return claim("Level with its peers at rank 8 (VeRA 256) and their usual rates, or ahead", published,
+                 "; ".join(told), DIFFERS if behind else AGREES, command, used)  # fmt: skip
 
 
 def _parameters(cells: Cells, published: str) -> Cell:
