@@ -43,7 +43,7 @@ def main() -> None:
         given.models, given.shapes = given.only.split(":")
     results = Results(
         given.out,
-        ("model", "rows", "tokens", "rank", "device"),
+        ("model", "rows", "tokens", "rank", "bases", "device"),
         question="time and peak memory of initialize_bases on one batch, beside a training step on it",
         targets=TARGETS,
     )
@@ -51,13 +51,14 @@ def main() -> None:
         case = None
         for shape in given.shapes.split(","):
             rows, tokens = map(int, shape.split("x"))
-            cell = {"model": name, "rows": rows, "tokens": tokens, "rank": given.rank, "device": given.device}
+            cell = {"model": name, "rows": rows, "tokens": tokens, "rank": given.rank, "bases": given.bases}
+            cell["device"] = given.device
             if results.find(cell) is not None and not given.only:
                 continue
             began = time.perf_counter()
             case = case_of(load(name, given.device), given.rank) if case is None else case
-            cell |= run(case, rows, tokens, given.device, given.rounds, given.budget)
-            if name in given.quality.split(","):
+            cell |= run(case, given.bases, rows, tokens, given.device, given.rounds, given.budget)
+            if name in given.quality.split(",") and given.bases == "gradient":
                 cell["quality"] = quality(case, random_batch(case.base, rows, tokens, 0, given.device))
             results.put(cell | circumstances(given.device))
             print(f"{line(cell)}; {time.perf_counter() - began:.0f} s", flush=True)
@@ -74,13 +75,16 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", metavar="MODEL:ROWSxTOKENS", help="measure this cell, again if need be")
     parser.add_argument("--quality", default="minilm", help="models small enough for dense SVDs")
     parser.add_argument("--rank", type=int, default=8)
+    parser.add_argument("--bases", choices=["gradient", "fisher"], default="gradient")
     parser.add_argument("--rounds", type=int, default=7, help="at least")
     parser.add_argument("--budget", type=float, default=20, help="seconds for rounds beyond these, a cell")
     parser.add_argument("--device", default="cpu")
     return parser.parse_args()
 
 
-def run(case: Case, rows: int, tokens: int, device: str, rounds: int, budget: float) -> dict[str, Any]:
+def run(
+    case: Case, bases: str, rows: int, tokens: int, device: str, rounds: int, budget: float
+) -> dict[str, Any]:
     """Time and memory of the pass, of Deep LoRA's step and of the frozen model's."""
 
     def batch(seed: int) -> dict[str, Tensor]:
@@ -91,7 +95,7 @@ def run(case: Case, rows: int, tokens: int, device: str, rounds: int, budget: fl
         training, methods[name] = start(method, case, batch, device)
         steps[name] = training.step
     with Watch(device) as watch:
-        model = adapter(case)
+        model = adapter(case, bases)
         initialize(case, model, batch(0))
         watch.mark()
         initialize(case, model, batch(1))
@@ -114,8 +118,8 @@ def run(case: Case, rows: int, tokens: int, device: str, rounds: int, budget: fl
     }
 
 
-def adapter(case: Case) -> Any:
-    return case.lora(case.twin(), corefold.DeepLoraConfig, bases="gradient")
+def adapter(case: Case, bases: str = "gradient") -> Any:
+    return case.lora(case.twin(), corefold.DeepLoraConfig, bases=bases)
 
 
 def initialize(case: Case, model: Any, batch: dict[str, Tensor]) -> None:
@@ -165,9 +169,8 @@ def dense_gradients(case: Case, batch: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def line(cell: dict[str, Any]) -> str:
-    said = (
-        f"{cell['model']} {cell['rows']}x{cell['tokens']}: {cell['time_over_step']['median']:.2f} steps' time"
-    )
+    said = f"{cell['model']} {cell['rows']}x{cell['tokens']}, {cell['bases']}, rank {cell['rank']}: "
+    said += f"{cell['time_over_step']['median']:.2f} steps' time"
     said += f" ({cell['time_over_floor']['median']:.2f} of the frozen model's), "
     said += f"{cell['memory_over_step']:.2f} of a step's memory"
     if "quality" in cell:

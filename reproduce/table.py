@@ -15,7 +15,7 @@ from typing import Any
 from reproduce.fewshot.shown import table as few_rows
 
 HERE = Path(__file__).parent
-FOLDERS = ("theorem", "completion", "kwon", "defaults", "fewshot")
+FOLDERS = ("theorem", "completion", "kwon", "defaults", "fewshot", "updates")
 
 
 def main() -> None:

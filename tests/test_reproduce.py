@@ -272,6 +272,32 @@ def test_few_rows_are_compared_seed_by_seed(few, monkeypatch, tmp_path, capsys):
         assert [row["status"] for row in shown.claims(cells)[:8]] == [said] * 8
 
 
+def test_updates_are_counted_layer_by_layer_and_losses_step_by_step(few, monkeypatch, tmp_path):
+    shown: Any = importlib.import_module("reproduce.updates.shown")
+    monkeypatch.setitem(shown.FORMS, shown.WIDE, {**shown.FORMS[shown.WIDE], "rank": 8})  # of a tiny model
+    model, data = few[1], few[3]
+    small = ("--samples", 10, "--judged", 10, "--steps", 4, "--seeds", 1, "--out", tmp_path)
+    run("reproduce.updates.run", monkeypatch, "--model", model, "--data", data, *small)
+    result = json.loads((tmp_path / "result.json").read_text())
+    cells = result["cells"]
+    assert len(cells) == len(shown.FORMS)
+    for cell in cells.values():
+        assert len(cell["layers"]) == len(cell["ranks"]) > 0
+        assert [step for step, _ in cell["losses"]] == [1, 2, 3, 4]
+    assert all(row["status"] != "not run" for row in result["claims"])
+    assert (tmp_path / "figure.svg").read_text().count("<svg") == 1
+
+    # A claim fails where its figure does.
+    low, high = f"{shown.COMPRESSED}, seed=0", "LoRA, rank 8, seed=0"
+    for key, cell in cells.items():
+        cell["ranks"] = [1 + ("LoRA, rank" in key[:10]) for _ in cell["ranks"]]
+        cell["losses"] = [[step, 1 / step + (shown.NARROW in key)] for step, _ in cell["losses"]]
+    assert [row["status"] for row in shown.claims(cells)] == ["agrees"] * 4
+    cells[low]["ranks"], cells[high]["ranks"] = cells[high]["ranks"], cells[low]["ranks"]
+    cells[low]["losses"] = [[step, 3.0] for step, _ in cells[low]["losses"]]
+    assert [row["status"] for row in shown.claims(cells)] == ["differs", "agrees", "differs", "differs"]
+
+
 def test_the_search_for_defaults_goes_on_and_says_what_it_did_not_run(few, monkeypatch, tmp_path, capsys):
     variants: Any = importlib.import_module("reproduce.defaults.variants")
     module: Any = importlib.import_module("reproduce.defaults.run")
