@@ -48,6 +48,13 @@ def claims(cells: Cells) -> list[Cell]:
             [("trec", 64)],
         ),
         _compared(
+            "The rate that serves 64 rows serves 16 as well",
+            said["few"],
+            cells,
+            [("single samples, width 32, lr 0.00078125", "single samples, width 32, lr 0.003125")],
+            [("trec", 16), ("sst2", 16)],
+        ),
+        _compared(
             "A random head serves to find the bases, one that points to the means of the classes is no better",
             said["head"],
             cells,

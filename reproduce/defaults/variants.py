@@ -148,10 +148,12 @@ VARIANTS = {
     "spectral through class means, width 8, fast head": replace(deep(8, 1e-2, "spectral", **FAST), means=True),
     # Bases from the gradients of single samples.
     **{f"single samples, width {r}, lr {lr:g}": deep(r, lr, "fisher", **SLOW)
-       for r, lr in ((16, 5e-3), (16, 1e-2), (32, 1.25e-4), (32, 2.5e-4), (32, 5e-4), (32, 1.5e-3), (32, 3e-3),
+       for r, lr in ((16, 5e-3), (16, 1e-2), (32, 1.25e-4), (32, 2.5e-4), (32, 5e-4), (32, 7.8125e-4),
+                     (32, 1.5e-3), (32, 1.5625e-3), (32, 3e-3),
                      (32, 3.125e-3), (32, 5e-3), (64, 1.5e-3), (64, 1.5625e-3))},
     **{f"single samples, width {r}, lr {lr:g}, depth {depth}": deep(r, lr, "fisher", depth=depth, **SLOW)
        for r, lr, depth in ((24, 5e-3, 2), (32, 3e-3, 2), (64, 1.5e-3, 2), (64, 1.5e-3, 1))},
+    "single samples, width 32, lr 0.003125, init_scale 0.03": deep(32, 3.125e-3, "fisher", init_scale=0.03, **SLOW),
     "single samples, width 16, lr 0.01, init_scale 0.01": deep(16, 1e-2, "fisher", init_scale=0.01, **SLOW),
     "single samples, width 16, lr 0.01, init_scale 0.03": deep(16, 1e-2, "fisher", init_scale=0.03, **SLOW),
     "single samples, width 16, lr 0.0005": deep(16, 5e-4, "fisher", **SLOW),

@@ -97,7 +97,9 @@ def test_a_cell_is_what_finetune_does_with_the_same_settings(grid, tmp_path):
         assert cell["trainable_parameters"] == metrics["adapter"]["trainable_parameters"]
         head = (out / "head.safetensors").stat().st_size
         assert metrics["adapter"]["bytes"] < cell["bytes"] < metrics["adapter"]["bytes"] + head + 64
-        assert cell["settings"]["lr"] == pytest.approx(3e-4 if cell["method"] == "lora" else 0.1 / 2)
+        assert cell["settings"]["lr"] == pytest.approx(
+            3e-4 if cell["method"] == "lora" else 0.1 / 2 * 16 / 64
+        )
 
 
 def test_a_killed_grid_goes_on_where_it_was(grid):

@@ -66,8 +66,8 @@ class RunConfig:
     )
     lr: float | None = _setting(
         None,
-        "Learning rate. Default: for deep-lora 0.1 / rank (0.08 / rank for causal-lm, 0.008 / rank for two "
-        "embeddings); for lora 3e-4.",
+        "Learning rate. Default: for deep-lora 0.1 / rank, times rows / 64 below 64 rows (0.08 / rank for causal-lm, "
+        "0.008 / rank for two embeddings); for lora 3e-4.",
     )
     head_lr: float | None = _setting(None, "Learning rate of the head. Default: 1e-3.")
     steps: int | None = _setting(

@@ -33,6 +33,7 @@ ADALORA_START = (
 Parameters = list[nn.Parameter]
 
 
+FEW_ROWS = 64  # below which Deep LoRA's rate falls with them: reproduce/defaults
 HEAD_RATE = 1e-3  # slow enough that the adapter, not the head, does the fitting: reproduce/defaults
 
 
@@ -61,7 +62,7 @@ class Method:
     """How a model is adapted, where its adapter starts, and what of it trains.
 
     Attributes:
-        rate: learning rate, where the settings leave it open; None if nothing trains.
+        rate: learning rate for a number of training rows, where the settings leave it open; None if nothing trains.
         peft: PEFT's configuration from the settings, what all adapters share (`r`, `target_modules`,
             `exclude_modules`, `modules_to_save`, `task_type`) and the base model; None for a model without adapter.
         start: sets the adapter's start from training data, before there is an optimizer.
@@ -72,7 +73,7 @@ class Method:
         trains: whether anything trains.
     """
 
-    rate: Callable[[RunConfig, Task], float | None]
+    rate: Callable[[RunConfig, Task, int], float | None]
     peft: Callable[[RunConfig, dict[str, Any], PreTrainedModel], PeftConfig] | None = None
     start: Callable[[starts.Given], None] | None = None
     callbacks: Callable[[RunConfig, Any], Sequence[TrainerCallback]] = no_callbacks
@@ -82,8 +83,8 @@ class Method:
     trains: bool = True
 
 
-def _constant(rate: float) -> Callable[[RunConfig, Task], float]:
-    return lambda config, task: rate
+def _constant(rate: float) -> Callable[[RunConfig, Task, int], float]:
+    return lambda config, task, rows: rate
 
 
 def _lora(
@@ -133,9 +134,13 @@ def _deep_lora(config: RunConfig, shared: dict[str, Any], base: PreTrainedModel)
     )
 
 
-def _deep_lora_rate(config: RunConfig, task: Task) -> float:
-    """Adam moves a core's norm by up to width times the rate; a model that is good as it stands moves less."""
-    return {"cosine": 8e-3, "lm": 8e-2}.get(task.head, 1e-1) / config.rank
+def _deep_lora_rate(config: RunConfig, task: Task, rows: int) -> float:
+    """Adam moves a core's norm by up to width times the rate; a model that is good as it stands moves less.
+
+    So does one under a head when rows are few: they come often, and what they agree on is learned early.
+    """
+    share = min(1.0, rows / FEW_ROWS)
+    return {"cosine": 8e-3, "lm": 8e-2}.get(task.head, 1e-1 * share) / config.rank
 
 
 def _set_bases(config: RunConfig, model: Any) -> Sequence[TrainerCallback]:
@@ -155,13 +160,13 @@ class _Allocate(TrainerCallback):
         self.adapted.base_model.update_and_allocate(state.global_step)
 
 
-def _head_rate(config: RunConfig, task: Task) -> float:
+def _head_rate(config: RunConfig, task: Task, rows: int) -> float:
     if task.head in ("cosine", "lm"):
         raise InputError(f"head trains a head alone, and this task ({task.kind}, {task.head}) has none")
     return config.head_lr or (HEAD_RATE if task.head == "own" else 1e-2)
 
 
-def _no_rate(config: RunConfig, task: Task) -> None:
+def _no_rate(config: RunConfig, task: Task, rows: int) -> None:
     if not comes_whole(task):
         raise InputError(
             f"untouched is the model as it comes, and this task ({task.kind}) puts a new head on it"

@@ -115,7 +115,7 @@ def decided(config: RunConfig, task: Task, rows: int, method: Method) -> RunConf
         label=task.columns.label,
         pair=task.pair,
         head=task.head if task.head in ("own", "mean") else None,
-        lr=method.rate(config, task),
+        lr=method.rate(config, task, rows),
         head_lr=HEAD_RATE,
         steps=steps,
         checkpoint_every=max(1, steps // 10),
