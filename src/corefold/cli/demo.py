@@ -30,7 +30,7 @@ SETTINGS = {
     "steps": 80,
     "max_length": 64,
 }
-METHODS: dict[str, Method] = {"LoRA": "lora", "Deep LoRA": "deep-lora"}
+METHODS: dict[str, tuple[Method, int]] = {"LoRA": ("lora", 8), "Deep LoRA": ("deep-lora", 32)}
 
 
 def run(
@@ -43,9 +43,15 @@ def run(
     train, held_out = _write_reviews(reviews, output)
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in METHODS}
     for seed in range(seeds):
-        for name, method in METHODS.items():  # in turns, so that a busy machine slows both
+        for name, (method, rank) in METHODS.items():  # in turns, so that a busy machine slows both
             config = RunConfig(
-                model=str(model), train=str(train), eval=str(held_out), method=method, seed=seed, **SETTINGS
+                model=str(model),
+                train=str(train),
+                eval=str(held_out),
+                method=method,
+                rank=rank,
+                seed=seed,
+                **SETTINGS,
             )
             console.rule(f"{name}, seed {seed}")
             found[name].append(_finished(config, output / f"{method}-{seed}"))
@@ -132,7 +138,7 @@ def _report(
             figure_svg=figure_svg(partial(score_comparison, scores), height=2.4),
         ),
     ]
-    for name, method in METHODS.items():
+    for name, (method, _) in METHODS.items():
         for section in update_sections(updates_of(output / f"{method}-0")):
             sections.append(Section(f"{section.heading}: {name}, seed 0", figure_svg=section.figure_svg))
     return write_page(output / "report.html", "corefold demo: LoRA beside Deep LoRA", sections)
