@@ -55,6 +55,24 @@ def claims(cells: Cells) -> list[Cell]:
             [("trec", 16), ("sst2", 16)],
         ),
         _compared(
+            "Nothing is gained by training the bases as well",
+            said["gamma"],
+            cells,
+            [("single samples, width 32, lr 0.003125, gamma 0.3", f"single samples, width 32, lr {lr}")
+             for lr in ("0.003", "0.003125")]
+            + [("single samples, width 8, lr 0.0125, gamma 0.1", f"single samples, width 32, lr {lr}")
+               for lr in ("0.003", "0.003125")],
+            [("trec", 64), ("sst2", 64), ("trec", 256)],
+        ),
+        _compared(
+            "On hundreds of rows it is level with LoRA of rank 8, frozen bases, trained ones, or wider",
+            said["gamma"],
+            cells,
+            [(f"single samples, width {each}", "LoRA, lr 0.001")
+             for each in ("32, lr 0.003125", "32, lr 0.003125, gamma 0.3", "8, lr 0.0125, gamma 0.1", "64, lr 0.0015")],
+            [("trec", 256)],
+        ),
+        _compared(
             "A random head serves to find the bases, one that points to the means of the classes is no better",
             said["head"],
             cells,

@@ -150,9 +150,16 @@ VARIANTS = {
     **{f"single samples, width {r}, lr {lr:g}": deep(r, lr, "fisher", **SLOW)
        for r, lr in ((16, 5e-3), (16, 1e-2), (32, 1.25e-4), (32, 2.5e-4), (32, 5e-4), (32, 7.8125e-4),
                      (32, 1.5e-3), (32, 1.5625e-3), (32, 3e-3),
-                     (32, 3.125e-3), (32, 5e-3), (64, 1.5e-3), (64, 1.5625e-3))},
+                     (32, 3.125e-3), (32, 5e-3), (32, 6.25e-3), (32, 1e-2), (64, 1.5e-3), (64, 1.5625e-3),
+                     (64, 3e-3))},
     **{f"single samples, width {r}, lr {lr:g}, depth {depth}": deep(r, lr, "fisher", depth=depth, **SLOW)
-       for r, lr, depth in ((24, 5e-3, 2), (32, 3e-3, 2), (64, 1.5e-3, 2), (64, 1.5e-3, 1))},
+       for r, lr, depth in ((24, 5e-3, 2), (32, 3e-3, 2), (32, 3.125e-3, 2), (64, 1.5e-3, 2), (64, 1.5e-3, 1))},
+    **{f"single samples, width {r}, lr {lr:g}, gamma {gamma:g}": deep(r, lr, "fisher", basis_lr_ratio=gamma, **SLOW)
+       for r, lr, gammas in ((8, 3.125e-3, (0.4,)), (8, 5e-3, (0.06, 0.2)), (8, 1.25e-2, (0.03, 0.1, 0.3)),
+                             (8, 2.5e-2, (0.1,)), (16, 6.25e-3, (0.03, 0.1, 0.3)), (32, 3.125e-3, (0.03, 0.1, 0.3)),
+                             (32, 6.25e-3, (0.1,)))
+       for gamma in gammas},
+    "single samples, width 32, lr 0.003125, init_scale 0.2": deep(32, 3.125e-3, "fisher", init_scale=0.2, **SLOW),
     "single samples, width 32, lr 0.003125, init_scale 0.03": deep(32, 3.125e-3, "fisher", init_scale=0.03, **SLOW),
     "single samples, width 16, lr 0.01, init_scale 0.01": deep(16, 1e-2, "fisher", init_scale=0.01, **SLOW),
     "single samples, width 16, lr 0.01, init_scale 0.03": deep(16, 1e-2, "fisher", init_scale=0.03, **SLOW),

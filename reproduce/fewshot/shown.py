@@ -16,6 +16,8 @@ COMMAND = "python -m reproduce.fewshot.run"
 OURS, TUNED = "deep-lora", "lora, tuned"
 FIXED = ("lora, 2e-4", "lora, 1e-3")
 FLOORS = ("untouched", "head")
+FEW = 64  # rows, up to which Deep LoRA is to be ahead; beyond them it is to be level
+LEVEL = 0.005
 PEERS = ("lora-ga", "eva", "pissa", "dora", "adalora", "vera", "full")
 NAMED = {"stsb": "sentence pairs", "trec": "question types", "sst2": "film sentiment"}
 COLORS = {OURS: BLUE, TUNED: VERMILION, "untouched": GREEN, "head": GREEN, FIXED[0]: GREY, FIXED[1]: PURPLE}
@@ -25,20 +27,23 @@ Cells = Mapping[str, Cell]
 def claims(cells: Cells) -> list[Cell]:
     """One row a target."""
     said = paper(Path(__file__).parent)
+    few = {key: cell for key, cell in cells.items() if cell["samples"] <= FEW}
+    more = {key: cell for key, cell in cells.items() if cell["samples"] > FEW}
     best = max(FIXED, key=lambda run: _average(cells, run))
     return [
         _against(
-            "Nothing tuned, against LoRA of rank 8 with its rate chosen of three on a fifth of the rows: ahead on "
-            "average, behind nowhere",
-            said["tuned"], cells, TUNED,
+            f"Nothing tuned, on up to {FEW} rows, against LoRA of rank 8 with its rate chosen of three on a fifth of "
+            "the rows: ahead on average, behind nowhere",
+            said["tuned"], few, TUNED,
         ),
+        _against(f"The same on more rows: within {LEVEL} on average, behind nowhere", said["few"], more, TUNED, -LEVEL),
         *(
             _against(f"Default against default: {run} at rank 8" + (", the better of the two" if run == best else ""),
                      said["default"], cells, run)
             for run in FIXED
         ),
         *(_against(f"Not below {'the untouched model' if run == 'untouched' else 'a head alone'}",
-                   said["untouched"], cells, run) for run in FLOORS),
+                   said["untouched"], few, run) for run in FLOORS),
         _against("Ahead of the method as its authors run it, `DeepLoraConfig.paper()` at lr 1e-2", said["tuned"], cells,
                  "deep-lora, paper"),
         _against("Not behind the full-width model, the authors' winner, at their lr 1e-4", said["tuned"], cells,
@@ -49,7 +54,7 @@ def claims(cells: Cells) -> list[Cell]:
     ]  # fmt: skip
 
 
-def _against(text: str, published: str, cells: Cells, other: str) -> Cell:
+def _against(text: str, published: str, cells: Cells, other: str, least: float = 0.0) -> Cell:
     told, used, found = [], [], []
     for name, samples in places(cells):
         mine, theirs = of(cells, OURS, name, samples), of(cells, other, name, samples)
@@ -64,7 +69,8 @@ def _against(text: str, published: str, cells: Cells, other: str) -> Cell:
         )
     average = fmean(pair.mean for pair in found) if found else 0.0
     behind = any(pair.high < 0 for pair in found)
-    status = DIFFERS if average <= 0 and behind else PARTLY if average <= 0 or behind else AGREES
+    below = average <= least
+    status = DIFFERS if below and behind else PARTLY if below or behind else AGREES
     ours = f"on average {average:+.4f}: " + "; ".join(told)
     return claim(text, published, ours, status, COMMAND, used)
 

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+TOKENS = 512  # as many at a time: larger products are faster, and float64 copies of them take memory
 DRAWN = 0  # seed of the test matrices: the same in every process, so that their sketches add up
 
 
@@ -65,15 +66,27 @@ class MomentSketch:
             right = x.mT @ (g.square().sum(1, keepdim=True) * (x @ self.right_test))
             return replace(self, left=self.left + left, right=self.right + right)
         left, right = self.left.clone(), self.right.clone()
-        for pair in zip(g.flatten(1, -2), x.flatten(1, -2), strict=True):
-            g, x = (each.to(self.left) for each in pair)  # one sample in float64 at a time
-            left += count**2 * (g.mT @ (x @ (x.mT @ (g @ self.left_test))))
-            right += count**2 * (x.mT @ (g @ (g.mT @ (x @ self.right_test))))
+        g, x = g.flatten(1, -2), x.flatten(1, -2)
+        together = max(1, TOKENS // max(1, g.shape[1]))  # samples in float64 at a time
+        for pair in zip(g.split(together), x.split(together), strict=True):
+            g, x = (each.to(self.left) for each in pair)
+            left += count**2 * _gathered(g, x, self.left_test)
+            right += count**2 * _gathered(x, g, self.right_test)
         return replace(self, left=left, right=right)
 
     def directions(self, width: int) -> tuple[Float[Tensor, "out k"], Float[Tensor, "in l"]]:
         """Leading eigenvectors of both sums, largest first: at most `width`, and none that rounding made."""
         return _leading(self.left, self.left_test, width), _leading(self.right, self.right_test, width)
+
+
+def _gathered(
+    g: Float[Tensor, "samples tokens out"], x: Float[Tensor, "samples tokens in"], test: Tensor
+) -> Tensor:
+    """`sum(g_i^T x_i x_i^T g_i) @ test`, from the right; of few tokens, `x_i x_i^T` is made first."""
+    y = g @ test
+    short = x.shape[1] < 2 * test.shape[1]
+    y = (x @ x.mT) @ y if short else x @ (x.mT @ y)
+    return g.flatten(0, 1).mT @ y.flatten(0, 1)
 
 
 def _leading(image: Tensor, test: Tensor, width: int) -> Tensor:
