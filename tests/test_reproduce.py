@@ -257,8 +257,8 @@ def test_few_rows_are_compared_seed_by_seed(few, monkeypatch, tmp_path, capsys):
     assert status["Flat in the rank: question types, 64 rows"] == "not run"
     assert status["A twentieth of LoRA's trained numbers, heads aside"] == "differs"  # layers of 32 x 32
 
-    assert sum(each == "not run" for each in status.values()) == 5, (
-        "more rows, the paper's form, full width, peers and ranks"
+    assert sum(each == "not run" for each in status.values()) == 6, (
+        "more rows, the paper's form, full width, peers, ranks and rates"
     )
 
     # A claim fails where its figure does.

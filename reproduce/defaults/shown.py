@@ -122,7 +122,7 @@ def _compared(
                 f"{NAMED[name]}, {samples} rows, {found.pairs} seeds: {one} {_mean(mine, theirs):.3f}, "
                 f"less {other} {found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
             )
-    status = AGREES if signs <= {0} else DIFFERS if signs == {1} else PARTLY
+    status = AGREES if signs <= {0} else PARTLY if 0 in signs else DIFFERS
     return claim(text, published, "; ".join(told), status, f"{COMMAND} '{pairs[0][0]}' '{pairs[0][1]}'", used)
 
 

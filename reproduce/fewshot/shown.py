@@ -16,6 +16,15 @@ COMMAND = "python -m reproduce.fewshot.run"
 OURS, TUNED = "deep-lora", "lora, tuned"
 FIXED = ("lora, 2e-4", "lora, 1e-3")
 FLOORS = ("untouched", "head")
+# Runs at one default and around it; Deep LoRA's rate there is 0.1 / 32.
+RANKS: dict[str, dict[float, str]] = {
+    "deep-lora": {**{r: f"deep-lora, rank {r}" for r in (2, 8, 16)}, 32: OURS, 64: "deep-lora, rank 64"},
+    "lora": {2: "lora, 1e-3, rank 2", 8: FIXED[1], **{r: f"lora, 1e-3, rank {r}" for r in (32, 64)}},
+}
+RATES: dict[str, dict[float, str]] = {
+    "deep-lora": {0.001: "deep-lora, 0.001", 0.003125: OURS, 0.01: "deep-lora, 0.01"},
+    "lora": {0.0003: "lora, 0.0003", 0.001: FIXED[1], 0.003: "lora, 0.003"},
+}
 FEW = 64  # rows, up to which Deep LoRA is to be ahead; beyond them it is to be level
 LEVEL = 0.005
 PEERS = ("lora-ga", "eva", "pissa", "dora", "adalora", "vera", "full")
@@ -50,7 +59,8 @@ def claims(cells: Cells) -> list[Cell]:
                  "deep-lora, full width"),
         _peers(cells, said["peers"]),
         _parameters(cells, said["parameters"]),
-        _flat(cells, said["rank"]),
+        _flat("Flat in the rank", said["rank"], cells, RANKS),
+        _flat("Flat over a decade of learning rates", said["rate"], cells, RATES),
     ]  # fmt: skip
 
 
@@ -120,29 +130,22 @@ def _parameters(cells: Cells, published: str) -> Cell:
     )
 
 
-def _flat(cells: Cells, published: str) -> Cell:
+def _flat(text: str, published: str, cells: Cells, swept: Mapping[str, Mapping[float, str]]) -> Cell:
     told, used, widths = [], [], {}
-    for method, start in (("deep-lora", "deep-lora, rank "), ("lora", "lora, 1e-3, rank ")):
-        found = {
-            cell["rank"]: of(cells, cell["run"], "trec", 64)
-            for cell in cells.values()
-            if cell["run"].startswith(start)
-        }
-        if method == "deep-lora" and found:
-            found[32] = of(cells, OURS, "trec", 64)
-        elif found:
-            found[8] = of(cells, FIXED[1], "trec", 64)
-        seeds = set.intersection(*(set(each) for each in found.values())) if found else set()
+    for method, runs in swept.items():
+        sought = {at: of(cells, run, "trec", 64) for at, run in runs.items()}
+        found = {at: each for at, each in sought.items() if each}
+        seeds = set.intersection(*(set(each) for each in found.values())) if len(found) > 1 else set()
         if not seeds:
             continue
-        means = {r: fmean(scores(found[r])[seed] for seed in seeds) for r in sorted(found)}
+        means = {at: fmean(scores(found[at])[seed] for seed in seeds) for at in found}
         widths[method] = max(means.values()) - min(means.values())
         used += [each[seed] for each in found.values() for seed in seeds]
-        listed = ", ".join(f"{mean:.3f} at {r}" for r, mean in means.items())
+        listed = ", ".join(f"{mean:.3f} at {at:g}" for at, mean in means.items())
         told.append(f"{method}: {listed}, from least to most {widths[method]:.3f}")
     good = len(widths) == 2 and widths["deep-lora"] <= widths["lora"] / 3
     command = f"{COMMAND} --sets trec --samples 64 --runs all"
-    return claim("Flat in the rank: question types, 64 rows", published, "; ".join(told), AGREES if good else DIFFERS,
+    return claim(f"{text}: question types, 64 rows", published, "; ".join(told), AGREES if good else DIFFERS,
                  command, used)  # fmt: skip
 
 
