@@ -226,6 +226,7 @@ def _differences(ax: Axes, cells: Cells, name: str, samples: int) -> None:
         ax.errorbar(pair.mean, place, xerr=[[pair.mean - pair.low], [pair.high - pair.mean]], fmt="|",
                     color=COLORS[run], markersize=11, capsize=3)  # fmt: skip
     ax.axvline(0, color=VERMILION, linewidth=1)
+    ax.locator_params(axis="x", nbins=6)
     ax.set_yticks(range(len(runs)), list(reversed(runs)), fontsize=7)
     ax.set_title(f"{NAMED[name]}, {samples} rows", fontsize=9)
     ax.set_xlabel(f"less tuned LoRA ({median(base.values()):.3f})" if base else "", fontsize=8)
