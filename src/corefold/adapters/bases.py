@@ -135,7 +135,8 @@ def initialize_bases(
     fisher = {
         name for name, (layer, adapter) in layers.items() if layer.deeplora_config[adapter].bases == "fisher"
     }
-    moments = {name: MomentSketch.empty(*sizes[name]) for name in sizes if name in fisher}
+    blanks = {_alike(sizes[name]): MomentSketch.empty(*sizes[name]) for name in fisher}
+    moments = {name: blanks[_alike(size)] for name, size in sizes.items() if name in fisher}
 
     def add(name: str, output_grad: Tensor, inputs: Tensor) -> None:
         with exact:
@@ -171,6 +172,12 @@ def initialize_bases(
         {name: sketch.values.cpu() for name, sketch in sketches.items()},
         {name: layer.r[adapter] for name, (layer, adapter) in layers.items()},
     )
+
+
+def _alike(size: tuple[int, int, int, Tensor]) -> tuple[int, int, int, torch.device]:
+    """What the layers that draw the same test matrices, and so can share them, have in common."""
+    out, in_, width, like = size
+    return out, in_, width, like.device
 
 
 def _widest(layers: dict[str, tuple[DeepLoraLayer, str]], budget: int | None) -> dict[str, int]:
