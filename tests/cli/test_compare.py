@@ -17,7 +17,7 @@ import pytest
 from command import corefold, start, write_csv
 from grids import compare, records
 
-TEN = "lora,deep-lora,lora-ga,eva,pissa,adalora,dora,vera,full,head"
+ALL = "lora,deep-lora,lora-ga,lora-one,eva,pissa,adalora,dora,vera,full,head"
 
 
 def refused(outcome, *words):
@@ -54,11 +54,11 @@ def test_every_method_runs_and_gets_the_same_rows_in_the_same_batches(grid, monk
     monkeypatch.setattr(Trainer, "train", begin)
     monkeypatch.setattr(Trainer, "training_step", watched)
     monkeypatch.setattr(Trainer, "evaluate", scored)
-    outcome = compare(grid, methods=TEN, seeds=2, steps=5)
+    outcome = compare(grid, methods=ALL, seeds=2, steps=5)
     assert outcome.code == 0, outcome.err
     cells = records(grid)
-    assert [cell["error"] for cell in cells] == [None] * 20, [cell["error"] for cell in cells]
-    assert len(seen) == 20
+    assert [cell["error"] for cell in cells] == [None] * 22, [cell["error"] for cell in cells]
+    assert len(seen) == 22
     by_seed = {
         seed: {tuple(seen[i]) for i, cell in enumerate(cells) if cell["seed"] == seed} for seed in (0, 1)
     }
@@ -100,6 +100,18 @@ def test_a_cell_is_what_finetune_does_with_the_same_settings(grid, tmp_path):
         assert cell["settings"]["lr"] == pytest.approx(
             3e-4 if cell["method"] == "lora" else 0.1 / 2 * 16 / 64
         )
+
+
+def test_settings_come_from_a_file_and_options_win(grid, tmp_path):
+    file = tmp_path / "settings.yaml"
+    # The rank is a cell's own, as in the config.yaml of a run.
+    file.write_text("lr: 0.02\nhead_lr: 0.01\nsteps: 4\nrank: 7\n")
+    assert compare(grid, config=file, steps=2, methods="lora").code == 0
+    (cell,) = records(grid)
+    assert cell["settings"] == {"lr": 0.02, "head_lr": 0.01, "steps": 2}
+    assert cell["rank"] == 2
+    file.write_text("learning: 1\n")
+    refused(compare(grid, config=file), "unknown setting 'learning'")
 
 
 def test_a_killed_grid_goes_on_where_it_was(grid):

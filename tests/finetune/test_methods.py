@@ -11,14 +11,15 @@ from command import write_csv, write_reviews
 from corefold.finetune import InputError, RunConfig
 from corefold.finetune.fitting import Fit, prepare
 from corefold.finetune.methods import METHODS
+from corefold.finetune.preconditioning import precondition
 from corefold.finetune.problem import decided, draw_rows, encoded, read_tables
 
 PAIRS = [("a man eats", "a man is eating", 5), ("a dog runs", "a car stops", 0.5), ("it rains", "rain falls", 4),
          ("she sings", "he sleeps", 1), ("a cat sits", "a cat is sitting", 4.5), ("snow", "a hot day", 0)]  # fmt: skip
 CASES = [
     *((name, "mean") for name, method in METHODS.items() if method.trains),
-    *((name, "own") for name in ("eva", "lora-ga", "adalora", "vera", "full", "head")),
-    *((name, "cosine") for name in ("eva", "lora-ga", "full", "head")),
+    *((name, "own") for name in ("eva", "lora-ga", "lora-one", "adalora", "vera", "full", "head")),
+    *((name, "cosine") for name in ("eva", "lora-ga", "lora-one", "full", "head")),
 ]
 
 
@@ -62,7 +63,8 @@ def test_it_starts_as_the_untouched_model_and_learns(fitted, name, kind):
     fit = fitted(name, kind, **({"lr": 3e-3} if METHODS[name].peft is None else {}))
     began = {key: p.detach().clone() for key, p in fit.model.named_parameters()}
     before = fit.evaluate()
-    assert before["loss"] - _penalty(name, kind, fit) == pytest.approx(untouched["loss"], abs=1e-4)
+    if name != "lora-one":  # which begins one step down the gradient, of a length of its own
+        assert before["loss"] - _penalty(name, kind, fit) == pytest.approx(untouched["loss"], abs=1e-4)
     fit.train()
     assert fit.evaluate()["loss"] < before["loss"]
     bases = ("deeplora_left", "deeplora_right")  # which a callback sets
@@ -107,9 +109,14 @@ def test_lora_ga_starts_along_the_gradient_and_eva_along_the_inputs(fitted):
     for batch in batches:
         (plain.model(**batch).loss / 4).backward()
     gradient = plain.adapted.encoder.layer[0].attention.self.query.weight.grad
-    u, _, vh = torch.linalg.svd(gradient)
+    u, s, vh = torch.linalg.svd(gradient)
     assert _overlap(lora_ga.lora_A["default"].weight.T, vh[:3].T) > 0.98
     assert _overlap(lora_ga.lora_B["default"].weight, u[:, 3:6]) > 0.9
+    # LoRA-One's pair is the gradient's best approximation of that rank, downhill and of norm out^(1/2) / 128.
+    lora_one = _first_layer(fitted("lora-one", "mean"))
+    product = lora_one.lora_B["default"].weight @ lora_one.lora_A["default"].weight
+    best = u[:, :3] * s[:3] @ vh[:3] / s[0]
+    torch.testing.assert_close(product.detach(), -best * 32**0.5 / 128, rtol=0, atol=1e-3 * 32**0.5 / 128)
     rows = []
     eva = fitted("eva", "mean", rank=2)
     hook = plain.adapted.encoder.layer[0].attention.self.query.register_forward_pre_hook(
@@ -126,6 +133,23 @@ def test_lora_ga_starts_along_the_gradient_and_eva_along_the_inputs(fitted):
     captured = (inputs @ known).square().sum()
     assert captured > 2 * (inputs @ random).square().sum()
     assert captured <= (inputs @ best).square().sum() * 1.5
+
+
+def test_preconditioned_gradients_change_the_product_alike_whatever_the_scales():
+    generator = torch.Generator().manual_seed(0)
+    b, a, gradient = (
+        torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((7, 3), (3, 5), (7, 5))
+    )
+    changes = []
+    for scale in (1.0, 10.0):
+        pair = [torch.nn.Parameter(a * scale), torch.nn.Parameter(b / scale)]
+        pair[0].grad, pair[1].grad = pair[1].detach().T @ gradient, gradient @ pair[0].detach().T
+        precondition([(pair[0], pair[1])])
+        changes.append((pair[1].grad @ pair[0] + pair[1] @ pair[0].grad).detach())
+    # Exact but for the ridge: gradients projected on both spaces.
+    left, right = (each @ torch.linalg.pinv(each) for each in (b, a.T))
+    torch.testing.assert_close(changes[0], left @ gradient + gradient @ right, rtol=0, atol=1e-4)
+    torch.testing.assert_close(changes[1], changes[0], rtol=0, atol=1e-3)
 
 
 def _first_layer(fit: Fit):

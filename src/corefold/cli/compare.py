@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from corefold.cli.console import console, number, show_table
 from corefold.cli.options import REQUIRED, with_settings
-from corefold.finetune import InputError, RunConfig
+from corefold.finetune import InputError, RunConfig, load_settings
 
 if TYPE_CHECKING:
     from corefold.compare.plan import Plan
@@ -29,7 +29,7 @@ HELP = """Compare methods of fine-tuning on your own data, over ranks, numbers o
 Example: `corefold compare --model sentence-transformers/all-MiniLM-L6-v2 --train train.csv --eval eval.csv
 --text review --label stars --methods lora,deep-lora --ranks 2,8,32 --samples 16,64,256 --seeds 10 -o out`
 
-Methods: lora, deep-lora, lora-ga, eva, pissa, adalora, dora, vera, full, head, and untouched, the model as it comes. At
+Methods: lora, deep-lora, lora-ga, lora-one, eva, pissa, adalora, dora, vera, full, head, and untouched, the model as it comes. At
 one seed all get the same rows in the same batches. OUT holds a line for each cell (`cells.jsonl`), the table
 (`table.csv`, `table.json`) and `index.html`. A comparison that was stopped goes on by the same command; more methods,
 ranks, samples or seeds extend it.
@@ -41,6 +41,11 @@ TUNABLE = ("lr", "head_lr", "steps", "batch_size", "depth", "init_scale", "basis
 
 OWN = {
     "output": (Path, typer.Option("--output", "-o", help="Output folder."), REQUIRED),
+    "config": (
+        Path | None,
+        typer.Option("--config", help="YAML file of settings, as finetune's; options given here win."),
+        None,
+    ),
     "methods": (
         str,
         typer.Option(help="Methods with commas between; the first is the baseline."),
@@ -74,6 +79,7 @@ OWN = {
 
 def run(
     output: Path,
+    config: Path | None,
     methods: str,
     ranks: str,
     samples: str | None,
@@ -83,8 +89,10 @@ def run(
     retry: bool,
     **given: Any,
 ) -> None:
-    """The command; its options beside these eight are fields of RunConfig."""
-    config = RunConfig(**{name: value for name, value in given.items() if value is not None})
+    """The command; its options beside these nine are fields of RunConfig."""
+    stored = load_settings(config) if config is not None else {}
+    settings = {name: value for name, value in stored.items() if name not in AXES}
+    shared = RunConfig(**{**settings, **{name: value for name, value in given.items() if value is not None}})
     names = _parts("--methods", methods)
     axes = {
         "methods": names,
@@ -94,7 +102,7 @@ def run(
     }
     from corefold.compare.plan import begin
 
-    plan = begin(config, output, seeds=seeds, retry=retry, **axes)
+    plan = begin(shared, output, seeds=seeds, retry=retry, **axes)
     try:
         with progress(plan) as done:
             plan.run(jobs, done)

@@ -23,6 +23,7 @@ from corefold.adapters import BasesCallback, DeepLoraConfig, param_groups
 from corefold.finetune import starts
 from corefold.finetune.config import RunConfig
 from corefold.finetune.errors import InputError
+from corefold.finetune.preconditioning import precondition
 from corefold.finetune.task import Task, comes_whole
 
 BASES_BATCHES = 4
@@ -55,6 +56,18 @@ def cores_and_head(config: RunConfig, model: nn.Module, head: Parameters) -> Opt
 def no_callbacks(config: RunConfig, model: Any) -> Sequence[TrainerCallback]:
     """Nothing to do while it trains."""
     return ()
+
+
+def preconditioned(config: RunConfig, model: nn.Module, head: Parameters) -> Optimizer:
+    """As `two_rates`, with the gradients of LoRA pairs preconditioned."""
+    optimizer = two_rates(config, model, head)
+    pairs = [
+        (layer.lora_A["default"].weight, layer.lora_B["default"].weight)
+        for layer in model.modules()
+        if hasattr(layer, "lora_ga_init")
+    ]
+    optimizer.register_step_pre_hook(lambda *_: precondition(pairs))
+    return optimizer
 
 
 @dataclass(frozen=True)
@@ -183,6 +196,12 @@ LORA_GA = Method(
     _lora(init_lora_weights="lora_ga", lora_ga_config=LoraGAConfig()),
     start=starts.lora_ga,
 )
+LORA_ONE = Method(
+    _constant(2e-4),
+    lambda config, shared, base: LoraConfig(lora_alpha=16, use_rslora=True, **shared),
+    start=starts.lora_one,
+    optimizer=preconditioned,
+)
 ADALORA = Method(
     _constant(2e-3),
     _adalora,
@@ -199,6 +218,7 @@ METHODS = {
     "lora": LORA,
     "deep-lora": DEEP_LORA,
     "lora-ga": LORA_GA,
+    "lora-one": LORA_ONE,
     "eva": EVA,
     "pissa": PISSA,
     "adalora": ADALORA,

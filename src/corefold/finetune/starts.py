@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from corefold.finetune.errors import InputError
 
-GRADIENT_BATCHES = 4  # of LoRA-GA, as many as Deep LoRA's bases get
+GRADIENT_BATCHES = 4  # of LoRA-GA and LoRA-One, as many as Deep LoRA's bases get
+ONE_GAMMA, ONE_OVERSAMPLED = 128, 4  # of LoRA-One
 EVA_ROWS = 128  # that EVA looks at
 EVA_PASSES = 200  # after which it counts as not converging
 
@@ -94,9 +95,32 @@ def lora_ga(given: Given) -> None:
     PEFT's `preprocess_loraga` looks at a model that has no adapter yet and computes its own loss. These adapters
     add nothing yet, so the gradient of the weights below them is the same.
     """
+    config = given.adapted.peft_config["default"].lora_ga_config
+    for layer, gradient in _gradients(given, "LoRA-GA"):
+        layer.get_base_layer()._peft_loraga_grad = gradient
+        layer.lora_ga_init("default", config)
+
+
+def lora_one(given: Given) -> None:
+    """LoRA-One (Zhang, Liu, Chen 2025): the pair starts as a step of gradient descent, and the weight stays as it is.
+
+    With `-G = U diag(s) V^T` the factors are `U_r diag(s / s_1)^(1/2)` and its like on the other side, each times
+    `out^(1/4) / gamma^(1/2)`, as its authors' code has it.
+    """
+    for layer, gradient in _gradients(given, "LoRA-One"):
+        rank, size = layer.r["default"], ONE_OVERSAMPLED * layer.r["default"]
+        u, s, v = torch.svd_lowrank(-gradient.float(), min(size, *gradient.shape), niter=4)
+        root = (s[:rank] / s[0].clamp(min=torch.finfo(s.dtype).tiny)).sqrt()
+        scale = len(gradient) ** 0.25 / ONE_GAMMA**0.5
+        with torch.no_grad():
+            layer.lora_B["default"].weight.copy_(scale * u[:, :rank] * root)
+            layer.lora_A["default"].weight.copy_((scale * v[:, :rank] * root).mT)
+
+
+def _gradients(given: Given, name: str) -> Iterator[tuple[Any, Tensor]]:
+    """The layers with a LoRA that adds nothing yet, and the mean gradient of the weight below."""
     layers = [module for module in given.adapted.modules() if hasattr(module, "lora_ga_init")]
     weights = [layer.get_base_layer().weight for layer in layers]
-    config = given.adapted.peft_config["default"].lora_ga_config
     given.model.eval()
     trained = [parameter for parameter in given.model.parameters() if parameter.requires_grad]
     try:
@@ -105,16 +129,14 @@ def lora_ga(given: Given) -> None:
         batches = list(given.batches(GRADIENT_BATCHES, given.batch_size))
         for batch in batches:
             (given.model(**batch).loss / len(batches)).backward()
-        for layer, weight in zip(layers, weights, strict=True):
-            if weight.grad is None:
-                raise InputError("LoRA-GA needs a gradient, and the loss does not reach every adapted layer")
-            layer.get_base_layer()._peft_loraga_grad = weight.grad
-            weight.grad = None
     finally:
         _require_grad(weights, False)
         _require_grad(trained, True)
-    for layer in layers:
-        layer.lora_ga_init("default", config)
+    for layer, weight in zip(layers, weights, strict=True):
+        if weight.grad is None:
+            raise InputError(f"{name} needs a gradient, and the loss does not reach every adapted layer")
+        gradient, weight.grad = weight.grad, None
+        yield layer, gradient
 
 
 def _require_grad(parameters: list[nn.Parameter], wanted: bool) -> None:
