@@ -29,8 +29,8 @@ HELP = """Compare methods of fine-tuning on your own data, over ranks, numbers o
 Example: `corefold compare --model sentence-transformers/all-MiniLM-L6-v2 --train train.csv --eval eval.csv
 --text review --label stars --methods lora,deep-lora --ranks 2,8,32 --samples 16,64,256 --seeds 10 -o out`
 
-Methods: lora, deep-lora, lora-ga, lora-one, eva, pissa, adalora, dora, vera, full, head, and untouched, the model as it comes. At
-one seed all get the same rows in the same batches. OUT holds a line for each cell (`cells.jsonl`), the table
+Methods: lora, deep-lora, lora-ga, lora-one, eva, pissa, adalora, dora, vera, full, head, and untouched, the model as it
+comes. At one seed all get the same rows in the same batches. OUT holds a line for each cell (`cells.jsonl`), the table
 (`table.csv`, `table.json`) and `index.html`. A comparison that was stopped goes on by the same command; more methods,
 ranks, samples or seeds extend it.
 """
