@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from footprint import Watch
-from peers import Case
+from peers import SQUARE, Case
 from side_by_side import Results, circumstances, interleave, ratio, spread, start
 from step import case_of, load, random_batch
 from torch import Tensor
@@ -119,7 +119,7 @@ def run(
 
 
 def adapter(case: Case, bases: str = "gradient") -> Any:
-    return case.lora(case.twin(), corefold.DeepLoraConfig, bases=bases)
+    return case.lora(case.twin(), corefold.DeepLoraConfig, **SQUARE, bases=bases)
 
 
 def initialize(case: Case, model: Any, batch: dict[str, Tensor]) -> None:

@@ -77,7 +77,9 @@ def train(table: Path, texts: list[str], label: str, outputs: int, seed: int) ->
     batches = [
         batch_of(rows[i : i + ROWS], tokenizer, texts, label, outputs) for i in range(0, SAMPLES, ROWS)
     ]
-    config = corefold.DeepLoraConfig(target_modules="all-linear", task_type="SEQ_CLS")
+    config = corefold.DeepLoraConfig(
+        r=32, width=None, depth=3, target_modules="all-linear", task_type="SEQ_CLS"
+    )
     model = get_peft_model(base, config)
     corefold.initialize_bases(model, batches, num_batches=4, progress=False)
     optimizer = torch.optim.AdamW(corefold.param_groups(model, lr=1e-2), eps=1e-6)

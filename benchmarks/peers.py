@@ -126,9 +126,14 @@ def adalora(case: Case, model: nn.Module) -> Training:
     return Training(case, model, adamw(model), model.base_model.update_and_allocate)
 
 
-def deep(case: Case, model: nn.Module, ratio: float) -> Training:
+SQUARE = {"width": None, "depth": 3}  # the paper's core, of the rank that all peers have
+NARROW = {"width": 48, "depth": 2, "r": 4}
+
+
+def deep(case: Case, model: nn.Module, ratio: float, **settings: Any) -> Training:
     # Random bases cost a step as much as those from a gradient, which are a matter of quality.
-    model = case.lora(model, corefold.DeepLoraConfig, bases="random", basis_lr_ratio=ratio)
+    settings = {**SQUARE, **settings, "bases": "random", "basis_lr_ratio": ratio}
+    model = case.lora(model, corefold.DeepLoraConfig, **settings)
     return Training(case, model, adamw(model, corefold.param_groups(model, lr=LR)))
 
 
@@ -152,7 +157,10 @@ MAIN = ("floor", "lora", "deep_frozen", "deep_trained")  # what the targets spea
 METHODS = {
     "floor": Method("frozen model", frozen, "forward, backward to the first adapted layer; the head trains"),
     "lora": Method("LoRA", lora),
-    "deep_frozen": Method("Deep LoRA", partial(deep, ratio=0.0), "frozen bases, the default"),
+    "deep_frozen": Method("Deep LoRA", partial(deep, ratio=0.0), "square core, frozen bases"),
+    "deep_narrow": Method(
+        "Deep LoRA, narrow", partial(deep, ratio=0.0, **NARROW), "the default: rank 4, width 48"
+    ),
     "deep_trained": Method("Deep LoRA, bases trained", partial(deep, ratio=1e-2), "basis_lr_ratio=1e-2"),
     "rslora": Method("rsLoRA", partial(lora, use_rslora=True)),
     "dora": Method("DoRA", partial(lora, use_dora=True)),

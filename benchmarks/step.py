@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peers import MAIN, METHODS, Case
+from peers import MAIN, METHODS, SQUARE, Case
 from side_by_side import Results, circumstances, interleave, measure, ratio, spread
 from torch import Tensor, nn
 
@@ -176,7 +176,7 @@ def random_batch(base: Any, rows: int, tokens: int, seed: int, device: str) -> d
 
 def merged(case: Case, batch: Any, given: argparse.Namespace) -> dict[str, Any]:
     """Forward of the base, of a copy of it, and of a copy with a merged adapter."""
-    adapter = case.lora(case.twin(""), corefold.DeepLoraConfig, bases="random")
+    adapter = case.lora(case.twin(""), corefold.DeepLoraConfig, **SQUARE, bases="random")
     forwards = {"base": case.base, "again": copy.deepcopy(case.base), "merged": adapter.merge_and_unload()}
 
     def forward(model: nn.Module) -> Any:

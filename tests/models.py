@@ -235,14 +235,14 @@ def randomise(model: nn.Module, seed: int = 0, size: float = 0.03, only: str | N
 
 
 def wrap(base: nn.Module, adapter_name: str = "default", **options: Any) -> Any:
-    """`base` with a Deep LoRA adapter of width 4 on its attention, whatever `options` say otherwise."""
+    """`base` with a Deep LoRA adapter on its attention, its core square and of width 4, unless `options` say otherwise."""
     from peft import get_peft_model
 
     from corefold.adapters import DeepLoraConfig
 
     targets = {"bert": ["query", "value"], "mpnet": ["q", "v"], "llama": ["q_proj", "v_proj"]}
     kind = getattr(getattr(base, "config", None), "model_type", None)
-    settings = {"r": 4, "target_modules": targets.get(kind), **options}
+    settings = {"r": 4, "width": None, "depth": 3, "target_modules": targets.get(kind), **options}
     return get_peft_model(base, DeepLoraConfig(**settings), adapter_name=adapter_name)
 
 

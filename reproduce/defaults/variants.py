@@ -116,8 +116,13 @@ def lora(lr: float, **settings: Any) -> Variant:
 
 
 def deep(rank: int, lr: float, bases: str = "gradient", **settings: Any) -> Variant:
-    """Deep LoRA."""
-    return Variant(settings={"rank": rank, "lr": lr, "bases": bases, **settings})
+    """Deep LoRA with a square core."""
+    return Variant(settings={"rank": rank, "lr": lr, "bases": bases, "width": 0, "depth": 3, **settings})
+
+
+def narrow(rank: int, lr: float, width: int = 48, **settings: Any) -> Variant:
+    """Deep LoRA that chooses a few directions within wider bases."""
+    return Variant(settings={"rank": rank, "lr": lr, "width": width, **SLOW, **settings})
 
 
 FAST, SLOW = {"head_lr": 1e-2}, {"head_lr": 1e-3}

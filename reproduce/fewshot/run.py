@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraConfig
 from reproduce.common import Result, circumstances
 from reproduce.fewshot.shown import PEERS, claims, figure
 
 from corefold.compare.grid import Key
 from corefold.compare.plan import Plan, begin
 from corefold.compare.store import read_cells
-from corefold.finetune import RunConfig
+from corefold.finetune import RunConfig, starts
+from corefold.finetune.methods import METHODS
 
 HERE = Path(__file__).parent
 JUDGED = 500
@@ -43,25 +45,49 @@ class Run:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
+SQUARE = {"width": 0, "depth": 3}
 # DeepLoraConfig.paper(), and the model that it compresses: at full width random orthonormal bases leave nothing out.
-PAPER = {"bases": "gradient", "basis_lr_ratio": 1e-2, "init_scale": 1e-3, "lr": 1e-2}
-WIDE, FULL_WIDTH = {"bases": "random", "init_scale": 1e-3, "lr": 1e-4}, 384
+PAPER = {**SQUARE, "bases": "gradient", "basis_lr_ratio": 1e-2, "init_scale": 1e-3, "lr": 1e-2}
+WIDE, FULL_WIDTH = {**SQUARE, "bases": "random", "init_scale": 1e-3, "lr": 1e-4}, 384
+
+
+def _as_authors_draw(given: starts.Given) -> None:
+    for module in given.adapted.modules():
+        if hasattr(module, "lora_ga_init"):
+            torch.nn.init.normal_(module.lora_A["default"].weight)
+
+
+# The authors' baseline: A of unit variance, no alpha / r, a constant 1e-4.
+METHODS["lora-authors"] = replace(
+    METHODS["lora"],
+    peft=lambda config, shared, base: LoraConfig(lora_alpha=config.rank, **shared),
+    start=_as_authors_draw,
+)
 
 RUNS = {
-    "deep-lora": Run("deep-lora", 32),
+    "deep-lora": Run("deep-lora", 4),
     "lora, tuned": Run("lora", rates=RATES),
     "head": Run("head"),
     "untouched": Run("untouched"),
     "lora, 2e-4": Run("lora", settings={"lr": 2e-4}),
     "lora, 1e-3": Run("lora", settings={"lr": 1e-3}),
-    # Beyond the default six: the authors' form, others' methods at their usual rates, and how flat in rank and rate.
+    # Beyond the default six: a square core, which was the default before; LoRA and the compressed, the narrow and the
+    # wide model as the authors run them; others' methods at their usual rates; and how flat in rank and rate.
+    "deep-lora, square": Run("deep-lora", 32, settings=SQUARE),
+    **{f"deep-lora, square, rank {rank}": Run("deep-lora", rank, settings=SQUARE) for rank in (2, 8, 16, 64)},
+    **{
+        f"deep-lora, square, {lr:g}": Run("deep-lora", 32, settings={**SQUARE, "lr": lr})
+        for lr in (1e-3, 1e-2)
+    },
+    "lora, authors": Run("lora-authors", settings={"lr": 1e-4}),
+    "deep-lora, narrow random": Run("deep-lora", 8, settings=WIDE),
     "deep-lora, paper": Run("deep-lora", 8, settings=PAPER),
     "deep-lora, full width": Run("deep-lora", FULL_WIDTH, settings=WIDE),
     **{name: Run(name) for name in PEERS if name != "vera"},
     "vera": Run("vera", 256),  # made for ranks in the hundreds
     **{f"deep-lora, rank {rank}": Run("deep-lora", rank) for rank in (2, 8, 16, 64)},
     **{f"lora, 1e-3, rank {rank}": Run("lora", rank, settings={"lr": 1e-3}) for rank in (2, 32, 64)},
-    **{f"deep-lora, {lr:g}": Run("deep-lora", 32, settings={"lr": lr}) for lr in (1e-3, 1e-2)},
+    **{f"deep-lora, {lr:g}": Run("deep-lora", 4, settings={"lr": lr}) for lr in (1.3e-3, 1.3e-2)},
     **{f"lora, {lr:g}": Run("lora", settings={"lr": lr}) for lr in (3e-4, 3e-3)},
 }
 NEW_HEAD, NO_HEAD = {"untouched"}, {"head"}  # left out where the task has a new head, and where it has none

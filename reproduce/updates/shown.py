@@ -13,20 +13,23 @@ from reproduce.common import AGREES, DIFFERS, PARTLY, Cell, claim, draw, paper
 from corefold.report.plots import BLUE, GREEN, GREY, PURPLE, VERMILION
 
 COMMAND = "python -m reproduce.updates.run"
-PAPER = {"method": "deep-lora", "init_scale": 1e-3, "rank": 8, "lr": 1e-4}
+SQUARE = {"width": 0, "depth": 3}
+PAPER = {"method": "deep-lora", **SQUARE, "init_scale": 1e-3, "rank": 8, "lr": 1e-4}
 COMPRESSED, WIDE, NARROW = "compressed", "full width", "narrow, random"
 FORMS: dict[str, dict[str, Any]] = {
     "LoRA, rank 8": {"method": "lora", "rank": 8, "lr": 1e-3},
     "LoRA, rank 32": {"method": "lora", "rank": 32, "lr": 1e-3},
     "Deep LoRA, rank 8": {"method": "deep-lora", "rank": 8},
     "Deep LoRA, rank 32": {"method": "deep-lora", "rank": 32},
+    "square core, rank 8": {"method": "deep-lora", "rank": 8, **SQUARE},
+    "square core, rank 32": {"method": "deep-lora", "rank": 32, **SQUARE},
     # As the authors run them: DeepLoraConfig.paper(), the model that it compresses, and one of its size without bases.
     COMPRESSED: {**PAPER, "bases": "gradient", "basis_lr_ratio": 1e-2, "lr": 1e-2},
     WIDE: {**PAPER, "bases": "random", "rank": 384},
     NARROW: {**PAPER, "bases": "random"},
 }
-COLORS = dict(zip(FORMS, (VERMILION, VERMILION, BLUE, BLUE, GREEN, GREY, PURPLE), strict=True))
-DASHED = {"LoRA, rank 32", "Deep LoRA, rank 32"}
+COLORS = dict(zip(FORMS, (VERMILION, VERMILION, BLUE, BLUE, GREY, GREY, GREEN, GREY, PURPLE), strict=True))
+DASHED = {"LoRA, rank 32", "Deep LoRA, rank 32", "square core, rank 32"}
 Cells = Mapping[str, Cell]
 
 
@@ -37,6 +40,11 @@ def claims(cells: Cells) -> list[Cell]:
         *(
             _ranks(f"Deep LoRA's updates are of lower rank than LoRA's: rank {rank} given", said["rank"], cells,
                    f"Deep LoRA, rank {rank}", f"LoRA, rank {rank}")
+            for rank in (8, 32)
+        ),
+        *(
+            _ranks(f"So are those of a square core: rank {rank} given", said["rank"], cells,
+                   f"square core, rank {rank}", f"LoRA, rank {rank}")
             for rank in (8, 32)
         ),
         _ranks("As its authors run it, too: rank 8 given", said["rank"], cells, COMPRESSED, "LoRA, rank 8"),

@@ -25,7 +25,7 @@ ADAPTERS: dict[str, dict[str, Any]] = {
         "init_scale": 0.3,
         "rank_pattern": {r".*\.0\..*q_proj": 9},
     },
-    "three": {"target_modules": ["q_proj", "k_proj", "embed_tokens"], "r": 11, "depth": 1},
+    "three": {"target_modules": ["q_proj", "k_proj", "embed_tokens"], "r": 11, "width": None, "depth": 1},
 }
 SUM = (["one", "two", "three"], [0.7, -1.3, 2.0])
 COMBINATIONS = ["svd", "ties_svd", "magnitude_prune_svd"]

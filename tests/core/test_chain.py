@@ -239,7 +239,7 @@ class TestCollapse:
 
     @pytest.mark.parametrize("rank", [0, -1, 5])
     def test_refuses_a_rank_outside_the_width(self, rank):
-        with pytest.raises(ValueError, match=rf"between 1 and the chain's width 4; got {rank}"):
+        with pytest.raises(ValueError, match=rf"between 1 and the chain's 4; got {rank}"):
             random_chain(6, 7, 4, 2).collapse(rank=rank)
 
     @pytest.mark.parametrize("tol", [-0.1, 1.0, float("nan")])
@@ -280,7 +280,7 @@ class TestShapesAreChecked:
 
     @pytest.mark.parametrize(
         ("left", "factors", "right"),
-        [((6, 4), (2, 3, 3), (7, 3)), ((6, 3), (2, 3, 4), (7, 3)), ((6, 3), (3, 3), (7, 3))],
+        [((6, 4), (2, 3, 3), (7, 3)), ((6, 3), (2, 4, 3), (7, 3)), ((6, 3), (3, 3), (7, 3))],
     )
     def test_in_a_dataclass(self, left, factors, right):
         with pytest.raises(TypeCheckError):
@@ -289,3 +289,52 @@ class TestShapesAreChecked:
     def test_in_a_method(self):
         with pytest.raises(TypeCheckError):
             FactorChain.at_start(torch.ones(6, 3), torch.ones(7, 4), 2, 0.1)
+
+
+class TestNarrow:
+    """A core `P Q^T` of fewer directions than the bases have columns."""
+
+    @staticmethod
+    def chain(out=9, in_=16, width=6, rank=2, dtype=torch.float64):
+        left, right = gaussian(out, width), gaussian(in_, width, seed=1)
+        return FactorChain(left.to(dtype), gaussian(2, width, rank, seed=2).to(dtype), right.to(dtype))
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize(("out", "in_"), SHAPES)
+    def test_is_the_dense_product(self, out, in_, dtype):
+        chain = self.chain(out, in_, dtype=dtype)
+        q, p = chain.factors.double()
+        expected = chain.left.double() @ p @ q.mT @ chain.right.double().mT
+        x = gaussian(3, in_, seed=4, dtype=dtype)
+        same_matrix(chain.dense(), expected, ROUNDING[dtype])
+        same_matrix(chain(x), x.double() @ expected.mT, ROUNDING[dtype])
+        same_matrix(chain.core(), p @ q.mT, ROUNDING[dtype])
+
+    @pytest.mark.parametrize("rank", [1, 2, 5])
+    def test_collapses_to_its_own_rank(self, rank):
+        chain = self.chain(rank=rank)
+        b, a = chain.collapse()
+        assert (chain.rank, b.shape, a.shape) == (rank, (9, rank), (rank, 16))
+        same_matrix(b @ a, chain.dense(), 1e-12)
+        assert chain.singular_values().shape == (rank,)
+        with pytest.raises(ValueError, match=f"between 1 and the chain's {rank}; got {rank + 1}"):
+            chain.collapse(rank=rank + 1)
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_starts_at_zero_with_an_orthonormal_choice(self, dtype):
+        left, right = frame(17, WIDTH, 1).to(dtype), frame(10, WIDTH, 2).to(dtype)
+        chain = FactorChain.at_narrow_start(left, right, 2, torch.Generator().manual_seed(3))
+        assert torch.equal(chain.dense(), torch.zeros(17, 10, dtype=dtype))
+        assert not chain.factors[1].any()
+        orthonormal_columns(chain.factors[0], ROUNDING[dtype])
+        again = FactorChain.at_narrow_start(left, right, 2, torch.Generator().manual_seed(3))
+        assert torch.equal(chain.factors, again.factors)
+
+    def test_gradients_flow_to_every_part(self):
+        chain = self.chain(5, 4, 3, 2)
+        parts = [
+            part.requires_grad_() for part in (chain.left, chain.factors, chain.right, gaussian(2, 4, seed=1))
+        ]
+        assert torch.autograd.gradcheck(
+            lambda left, factors, right, x: FactorChain(left, factors, right)(x), parts
+        )

@@ -221,3 +221,20 @@ def test_folding_pays_from_some_number_of_tokens_on():
             assert pays == sorted(pays)
             assert not pays[0]
             assert pays[-1]
+
+
+@pytest.mark.parametrize("batch", [FEW, MANY])
+def test_a_narrow_chain_is_the_dense_map_with_its_gradients(batch):
+    found = []
+    for route in (
+        adapted_linear,
+        lambda x, w, b, chains, scales: functional.linear(x, w + chains[0].dense(), b),
+    ):
+        parts = [gaussian(*batch, 8), gaussian(7, 8, seed=1), gaussian(7, seed=2), gaussian(7, 4, seed=3),
+                 gaussian(2, 4, 2, seed=4), gaussian(8, 4, seed=5)]  # fmt: skip
+        x, weight, bias, left, factors, right = (part.requires_grad_() for part in parts)
+        y = route(x, weight, bias, [FactorChain(left, factors, right)], (1.0,))
+        y.square().sum().backward()
+        found.append([y.detach(), *(part.grad for part in parts)])
+    for got, expected in zip(*found, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-10)

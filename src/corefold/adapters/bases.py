@@ -46,7 +46,7 @@ class BasesReport(dict[str, Tensor]):
     """What `initialize_bases` saw and chose: the gradient's largest singular values of each layer, by module name.
 
     Attributes:
-        widths: each layer's width.
+        widths: each layer's `r`.
         energies: each layer's share of the squared singular values of all layers.
     """
 
@@ -91,9 +91,9 @@ def initialize_bases(
         num_batches: batches used; fewer if the dataloader ends before.
         adapter_name: which adapter; default the active one.
         loss_fn: `loss_fn(model, batch)`, a scalar; default `model(**batch).loss`.
-        rank_budget: spread this sum of widths over the layers, instead of `r` for each: one direction for each layer,
+        rank_budget: spread this sum of ranks over the layers, instead of `r` for each: one direction for each layer,
             the others to those in which the gradient has most energy, up to twice the average. The layers' parameters
-            are made anew, so call it before an optimizer or a distributed wrapper takes them; the widths are written
+            are made anew, so call it before an optimizer or a distributed wrapper takes them; the ranks are written
             into the configuration's `rank_pattern`.
         generator: source of the random halves of the bases, on the CPU, and of nothing else; default seed 0, so that
             equal data means equal bases, in however many batches and processes it comes.
@@ -126,7 +126,7 @@ def initialize_bases(
         name: (
             layer.left_rows,
             math.prod(layer.right_shape),
-            2 * widest[name] + OVERSAMPLE,
+            2 * max(widest[name], layer.width[adapter]) + OVERSAMPLE,
             layer.deeplora_left[adapter],
         )
         for name, (layer, adapter) in layers.items()
@@ -181,9 +181,9 @@ def _alike(size: tuple[int, int, int, Tensor]) -> tuple[int, int, int, torch.dev
 
 
 def _widest(layers: dict[str, tuple[DeepLoraLayer, str]], budget: int | None) -> dict[str, int]:
-    """How wide each layer may become."""
+    """How wide the bases of each layer may become."""
     if budget is None:
-        return {name: layer.r[adapter] for name, (layer, adapter) in layers.items()}
+        return {name: layer.width[adapter] for name, (layer, adapter) in layers.items()}
     for layer, adapter in layers.values():
         if hasattr(layer.deeplora_left[adapter], "device_mesh"):
             raise ValueError("rank_budget makes new parameters; call initialize_bases before fully_shard")
@@ -299,7 +299,7 @@ def _set_bases(
     moments: MomentSketch | None,
     generator: torch.Generator,
 ) -> None:
-    config, k, width = layer.deeplora_config[adapter], sketch.carried(), layer.r[adapter]
+    config, k, width = layer.deeplora_config[adapter], sketch.carried(), layer.width[adapter]
     if moments is not None:
         gradient = (sketch.left, sketch.values, sketch.right)
         rows, columns = moments.directions(width)
@@ -309,7 +309,7 @@ def _set_bases(
         left, right = bases_from_singular_vectors(
             sketch.left[:, :k], sketch.right[:, :k], width, kind, generator
         )
-    layer.reset_adapter(adapter, left, right)
+    layer.reset_adapter(adapter, left, right, generator)
     for name in layer.adapter_layer_names:
         share(getattr(layer, name)[adapter])
     config.decide(initialized=True)

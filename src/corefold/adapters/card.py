@@ -71,9 +71,9 @@ def _section(config: Any) -> str:
     else:
         first = "import corefold  # makes Deep LoRA known to PEFT\n"
         note = (
-            f"Deep LoRA, width {config.r}, depth {config.depth}. `import corefold` must run before loading;\n"
-            "without it PEFT stops at `KeyError: 'DEEPLORA'`. For tools that do not know corefold, write a plain\n"
-            'LoRA with `corefold.export_lora(model, "out-lora")`.'
+            f"Deep LoRA, rank {config.r}, width {config.width or config.r}, depth {config.depth}.\n"
+            "`import corefold` must run before loading; without it PEFT stops at `KeyError: 'DEEPLORA'`. For\n"
+            'tools that do not know corefold, write a plain LoRA with `corefold.export_lora(model, "out-lora")`.'
         )
     labels = "  # with the num_labels it was trained with" if config.task_type == "SEQ_CLS" else ""
     return (

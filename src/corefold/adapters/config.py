@@ -22,15 +22,19 @@ from corefold.core import Bases
 class DeepLoraConfig(PeftConfig):
     """Configuration of Deep LoRA, used like `peft.LoraConfig`.
 
-    Each targeted weight W (out x in) becomes `W + left @ (W_L ... W_1 - init_scale**depth * I) @ right.T`, which
-    is W exactly until training moves the factors. Call `corefold.initialize_bases` after wrapping, or train with
-    `corefold.BasesCallback`: random bases barely learn.
+    Each targeted weight W (out x in) becomes `W + left @ core @ right.T`, with frozen bases of `width` columns read off
+    the gradient and a core of rank `r` that trains: `P Q^T` (width x r each), or for `width=None` the paper's
+    `W_L ... W_1 - init_scale**depth * I` (r x r each). It is W exactly until training moves the factors. Call
+    `corefold.initialize_bases` after wrapping, or train with `corefold.BasesCallback`: random bases learn less.
 
     Args:
-        r: width of the core, what LoRA calls the rank; a layer with a smaller side gets that side.
-        depth: number of core factors (L in the paper).
-        init_scale: each factor starts at init_scale * I (epsilon in the paper, 1e-3 there; 0.1 here because under
-            Adam a small start leaves the core without a gradient once the head has fitted).
+        r: rank of the update, as LoRA has it; a layer with a smaller side gets that side.
+        width: columns of the bases; a layer with a smaller side gets that side, and one of a rank that is no less a
+            square core. None: `r` in every layer.
+        depth: number of core factors (L in the paper); 2 unless the core is square.
+        init_scale: each factor of a square core starts at init_scale * I (epsilon in the paper, 1e-3 there; 0.1 here
+            because under Adam a small start leaves the core without a gradient once the head has fitted). A narrow
+            core starts at P = 0 and a random Q with orthonormal columns.
         bases: where `initialize_bases` takes the bases from: `"fisher"`, the directions in which the gradients of
             single samples have most energy (`corefold.core.MomentSketch`, `paired_bases`); `"gradient"`, the paper's,
             `"spectral"` or `"random"`, see `corefold.core.bases_from_singular_vectors`.
@@ -40,7 +44,7 @@ class DeepLoraConfig(PeftConfig):
         exclude_modules: names, or a regular expression, of layers left alone.
         layers_to_transform: indices of the blocks adapted; default all.
         layers_pattern: name of the list of blocks, for models where PEFT cannot tell.
-        rank_pattern: widths for some layers, by name or regular expression, in place of r.
+        rank_pattern: ranks for some layers, by name or regular expression, in place of r.
         modules_to_save: layers trained and saved in full, a new classifier for instance.
         trainable_token_indices: rows of the token embedding, or of several by name, trained in full and saved alone:
             for tokens added to the vocabulary.
@@ -50,8 +54,9 @@ class DeepLoraConfig(PeftConfig):
         initialized: set by `initialize_bases`; tells that the bases came from data.
     """
 
-    r: int = 32
-    depth: int = 3
+    r: int = 4
+    width: int | None = 48
+    depth: int = 2
     init_scale: float = 0.1
     bases: Bases = "fisher"
     basis_lr_ratio: float = 0.0
@@ -91,6 +96,13 @@ class DeepLoraConfig(PeftConfig):
                 raise ValueError(
                     f"`r` should be a positive integer value but the value passed is {width} (for {name!r})"
                 )
+        if self.width is not None and self.width <= 0:
+            raise ValueError(f"width, the columns of the bases, must be at least 1 or None; got {self.width}")
+        if self.width is not None and self.depth != 2:
+            raise ValueError(
+                f"a core in bases of a width of their own has two factors; got depth={self.depth} and "
+                f"width={self.width}. For a square core of any depth give width=None"
+            )
         if self.depth < 1:
             raise ValueError(f"depth is the number of core factors, at least 1; got {self.depth}")
         if not self.init_scale > 0:
@@ -125,6 +137,7 @@ class DeepLoraConfig(PeftConfig):
         return cls(
             **{
                 "r": 8,
+                "width": None,
                 "depth": 3,
                 "init_scale": 1e-3,
                 "bases": "gradient",

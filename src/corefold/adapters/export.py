@@ -114,12 +114,12 @@ def to_lora(
     }
     size = width = 0
     for name, chain in chains.items():
-        b, a = chain.collapse(rank=min(rank, chain.left.shape[1]))
+        b, a = chain.collapse(rank=min(rank, chain.rank))
         missing = rank - b.shape[1]  # a layer narrower than the rank
         pair = _named(name, state, pad(b, (0, missing)), pad(a, (0, 0, 0, missing)))
         tensors |= {f"{PREFIX}{key}": tensor for key, tensor in pair.items()}
         size += sum(tensor.nbytes for tensor in pair.values())
-        width = max(width, chain.left.shape[1])
+        width = max(width, chain.rank)
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     lora = _lora_config(config, rank)
@@ -164,13 +164,15 @@ def chains_of(config: DeepLoraConfig, state: Mapping[str, Tensor]) -> dict[str, 
             if f"{name}.{part}" not in state:
                 raise ValueError(f"tensor {name}.{part} is missing from the adapter")
         factors, left, right = (state[f"{name}.{part}"] for part in parts)
-        width = factors.shape[-1]
-        if factors.shape != (config.depth, width, width) or {left.shape[1:], right.shape[-1:]} != {(width,)}:
+        width, square = left.shape[-1], factors.shape[-2:] == (left.shape[-1], left.shape[-1])
+        depth = config.depth if square else 2
+        fits = factors.shape[:-1] == (depth, width) and factors.shape[-1] <= width
+        if not fits or {left.shape[1:], right.shape[-1:]} != {(width,)}:
             raise ValueError(
                 f"{name}: factors {tuple(factors.shape)}, left {tuple(left.shape)}, right {tuple(right.shape)} "
                 f"do not make a chain of depth {config.depth}"
             )
-        start = start_product(config.init_scale, config.depth, factors.dtype)
+        start = start_product(config.init_scale, config.depth, factors.dtype) if square else 0.0
         chains[name.removeprefix(PREFIX)] = FactorChain(left, factors, right.flatten(0, -2), start)
     return chains
 

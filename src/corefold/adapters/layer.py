@@ -46,7 +46,7 @@ class DeepLoraLayer(nn.Module, BaseTunerLayer):
     watch_weight: Callable[[Tensor], Tensor] | None = None  # set in `capture.py`, for such a weight
     extra_repr = quantization_extra_repr  # type: ignore[assignment]
     adapter_layer_names = ("deeplora_factors", "deeplora_left", "deeplora_right")
-    other_param_names = ("r", "scaling", "deeplora_config", "deeplora_start", "deeplora_gate")
+    other_param_names = ("r", "width", "scaling", "deeplora_config", "deeplora_start", "deeplora_gate")
 
     def __init__(
         self,
@@ -62,6 +62,7 @@ class DeepLoraLayer(nn.Module, BaseTunerLayer):
         self.left_rows, self.right_shape = self.sides(self.get_base_layer())
         self.in_features, self.out_features = self.right_shape[0], self.left_rows
         self.r: dict[str, int] = {}
+        self.width: dict[str, int] = {}
         self.scaling: dict[str, float] = {}
         self.deeplora_config: dict[str, DeepLoraConfig] = {}
         self.deeplora_start: dict[str, dict[torch.dtype, float]] = {}
@@ -101,27 +102,28 @@ class DeepLoraLayer(nn.Module, BaseTunerLayer):
         return grad, x
 
     def update_layer(self, adapter_name: str, r: int, config: DeepLoraConfig) -> None:
-        """Add an adapter of width `r`, at most the weight's smaller side, or replace the one of that name."""
+        """Add an adapter of rank `r`, at most the weight's smaller side, or replace the one of that name."""
         if r <= 0:
             raise ValueError(f"`r` should be a positive integer value but the value passed is {r}")
-        width = min(r, self.left_rows, math.prod(self.right_shape))
         self.scaling[adapter_name] = 1.0
         self.deeplora_config[adapter_name] = config
         self.deeplora_start[adapter_name] = start_products(config.init_scale, config.depth)
         dtype = torch.float64 if self.base_tensor().dtype == torch.float64 else torch.float32
         for name in self.adapter_layer_names:
             getattr(self, name)[adapter_name] = nn.Parameter(torch.empty(0, dtype=dtype))
-        self.resize(adapter_name, width)
+        self.resize(adapter_name, r)
         self._move_adapter_to_device_of_base_layer(adapter_name)
         if not self.deeplora_factors[adapter_name].is_meta:
             self.reset_adapter(adapter_name)
         self.train_bases(adapter_name, config.basis_lr_ratio > 0)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
-    def resize(self, adapter_name: str, width: int) -> None:
-        """Give an adapter new, empty parameters of this width, trained or frozen as the old ones were."""
-        self.r[adapter_name], depth = width, self.deeplora_config[adapter_name].depth
-        shapes = ((depth, width, width), (self.left_rows, width), (*self.right_shape, width))
+    def resize(self, adapter_name: str, r: int) -> None:
+        """Give an adapter new, empty parameters for this rank, trained or frozen as the old ones were."""
+        config, side = self.deeplora_config[adapter_name], min(self.left_rows, math.prod(self.right_shape))
+        r = self.r[adapter_name] = min(r, side)
+        width = self.width[adapter_name] = min(max(r, config.width or r), side)
+        shapes = ((config.depth, width, r), (self.left_rows, width), (*self.right_shape, width))
         for name, shape in zip(self.adapter_layer_names, shapes, strict=True):
             old = getattr(self, name)[adapter_name]
             getattr(self, name)[adapter_name] = nn.Parameter(old.new_empty(shape), old.requires_grad)
@@ -149,20 +151,24 @@ class DeepLoraLayer(nn.Module, BaseTunerLayer):
         adapter_name: str,
         left: Float[Tensor, "left_rows width"] | None = None,
         right: Float[Tensor, "right_rows width"] | None = None,
+        generator: torch.Generator | None = None,
     ) -> None:
-        """Put the adapter at its start, in place: the given bases (random if None), every factor init_scale * I."""
-        config, width = self.deeplora_config[adapter_name], self.r[adapter_name]
+        """Put the adapter at its start, in place: the given bases (random if None), the factors as a chain begins."""
+        config, r, width = self.deeplora_config[adapter_name], self.r[adapter_name], self.width[adapter_name]
         own = self.deeplora_left[adapter_name]
         left = complete(own.new_empty(self.left_rows, 0), width) if left is None else left
         right = complete(own.new_empty(math.prod(self.right_shape), 0), width) if right is None else right
-        start = FactorChain.at_start(left, right, config.depth, config.init_scale)
+        if r < width:
+            start = FactorChain.at_narrow_start(left, right, r, generator)
+        else:
+            start = FactorChain.at_start(left, right, config.depth, config.init_scale)
         if not config.init_weights:
             start.factors.add_(torch.randn_like(start.factors) / (3 * width**0.5))
         self.set_chain(adapter_name, start)
 
     @torch.no_grad()
     def set_chain(self, adapter_name: str, chain: FactorChain) -> None:
-        """Copy a chain of the adapter's width, depth and start into its parameters."""
+        """Copy a chain of the adapter's width, rank, depth and start into its parameters."""
         parts = (chain.factors, chain.left, chain.right)
         for own, new in zip(self.tensors(adapter_name), parts, strict=True):
             own.copy_(placed_as(own, new.reshape(own.shape)))
@@ -182,7 +188,8 @@ class DeepLoraLayer(nn.Module, BaseTunerLayer):
     def chain(self, adapter_name: str) -> FactorChain:
         """The adapter's update of the weight, as a chain over its live parameters, without its `scaling`."""
         factors, left, right = self.tensors(adapter_name)
-        start = self.deeplora_start[adapter_name][factors.dtype]
+        square = self.r[adapter_name] == self.width[adapter_name]
+        start = self.deeplora_start[adapter_name][factors.dtype] if square else 0.0
         return FactorChain(left, factors, right.flatten(0, -2), start)
 
     def get_delta_weight(self, adapter: str, scale: float | Tensor | None = None) -> Tensor:
@@ -223,7 +230,8 @@ class DeepLoraLayer(nn.Module, BaseTunerLayer):
         with unrounded(x.device.type):
             for name, scale in scales.items():
                 chain = self.chain(name)
-                total = total + self.expand(self.project(x, chain.right), chain.left @ (chain.core() * scale))
+                tall, right = chain.thin()
+                total = total + self.expand(self.project(x, right), tall * scale)
         return total.to(result.dtype)
 
     def _scales(self) -> Mapping[str, float | Tensor]:

@@ -115,6 +115,7 @@ def _configuration(model: DeepLoraModel, adapters: list[str], combined: dict[str
     return replace(
         configs[adapters[0]],
         r=max(len(s) for _, s, _ in combined.values()),
+        width=None,
         rank_pattern={f"^{re.escape(path)}": len(combined[path][1]) for path in paths},
         target_modules=paths,
         exclude_modules="|".join(re.escape(name) for name in sorted(others.difference(paths))) or None,
@@ -171,8 +172,9 @@ def _width(model: DeepLoraModel, adapter_name: str) -> int:
 
 def _sum(layer: DeepLoraLayer, adapters: list[tuple[str, float]]) -> Svd:
     chains = [(layer.chain(name), weight * layer.scaling[name]) for name, weight in adapters]
-    tall = torch.cat([weight * chain.left.double() @ chain.core().double() for chain, weight in chains], 1)
-    return low_rank_svd(tall.detach(), torch.cat([chain.right.double() for chain, _ in chains], 1).detach())
+    thin = [(weight, *chain.thin(torch.float64)) for chain, weight in chains]
+    tall = torch.cat([weight * tall for weight, tall, _ in thin], 1)
+    return low_rank_svd(tall.detach(), torch.cat([right for _, _, right in thin], 1).detach())
 
 
 def _pruned(

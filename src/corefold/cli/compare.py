@@ -51,7 +51,7 @@ OWN = {
         typer.Option(help="Methods with commas between; the first is the baseline."),
         "lora,deep-lora",
     ),
-    "ranks": (str, typer.Option(help="Ranks with commas between."), "32"),
+    "ranks": (str, typer.Option(help="Ranks with commas between."), "8"),
     "samples": (
         str | None,
         typer.Option(

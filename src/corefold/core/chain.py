@@ -24,17 +24,45 @@ class FactorChain:
     orthonormal, so with `start = init_scale ** depth` an untrained chain is exactly zero; the paper leaves
     `start` at 0 because its init_scale of 1e-3 makes that product 1e-9.
 
+    A narrow chain has two factors of fewer columns, `(Q, P)`, and the core `P Q^T`: it chooses `rank` directions within
+    frames of `width`, and starts at `P = 0`.
+
     Attributes:
         left: basis of the output side, (out, width).
-        factors: the core's factors in the order applied, (depth, width, width).
+        factors: the core's factors in the order applied, (depth, width, width); or `(Q, P)`, (2, width, rank).
         right: basis of the input side, (in, width).
         start: what the product of the factors was at the start, taken off the core's diagonal.
     """
 
     left: Float[Tensor, "out width"]
-    factors: Float[Tensor, "depth width width"]
+    factors: Float[Tensor, "depth width rank"]
     right: Float[Tensor, "in width"]
     start: float = 0.0
+
+    @property
+    def rank(self) -> int:
+        """The most that the rank of `dense` can be: the narrowest part of the chain."""
+        return self.factors.shape[2]
+
+    @classmethod
+    def at_narrow_start(
+        cls,
+        left: Float[Tensor, "out width"],
+        right: Float[Tensor, "in width"],
+        rank: int,
+        generator: torch.Generator | None = None,
+    ) -> FactorChain:
+        """A narrow chain before training: `Q` random with orthonormal columns, `P` zero, and so the product.
+
+        Args:
+            left: basis of the output side.
+            right: basis of the input side.
+            rank: columns of `P` and `Q`, below the width.
+            generator: source of `Q`, on the CPU.
+        """
+        noise = torch.randn(left.shape[1], rank, generator=generator, dtype=torch.float64).to(left)
+        q = torch.linalg.qr(noise).Q
+        return cls(left, torch.stack([q, torch.zeros_like(q)]), right)
 
     @classmethod
     def at_start(
@@ -64,7 +92,9 @@ class FactorChain:
         return cls(u, factor.repeat(depth, 1, 1), v, start)
 
     def core(self) -> Float[Tensor, "width width"]:
-        """`W_L ... W_2 W_1 - start * I`."""
+        """`W_L ... W_2 W_1 - start * I`, or `P Q^T`."""
+        if self.rank < self.left.shape[1]:
+            return self.factors[1] @ self.factors[0].mT
         product = reduce(lambda done, factor: factor @ done, self.factors.unbind(0))
         if not self.start:
             return product
@@ -73,13 +103,26 @@ class FactorChain:
 
     def __call__(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
         """`x @ dense.T`, without forming the dense matrix."""
-        return (x @ self.right) @ (self.left @ self.core()).mT
+        tall, right = self.thin()
+        return (x @ right) @ tall.mT
 
     def dense(self) -> Float[Tensor, "out in"]:
         """The matrix itself."""
-        return (self.left @ self.core()) @ self.right.mT
+        tall, right = self.thin()
+        return tall @ right.mT
 
-    def singular_values(self) -> Float[Tensor, " width"]:
+    def thin(
+        self, dtype: torch.dtype | None = None
+    ) -> tuple[Float[Tensor, "out rank"], Float[Tensor, "in rank"]]:
+        """`(tall, right)` with `dense = tall @ right.T`, as narrow as the chain is; in its own dtype or another."""
+        dtype = dtype or self.left.dtype
+        left, right = self.left.to(dtype), self.right.to(dtype)
+        if self.rank < left.shape[1]:
+            return left @ self.factors[1].to(dtype), right @ self.factors[0].to(dtype)
+        # The core as the chain itself rounds it, or a start that cancels exactly would leave rounding behind.
+        return left @ self.core().to(dtype), right
+
+    def singular_values(self) -> Float[Tensor, " rank"]:
         """Singular values of `dense`, largest first, from two QRs of tall bases and one small SVD."""
         return self._svd()[1].to(self.left.dtype)
 
@@ -89,18 +132,17 @@ class FactorChain:
         """A LoRA pair `(b, a)` with `b @ a` equal to `dense`, or the best approximation of it.
 
         Args:
-            rank: keep this many directions, 1 to width. Default: all of them, which is exact.
+            rank: keep this many directions, 1 to the chain's rank. Default: all of them, which is exact.
             tol: keep the fewest directions (at least one) with `norm(dense - b @ a) <= tol * norm(dense)`, in
                 the Frobenius norm. By Eckart and Young no other pair of that rank comes closer.
 
         Raises:
             ValueError: both given, or rank or tol outside its range.
         """
-        width = self.left.shape[1]
         if rank is not None and tol is not None:
             raise ValueError(f"collapse takes rank or tol, not both; got rank={rank} and tol={tol}")
-        if rank is not None and not 1 <= rank <= width:
-            raise ValueError(f"rank must lie between 1 and the chain's width {width}; got {rank}")
+        if rank is not None and not 1 <= rank <= self.rank:
+            raise ValueError(f"rank must lie between 1 and the chain's {self.rank}; got {rank}")
         if tol is not None and not 0 <= tol < 1:
             raise ValueError(f"tol is a relative error, 0 <= tol < 1; got {tol}")
         u, s, v = self._svd()
@@ -112,9 +154,7 @@ class FactorChain:
         return b.to(self.left.dtype).contiguous(), a.to(self.left.dtype).contiguous()
 
     def _svd(self) -> tuple[Tensor, Tensor, Tensor]:
-        # The core as the chain itself rounds it, or a start that cancels exactly would leave rounding behind;
-        # from there in float64, which tall bases and one small SVD make cheap.
-        return low_rank_svd(self.left.double() @ self.core().double(), self.right.double())
+        return low_rank_svd(*self.thin(torch.float64))  # which tall bases and one small SVD make cheap
 
 
 def low_rank_svd(

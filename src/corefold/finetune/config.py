@@ -52,8 +52,11 @@ class RunConfig:
         "regression for numbers with fractions or many values, else classification.",
     )
     method: Method = _setting("deep-lora", "Adapter.")
-    rank: int = _setting(32, "Width of the core, or rank of LoRA.")
-    depth: int = _setting(3, "Number of core factors (deep-lora).")
+    rank: int = _setting(4, "Rank of the update.")
+    width: int = _setting(
+        48, "Columns of the bases (deep-lora); 0: as many as the rank, around the paper's square core."
+    )
+    depth: int = _setting(2, "Number of core factors (deep-lora); 2 unless the core is square.")
     bases: Literal["fisher", "gradient", "spectral", "random"] = _setting(
         "fisher", "Where the bases come from (deep-lora)."
     )
@@ -66,8 +69,8 @@ class RunConfig:
     )
     lr: float | None = _setting(
         None,
-        "Learning rate. Default: for deep-lora 0.1 / rank, times rows / 64 below 64 rows (0.08 / rank for causal-lm, "
-        "0.008 / rank for two embeddings); for lora 3e-4.",
+        "Learning rate. Default: for deep-lora 0.008 / root of the rank (0.001 / root for two embeddings; square cores "
+        "0.1 / rank); for lora 3e-4.",
     )
     head_lr: float | None = _setting(None, "Learning rate of the head. Default: 1e-3.")
     steps: int | None = _setting(
@@ -104,6 +107,12 @@ class RunConfig:
         for each in fields(self):
             value = getattr(self, each.name)
             object.__setattr__(self, each.name, _checked(each.name, value, hints[each.name]))
+        if self.width < 0:
+            raise InputError(f"--width must be at least 0; got {self.width}")
+        if self.width and self.depth != 2:
+            raise InputError(
+                f"--depth {self.depth} needs a square core: add --width 0; got --width {self.width}"
+            )
         for name in ("rank", "depth", "steps", "batch_size", "samples", "eval_samples", "max_length",
                      "checkpoint_every"):  # fmt: skip
             if getattr(self, name) is not None and getattr(self, name) < 1:

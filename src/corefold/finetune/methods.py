@@ -34,7 +34,7 @@ ADALORA_START = (
 Parameters = list[nn.Parameter]
 
 
-FEW_ROWS = 64  # below which Deep LoRA's rate falls with them: reproduce/defaults
+FEW_ROWS = 64  # below which the rate of square cores falls with them: reproduce/defaults
 HEAD_RATE = 1e-3  # slow enough that the adapter, not the head, does the fitting: reproduce/defaults
 
 
@@ -61,11 +61,8 @@ def no_callbacks(config: RunConfig, model: Any) -> Sequence[TrainerCallback]:
 def preconditioned(config: RunConfig, model: nn.Module, head: Parameters) -> Optimizer:
     """As `two_rates`, with the gradients of LoRA pairs preconditioned."""
     optimizer = two_rates(config, model, head)
-    pairs = [
-        (layer.lora_A["default"].weight, layer.lora_B["default"].weight)
-        for layer in model.modules()
-        if hasattr(layer, "lora_ga_init")
-    ]
+    layers: list[Any] = [layer for layer in model.modules() if hasattr(layer, "lora_ga_init")]
+    pairs = [(layer.lora_A["default"].weight, layer.lora_B["default"].weight) for layer in layers]
     optimizer.register_step_pre_hook(lambda *_: precondition(pairs))
     return optimizer
 
@@ -139,6 +136,7 @@ def _vera(config: RunConfig, shared: dict[str, Any], base: PreTrainedModel) -> P
 
 def _deep_lora(config: RunConfig, shared: dict[str, Any], base: PreTrainedModel) -> PeftConfig:
     return DeepLoraConfig(
+        width=config.width or None,
         depth=config.depth,
         bases=config.bases,
         basis_lr_ratio=config.basis_lr_ratio,
@@ -148,10 +146,13 @@ def _deep_lora(config: RunConfig, shared: dict[str, Any], base: PreTrainedModel)
 
 
 def _deep_lora_rate(config: RunConfig, task: Task, rows: int) -> float:
-    """Adam moves a core's norm by up to width times the rate; a model that is good as it stands moves less.
+    """The more directions the slower; a model that is good as it stands moves less.
 
-    So does one under a head when rows are few: they come often, and what they agree on is learned early.
+    Adam moves a square core's norm by up to width times the rate; under a head less where rows are few: they come
+    often, and what they agree on is learned early.
     """
+    if config.width > config.rank:
+        return {"cosine": 1e-3}.get(task.head, 8e-3) / math.sqrt(config.rank)
     share = min(1.0, rows / FEW_ROWS)
     return {"cosine": 8e-3, "lm": 8e-2}.get(task.head, 1e-1 * share) / config.rank
 

@@ -43,7 +43,7 @@ def predict(
             raise InputError(f"{source} already has a column {name!r}; rename it")
     rows = _rows(run, table, source, labelled=False)
     if run.task.kind == "causal-lm":
-        return table.assign(prediction=list(_generate(run, rows, batch_size, max_new_tokens, progress)))
+        return table.assign(prediction=list(generate(run, rows, batch_size, max_new_tokens, progress)))
     outputs = np.concatenate(
         [out.float().cpu().numpy() for out, _ in _outputs(run, rows, batch_size, progress)]
     )
@@ -103,7 +103,8 @@ def _outputs(
         yield run.model(**batch).logits, batch
 
 
-def _generate(run: Run, rows: list[dict[str, Any]], size: int, longest: int, progress: bool) -> Iterator[str]:
+def generate(run: Run, rows: list[dict[str, Any]], size: int, longest: int, progress: bool) -> Iterator[str]:
+    """Texts that continue the prompts of `encode_prompts`, at most `longest` tokens, likeliest token by token."""
     run.tokenizer.padding_side = "left"  # so that every prompt ends where its continuation begins
     for batch in _batches(run, rows, size, progress, "generate"):
         made = run.adapted.generate(
