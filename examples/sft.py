@@ -68,8 +68,7 @@ def main(model_name: str | None = None, out: str = "out-sft", steps: int = 30) -
             f"{out}/checkpoints",
             max_steps=steps,
             per_device_train_batch_size=4,
-            learning_rate=1e-2,
-            adam_epsilon=1e-6,
+            learning_rate=4e-3,
             max_grad_norm=0,
             logging_steps=10,
             save_strategy="no",
@@ -84,7 +83,7 @@ def main(model_name: str | None = None, out: str = "out-sft", steps: int = 30) -
             ]
         ),
         processing_class=tokenizer,
-        peft_config=corefold.DeepLoraConfig(r=8, target_modules="all-linear"),
+        peft_config=corefold.DeepLoraConfig(target_modules="all-linear"),
         callbacks=[corefold.BasesCallback(num_batches=4)],
     )
     trainer.train()
