@@ -12,10 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from reproduce.defaults.tried import read
+from reproduce.defaults.tried import table as tried
 from reproduce.fewshot.shown import table as few_rows
 
 HERE = Path(__file__).parent
-FOLDERS = ("theorem", "completion", "kwon", "defaults", "fewshot", "updates")
+FOLDERS = ("theorem", "completion", "kwon", "defaults", "fewshot", "updates", "e2e")
 
 
 def main() -> None:
@@ -28,7 +30,8 @@ def main() -> None:
         for name in FOLDERS
         if (path := given.folder / name / "result.json").exists()
     }
-    readme.write_text(fill(readme.read_text(encoding="utf-8"), "claims", table(results)), encoding="utf-8")
+    text = fill(readme.read_text(encoding="utf-8"), "claims", table(results))
+    readme.write_text(fill(text, "tried", tried(read())), encoding="utf-8")
     front = given.folder.parent / "README.md"
     if "fewshot" in results and front.exists():
         few = few_rows(results["fewshot"]["cells"])

@@ -13,10 +13,19 @@ from corefold.compare.statistics import paired
 from corefold.report.plots import BLUE, GREEN, GREY, PURPLE, VERMILION
 
 COMMAND = "python -m reproduce.defaults.run --only"
+NARROW = "narrow, rank 4, width 48, lr 0.004"
 WIDE = "single samples through class means, width"
 NAMED = {"trec": "question types", "stsb": "sentence pairs", "sst2": "film sentiment"}
 PANELS = (("trec", 64), ("trec", 16), ("stsb", 16))
-COLORS = {"LoRA": VERMILION, "mean": GREY, "spectral": GREY, "random": PURPLE, "single": BLUE, "head": GREEN}
+COLORS = {
+    "LoRA": VERMILION,
+    "mean": GREY,
+    "spectral": GREY,
+    "random": PURPLE,
+    "single": BLUE,
+    "narrow": BLUE,
+    "head": GREEN,
+}
 Cells = Mapping[str, Cell]
 
 
@@ -45,6 +54,29 @@ def claims(cells: Cells) -> list[Cell]:
             cells,
             [("single samples, width 32, lr 0.003", "LoRA, lr 0.001"),
              ("single samples, width 64, lr 0.0015", "LoRA, lr 0.001")],
+            [("trec", 64)],
+        ),
+        _compared(
+            "A core of rank 4 within bases of width 48 is as good as a square one of 32, with a seventh of its numbers",
+            said["width"],
+            cells,
+            [(NARROW, f"single samples, width 32, lr {lr}") for lr in ("0.003", "0.003125")],
+            [("trec", 64), ("trec", 16), ("sst2", 64), ("trec", 256)],
+        ),
+        _compared(
+            "It is level with LoRA of rank 8 at its best rate",
+            said["width"],
+            cells,
+            [(NARROW, "LoRA, lr 0.001")],
+            [("trec", 64), ("trec", 16), ("sst2", 64), ("trec", 256)],
+        ),
+        _compared(
+            "Its width, its rank and its rate matter little around those",
+            said["width"],
+            cells,
+            [(f"narrow, {other}", NARROW)
+             for other in ("rank 4, width 16, lr 0.004", "rank 2, width 112, lr 0.004", "rank 2, width 48, lr 0.0057",
+                           "rank 16, width 48, lr 0.002", "rank 4, width 48, lr 0.0013", "rank 4, width 48, lr 0.013")],
             [("trec", 64)],
         ),
         _compared(

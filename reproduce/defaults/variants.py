@@ -182,6 +182,10 @@ VARIANTS = {
     **{f"single samples, from class means, width {r}, lr {lr:g}": replace(
         deep(r, lr, "fisher", **SLOW), means=True, kept=True)
        for r, lr in ((8, 1e-2), (32, 5e-3))},
+    # A few directions chosen within wider bases.
+    **{f"narrow, rank {r}, width {width}, lr {lr:g}": narrow(r, lr, width)
+       for r, width, lr in ((4, 48, 4e-3), (4, 48, 1.3e-3), (4, 48, 1.3e-2), (4, 16, 4e-3), (2, 112, 4e-3),
+                            (2, 48, 5.7e-3), (16, 48, 2e-3))},
     # One second moment a core.
     "mean gradient, width 8, shared moment, lr 0.01, fast head": replace(deep(8, 1e-2, **FAST), shared=True),
     "spectral, width 8, shared moment, lr 0.01, fast head": replace(deep(8, 1e-2, "spectral", **FAST), shared=True),
