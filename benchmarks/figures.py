@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"<!-- (figure|table): (\w+) -->\n(?:.*?)<!-- end -->", re.DOTALL)
 MODELS = {"minilm": "MiniLM", "mpnet": "MPNet-base", "smollm2": "SmolLM2-135M"}
 SCALED = {"lora": VERMILION, "deep_frozen": BLUE, "deep_trained": GREEN}
-OURS = ("deep_frozen", "deep_trained")
+OURS = ("deep_narrow", "deep_frozen", "deep_trained")
 AXES = {"tokens": "tokens in a batch", "width": "width or rank", "hidden": "hidden size"}
 ALTERNATIVE = {
     "step": "Time of a training step over the frozen model's, for each method, model and shape of batch",
@@ -51,8 +51,10 @@ def main() -> None:
     step, scaling, completion = (
         _read(given.results / f"{name}.json") for name in ("step", "scaling", "completion")
     )
+    narrow = _read(given.results / "step_narrow.json")
     pictures = {}
     if step:
+        _add(step["cells"], narrow["cells"] if narrow else [])
         height = 1.05 + 0.26 * len(_methods(step["cells"]))
         pictures["step"] = figure_svg(lambda ax: steps(step["cells"], ax), width=9, height=height)
         pictures["memory"] = figure_svg(lambda ax: memory(step["cells"], ax), width=9, height=height)
@@ -241,6 +243,15 @@ def _key(color: str, label: str) -> Line2D:
     return Line2D([], [], color=color, marker=marker, markersize=4.5, linestyle=line, label=label)
 
 
+def _add(cells: Sequence[Cell], later: Sequence[Cell]) -> None:
+    """Methods of cells measured later, each beside its own floor; what is there stays."""
+    shape = ("model", "rows", "tokens", "rank", "device")
+    for new in later:
+        for cell in cells:
+            if all(cell[key] == new[key] for key in shape):
+                cell["methods"] = {**new["methods"], **cell["methods"]}
+
+
 def _methods(cells: Sequence[Cell]) -> dict[str, str]:
     return {name: found["label"] for cell in cells for name, found in cell["methods"].items()}
 
@@ -251,10 +262,10 @@ def _median(values: Sequence[float]) -> float:
 
 def step_table(step: dict[str, Any]) -> str:
     """A row a model and shape."""
-    head = ("model", "rows × tokens", "frozen model", "LoRA", "Deep LoRA", "bases trained")
+    head = ("model", "rows × tokens", "frozen model", "LoRA", "Deep LoRA", "square core", "its bases trained")
     lines = [
-        f"| {' | '.join(head)} | LoRA over Deep LoRA | memory: Deep LoRA over LoRA |",
-        f"| --- | ---: |{' ---: |' * 6}",
+        f"| {' | '.join(head)} | LoRA over square core | memory: square core over LoRA |",
+        f"| --- | ---: |{' ---: |' * 7}",
     ]
     for cell in sorted(step["cells"], key=lambda c: ([*MODELS, c["model"]].index(c["model"]), c["tokens"])):
         methods = cell["methods"]

@@ -157,11 +157,11 @@ MAIN = ("floor", "lora", "deep_frozen", "deep_trained")  # what the targets spea
 METHODS = {
     "floor": Method("frozen model", frozen, "forward, backward to the first adapted layer; the head trains"),
     "lora": Method("LoRA", lora),
-    "deep_frozen": Method("Deep LoRA", partial(deep, ratio=0.0), "square core, frozen bases"),
-    "deep_narrow": Method(
-        "Deep LoRA, narrow", partial(deep, ratio=0.0, **NARROW), "the default: rank 4, width 48"
+    "deep_frozen": Method(
+        "square core", partial(deep, ratio=0.0), "the paper's, of the rank of the peers, frozen bases"
     ),
-    "deep_trained": Method("Deep LoRA, bases trained", partial(deep, ratio=1e-2), "basis_lr_ratio=1e-2"),
+    "deep_narrow": Method("Deep LoRA", partial(deep, ratio=0.0, **NARROW), "the default: rank 4, width 48"),
+    "deep_trained": Method("square core, bases trained", partial(deep, ratio=1e-2), "basis_lr_ratio=1e-2"),
     "rslora": Method("rsLoRA", partial(lora, use_rslora=True)),
     "dora": Method("DoRA", partial(lora, use_dora=True)),
     "adalora": Method(

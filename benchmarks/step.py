@@ -34,10 +34,10 @@ LLAMAS = {  # shapes of Llama 3.2; weights are random
     "llama-3b": (3072, 8192, 28, 24, 8, 128256),
 }
 LIMITS = {  # from the project's issue
-    "deep_over_floor": ("step of Deep LoRA (frozen bases) over the frozen model's", "<=", 1.05),
-    "trained_over_floor": ("step of Deep LoRA (trained bases) over the frozen model's", "<=", 1.12),
-    "lora_over_deep": ("step of LoRA over Deep LoRA's (frozen bases)", ">=", 1.30),
-    "memory_over_lora": ("peak memory of Deep LoRA (frozen bases) over LoRA's", "<=", 0.70),
+    "deep_over_floor": ("step of a square core (frozen bases) over the frozen model's", "<=", 1.05),
+    "trained_over_floor": ("step of a square core (trained bases) over the frozen model's", "<=", 1.12),
+    "lora_over_deep": ("step of LoRA over a square core's (frozen bases)", ">=", 1.30),
+    "memory_over_lora": ("peak memory of a square core (frozen bases) over LoRA's", "<=", 0.70),
 }
 TARGETS = {name: f"{what} {sign} {limit:.2f}" for name, (what, sign, limit) in LIMITS.items()}
 TARGETS["merged_over_base"] = (

@@ -127,7 +127,7 @@ def test_step_scaling_and_figures_run(monkeypatch, tmp_path, capsys):
     run(step, monkeypatch, out, *few, "--shapes", "2x8")
     run(step, monkeypatch, out, *few, "--shapes", "1x16", "--methods", "deep_frozen")
     first, second = json.loads(out.read_text())["cells"]
-    assert len(first["methods"]) == 12
+    assert len(first["methods"]) == 13
     assert first["methods"]["dora"]["seconds"][1] is None
     assert first["methods"]["floor"]["trained"] == 0
     assert first["methods"]["full"]["trained"] == first["base_parameters"]
