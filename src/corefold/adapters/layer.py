@@ -230,8 +230,7 @@ class DeepLoraLayer(nn.Module, BaseTunerLayer):
         with unrounded(x.device.type):
             for name, scale in scales.items():
                 chain = self.chain(name)
-                tall, right = chain.thin()
-                total = total + self.expand(self.project(x, right), tall * scale)
+                total = total + self.expand(self.project(x, chain.right), chain.left @ (chain.core() * scale))
         return total.to(result.dtype)
 
     def _scales(self) -> Mapping[str, float | Tensor]:
