@@ -446,7 +446,8 @@ def test_only_the_named_adapter_changes(model, data):
 def test_other_active_adapters_take_part():
     # The second adapter learns on top of the first: its gradient is that of the model with the first one in it.
     data, model = batches("minilm", 1, rows=8), wrap(load("minilm"), r=R, target_modules=TARGETS)
-    model.add_adapter("second", corefold.DeepLoraConfig(bases="gradient", r=R, target_modules=TARGETS))
+    second = corefold.DeepLoraConfig(bases="gradient", r=R, width=None, target_modules=TARGETS)
+    model.add_adapter("second", second)
     randomise(model, size=0.3)
     model.base_model.set_adapter(["default", "second"])
     with pytest.raises(ValueError, match="adapter_name="):

@@ -178,10 +178,13 @@ def dense_weights(
                 continue
             config = model.peft_config[adapter]
             factors, left, right = (getattr(layer, part)[adapter] for part in layer.adapter_layer_names)
-            core = torch.eye(left.shape[1], dtype=left.dtype)
-            for factor in factors:  # W_1 first
-                core = factor @ core
-            core = core - config.init_scale**config.depth * torch.eye(left.shape[1], dtype=left.dtype)
+            if factors.shape[2] < left.shape[1]:  # Q, P of a narrow core
+                core = factors[1] @ factors[0].mT
+            else:
+                core = torch.eye(left.shape[1], dtype=left.dtype)
+                for factor in factors:  # W_1 first
+                    core = factor @ core
+                core = core - config.init_scale**config.depth * torch.eye(left.shape[1], dtype=left.dtype)
             update = left @ core @ right.flatten(0, -2).mT
             weights[name] = weights[name] + scale * oriented(update, name, base)
     return weights

@@ -43,8 +43,12 @@ def exact(model, names=("default",)):
     for path, layer in layers(model).items():
         total = layer.weight.detach().double()
         for name in {*names} & {*layer.deeplora_factors}:
-            w_1, w_2, w_3 = layer.deeplora_factors[name].detach().double()
-            core = w_3 @ w_2 @ w_1 - 0.1**3 * torch.eye(len(w_1), dtype=torch.float64)
+            factors = layer.deeplora_factors[name].detach().double()
+            if len(factors) == 2:  # Q, P of a narrow core
+                core = factors[1] @ factors[0].mT
+            else:
+                w_1, w_2, w_3 = factors
+                core = w_3 @ w_2 @ w_1 - 0.1**3 * torch.eye(len(w_1), dtype=torch.float64)
             left, right = layer.deeplora_left[name].double(), layer.deeplora_right[name].double()
             total = total + layer.scaling[name] * left @ core @ right.mT
         sums[path] = total.detach()
@@ -81,7 +85,7 @@ def test_two_small_updates_are_rounded_together(dtype, calls):
     model = wrap(
         nn.Sequential(nn.Linear(5, 4, bias=False)).to(dtype), adapter_name="one", target_modules=["0"]
     )
-    model.add_adapter("two", DeepLoraConfig(r=2, target_modules=["0"], depth=1))
+    model.add_adapter("two", DeepLoraConfig(r=2, target_modules=["0"], depth=1, width=None))
     (layer,) = layers(model).values()
     with torch.no_grad():
         layer.weight.fill_(1)
