@@ -68,6 +68,8 @@ def test_every_command_has_help_with_an_example():
         ({"rank": 4096}, ["4096", "384"]),
         ({"rank": 4096, "method": "lora"}, ["4096"]),
         ({"rank": 0}, ["--rank", "at least 1"]),
+        ({"depth": 3}, ["--depth 3", "--width 0"]),
+        ({"width": -1}, ["--width", "at least 0"]),
         ({"lr": 0}, ["--lr", "positive"]),
         ({"samples": 100000}, ["100000", "32"]),
         ({"pair": "separate", "head": "own", "text_pair": "text"}, ["--head mean"]),
