@@ -262,14 +262,15 @@ def _median(values: Sequence[float]) -> float:
 
 def step_table(step: dict[str, Any]) -> str:
     """A row a model and shape."""
-    head = ("model", "rows × tokens", "frozen model", "LoRA", "Deep LoRA", "square core", "its bases trained")
+    head = ("model", "rows × tokens", "frozen model", "LoRA", "square core", "its bases trained")
     lines = [
-        f"| {' | '.join(head)} | LoRA over square core | memory: square core over LoRA |",
+        f"| {' | '.join(head)} | LoRA over Deep LoRA | LoRA over square core | memory: square core over LoRA |",
         f"| --- | ---: |{' ---: |' * 7}",
     ]
     for cell in sorted(step["cells"], key=lambda c: ([*MODELS, c["model"]].index(c["model"]), c["tokens"])):
         methods = cell["methods"]
-        there = [methods.get(name) for name in ("lora", *OURS)]
+        there = [methods.get(name) for name in ("lora", *OURS[1:])]
+        narrow = methods.get("deep_narrow")
         over = [f"{found['over_floor']['median']:.2f}×" if found else "" for found in there]
         gain = methods["deep_frozen"]["lora_over"]
         row = [
@@ -277,6 +278,7 @@ def step_table(step: dict[str, Any]) -> str:
             f"{cell['rows']} × {cell['tokens']}",
             f"{methods['floor']['median'] * 1e3:,.0f} ms",
             *over,
+            f"{narrow['lora_over']['median']:.2f}" if narrow else "",
             f"{gain['median']:.2f} ({gain['q1']:.2f} to {gain['q3']:.2f})",
             f"{methods['deep_frozen']['peak_bytes'] / methods['lora']['peak_bytes']:.2f}",
         ]

@@ -57,7 +57,7 @@ def claims(cells: Cells) -> list[Cell]:
             [("trec", 64)],
         ),
         _compared(
-            "A core of rank 4 within bases of width 48 is as good as a square one of 32, with a seventh of its numbers",
+            "A core of rank 4 within bases of width 48 is as good as a square one of 32, with an eighth of its numbers",
             said["width"],
             cells,
             [(NARROW, f"single samples, width 32, lr {lr}") for lr in ("0.003", "0.003125")],

@@ -34,7 +34,7 @@ def run(
         check_output(plot, overwrite, (".html",))
     updates = updates_of(out)
     show_table(
-        ["layer", "weight", "width", "rank", "stable", "energy", "bytes", "spectrum"],
+        ["layer", "weight", "r", "rank", "stable", "energy", "bytes", "spectrum"],
         [
             [
                 update.name,
