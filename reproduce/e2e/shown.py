@@ -82,11 +82,11 @@ def figure(path: Path, cells: Cells) -> None:
 
     def fill(axes: list[Axes]) -> None:
         for ax, metric in zip(axes, METRICS, strict=True):
-            for shift, (form, color) in enumerate(COLORS.items()):
+            for shift, form in enumerate((OURS, *BASELINES)):
                 for place, samples in enumerate(places):
                     found = _scores(of(cells, form, samples), metric)
                     at = [place + 0.12 * (shift - 1)] * len(found)
-                    ax.plot(at, list(found.values()), "o", color=color, markersize=4, alpha=0.6,
+                    ax.plot(at, list(found.values()), "o", color=COLORS[form], markersize=4, alpha=0.6,
                             label=form if place == 0 else None)  # fmt: skip
             for cell in of(cells, UNTOUCHED, 0).values():
                 ax.axhline(cell["scores"][metric], color=GREEN, linewidth=1, linestyle="--", label=UNTOUCHED)

@@ -215,14 +215,16 @@ def scores(cells: Mapping[int, Cell]) -> dict[int, float]:
 
 def figure(path: Path, cells: Cells) -> None:
     """Differences to the tuned LoRA, seed by seed."""
-    where = places(cells)
+    where = [place for place in places(cells) if of(cells, TUNED, *place)]
 
     def fill(axes: list[Axes]) -> None:
-        for ax, place in zip(axes, where, strict=True):
+        for spare in axes[len(where) :]:
+            spare.remove()
+        for ax, place in zip(axes, where, strict=False):
             _differences(ax, cells, *place)
 
     columns = 3
-    draw(path, -(-len(where) // columns), columns, lambda axes: fill(axes[: len(where)]))
+    draw(path, -(-len(where) // columns), columns, fill)
 
 
 def _differences(ax: Axes, cells: Cells, name: str, samples: int) -> None:
