@@ -43,7 +43,7 @@ def claims(cells: Cells) -> list[Cell]:
             for rank in (8, 32)
         ),
         *(
-            _ranks(f"So are those of a square core: rank {rank} given", said["rank"], cells,
+            _ranks(f"Those of a square core are: rank {rank} given", said["rank"], cells,
                    f"square core, rank {rank}", f"LoRA, rank {rank}")
             for rank in (8, 32)
         ),

@@ -48,7 +48,7 @@ def spread(model: Any, budget: int | None, **options: Any) -> corefold.BasesRepo
 
 
 def widths(report: corefold.BasesReport) -> dict[str, int]:
-    return {name.removeprefix(PREFIX): width for name, width in report.widths.items()}
+    return {name.removeprefix(PREFIX): width for name, width in report.ranks.items()}
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_the_report_is_a_table():
     assert sum(report.energies.values()) == pytest.approx(1)
     lines = [line.split() for line in str(report).splitlines()]
     assert lines == [
-        ["width", "energy", "layer"],
+        ["rank", "energy", "layer"],
         ["4", "80.0%", f"{PREFIX}b"],
         ["2", "16.0%", f"{PREFIX}c"],
         ["2", "4.0%", f"{PREFIX}a"],
@@ -127,7 +127,7 @@ def test_a_gradient_of_zero_everywhere():
     with pytest.warns(UserWarning, match="zero"):
         report = spread(given({"a": [0.0], "b": [0.0]}), 8)
     assert set(report.energies.values()) == {0.0}
-    assert sum(report.widths.values()) <= 8
+    assert sum(report.ranks.values()) <= 8
     assert "0.0%" in str(report)
 
 
@@ -165,9 +165,9 @@ def test_llama_starts_unchanged_trains_and_comes_back(tmp_path):
     data, batch = batches("tiny", 2), inputs("tiny")
     model = wrap(tiny_llama().double(), target_modules="all-linear", r=6, basis_lr_ratio=0.1)
     report = corefold.initialize_bases(model, data, rank_budget=14 * 5, progress=False)
-    assert len(report.widths) == 14
-    assert 69 <= sum(report.widths.values()) <= 70
-    assert len({*report.widths.values()}) >= 3
+    assert len(report.ranks) == 14
+    assert 69 <= sum(report.ranks.values()) <= 70
+    assert len({*report.ranks.values()}) >= 3
     assert torch.equal(logits(model.eval(), batch), logits(tiny_llama().double(), batch))
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     assert len(trained) == 3 * 14
@@ -188,7 +188,7 @@ def test_llama_starts_unchanged_trains_and_comes_back(tmp_path):
     assert torch.equal(logits(loaded.eval(), batch), logits(model.eval(), batch))
     pattern = PeftConfig.from_pretrained(tmp_path).rank_pattern
     assert {
-        f"^{re.escape(name.removeprefix(PREFIX))}": w for name, w in report.widths.items() if w != 6
+        f"^{re.escape(name.removeprefix(PREFIX))}": w for name, w in report.ranks.items() if w != 6
     } == pattern
 
 

@@ -108,11 +108,11 @@ def test_a_budget_spreads_ranks_and_keeps_the_width():
     report = corefold.initialize_bases(
         model, batches("minilm", 2), num_batches=2, rank_budget=4 * count, progress=False
     )
-    assert sum(report.widths.values()) == 4 * count
-    assert len(set(report.widths.values())) > 1
+    assert sum(report.ranks.values()) == 4 * count
+    assert len(set(report.ranks.values())) > 1
     for name, layer in layers(model).items():
-        assert layer.r["default"] == report.widths[name]
-        assert layer.width["default"] == max(10, report.widths[name])
+        assert layer.r["default"] == report.ranks[name]
+        assert layer.width["default"] == max(10, report.ranks[name])
 
 
 def test_more_than_two_factors_need_a_square_core():

@@ -46,21 +46,21 @@ class BasesReport(dict[str, Tensor]):
     """What `initialize_bases` saw and chose: the gradient's largest singular values of each layer, by module name.
 
     Attributes:
-        widths: each layer's `r`.
+        ranks: each layer's `r`.
         energies: each layer's share of the squared singular values of all layers.
     """
 
-    def __init__(self, values: dict[str, Tensor], widths: dict[str, int]) -> None:
+    def __init__(self, values: dict[str, Tensor], ranks: dict[str, int]) -> None:
         super().__init__(values)
-        self.widths = widths
+        self.ranks = ranks
         squares = {name: float(value.square().sum()) for name, value in values.items()}
         total = sum(squares.values()) or 1.0
         self.energies = {name: square / total for name, square in squares.items()}
 
     def __str__(self) -> str:
-        rows = sorted(self.widths, key=lambda name: -self.energies[name])
-        lines = [f"{self.widths[name]:>5}  {self.energies[name]:>6.1%}  {name}" for name in rows]
-        return "\n".join(["width  energy  layer", *lines])
+        rows = sorted(self.ranks, key=lambda name: -self.energies[name])
+        lines = [f"{self.ranks[name]:>4}  {self.energies[name]:>6.1%}  {name}" for name in rows]
+        return "\n".join(["rank  energy  layer", *lines])
 
 
 def initialize_bases(
@@ -100,7 +100,7 @@ def initialize_bases(
         progress: show a progress bar.
 
     Returns:
-        For each layer, by module name, the largest singular values of the gradient; with them the widths and each
+        For each layer, by module name, the largest singular values of the gradient; with them the ranks and each
         layer's share of the energy, which `print` shows as a table.
 
     Raises:

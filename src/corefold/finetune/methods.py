@@ -23,7 +23,6 @@ from corefold.adapters import BasesCallback, DeepLoraConfig, param_groups
 from corefold.finetune import starts
 from corefold.finetune.config import RunConfig
 from corefold.finetune.errors import InputError
-from corefold.finetune.preconditioning import precondition
 from corefold.finetune.task import Task, comes_whole
 
 BASES_BATCHES = 4
@@ -59,11 +58,25 @@ def no_callbacks(config: RunConfig, model: Any) -> Sequence[TrainerCallback]:
 
 
 def preconditioned(config: RunConfig, model: nn.Module, head: Parameters) -> Optimizer:
-    """As `two_rates`, with the gradients of LoRA pairs preconditioned."""
-    optimizer = two_rates(config, model, head)
-    layers: list[Any] = [layer for layer in model.modules() if hasattr(layer, "lora_ga_init")]
-    pairs = [(layer.lora_A["default"].weight, layer.lora_B["default"].weight) for layer in layers]
-    optimizer.register_step_pre_hook(lambda *_: precondition(pairs))
+    """As `two_rates`, with the gradients of LoRA pairs preconditioned by PEFT.
+
+    Raises:
+        InputError: a PEFT that does not do it yet.
+    """
+    try:
+        from peft.optimizers import create_riemannian_optimizer
+    except ImportError as error:
+        raise InputError(
+            "lora-one preconditions gradients by PEFT 0.21 or newer: pip install --upgrade peft"
+        ) from error
+    rate = config.lr or 0.0
+    model_: Any = model  # may be a module around the PEFT model
+    optimizer = create_riemannian_optimizer(model_, AdamW, lr=rate, reg=starts.ONE_RIDGE, weight_decay=0.0)
+    own = {id(parameter) for parameter in head}
+    (body,) = optimizer.param_groups
+    body["params"] = [parameter for parameter in body["params"] if id(parameter) not in own]
+    if head:
+        optimizer.add_param_group({"params": head, "lr": config.head_lr})
     return optimizer
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from corefold.finetune.errors import InputError
 
 GRADIENT_BATCHES = 4  # of LoRA-GA and LoRA-One, as many as Deep LoRA's bases get
-ONE_GAMMA, ONE_OVERSAMPLED = 128, 4  # of LoRA-One
+ONE_GAMMA, ONE_OVERSAMPLED, ONE_RIDGE = 128, 4, 1e-6  # of LoRA-One
 EVA_ROWS = 128  # that EVA looks at
 EVA_PASSES = 200  # after which it counts as not converging
 
