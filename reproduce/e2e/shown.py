@@ -43,11 +43,11 @@ def _against(text: str, published: str, cells: Cells, other: str) -> Cell:
         found = {metric: pair for metric, pair in pairs.items() if pair is not None}
         if not found:
             continue
-        used += [*mine.values(), *theirs.values()]
+        used += [each[seed] for each in (mine, theirs) for seed in mine.keys() & theirs.keys()]
         differences += [pair.mean for pair in found.values()]
         behind = behind or any(pair.high < 0 for pair in found.values())
         listed = ", ".join(
-            f"{metric} {_mean(mine, metric):.1f}, {pair.mean:+.1f} [{pair.low:+.1f}, {pair.high:+.1f}]"
+            f"{metric} {_mean(mine, theirs, metric):.1f}, {pair.mean:+.1f} [{pair.low:+.1f}, {pair.high:+.1f}]"
             for metric, pair in found.items()
         )
         told.append(f"{samples} rows, {next(iter(found.values())).pairs} seeds: {listed}")
@@ -68,8 +68,8 @@ def of(cells: Cells, form: str, samples: int) -> dict[int, Cell]:
     }
 
 
-def _mean(cells: Mapping[int, Cell], metric: str) -> float:
-    return fmean(_scores(cells, metric).values())
+def _mean(cells: Mapping[int, Cell], others: Mapping[int, Cell], metric: str) -> float:
+    return fmean(score for seed, score in _scores(cells, metric).items() if seed in others)
 
 
 def _scores(cells: Mapping[int, Cell], metric: str) -> dict[int, float]:

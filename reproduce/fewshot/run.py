@@ -52,12 +52,11 @@ WIDE, FULL_WIDTH = {**SQUARE, "bases": "random", "init_scale": 1e-3, "lr": 1e-4}
 
 
 def _as_authors_draw(given: starts.Given) -> None:
-    for module in given.adapted.modules():
-        if hasattr(module, "lora_ga_init"):
-            torch.nn.init.normal_(module.lora_A["default"].weight)
+    for layer in starts.lora_layers(given.adapted):
+        torch.nn.init.normal_(layer.lora_A["default"].weight)
 
 
-# The authors' baseline: A of unit variance, no alpha / r, a constant 1e-4.
+# The authors' baseline, A of unit variance and no alpha / r; but the head trains here, and the rate is constant there.
 METHODS["lora-authors"] = replace(
     METHODS["lora"],
     peft=lambda config, shared, base: LoraConfig(lora_alpha=config.rank, **shared),

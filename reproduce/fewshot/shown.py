@@ -59,7 +59,7 @@ def claims(cells: Cells) -> list[Cell]:
         _against("Ahead of the method as its authors run it, `DeepLoraConfig.paper()` at lr 1e-2", said["tuned"], cells,
                  "deep-lora, paper"),
         _against("Ahead of a square core of width 32 and depth 3, the default before", said["tuned"], cells, SQUARE),
-        _against("Ahead of LoRA as the authors run it, lr 1e-4 and no alpha / r", said["tuned"], cells,
+        _against("Ahead of LoRA as the authors run it but for head and schedule, lr 1e-4", said["tuned"], cells,
                  "lora, authors"),
         _against("Ahead of a narrow square core in random bases, at the authors' lr 1e-4", said["tuned"], cells,
                  "deep-lora, narrow random"),

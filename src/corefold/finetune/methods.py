@@ -69,9 +69,9 @@ def preconditioned(config: RunConfig, model: nn.Module, head: Parameters) -> Opt
         raise InputError(
             "lora-one preconditions gradients by PEFT 0.21 or newer: pip install --upgrade peft"
         ) from error
-    rate = config.lr or 0.0
-    model_: Any = model  # may be a module around the PEFT model
-    optimizer = create_riemannian_optimizer(model_, AdamW, lr=rate, reg=starts.ONE_RIDGE, weight_decay=0.0)
+    around: Any = model  # or the PEFT model itself
+    options = {"lr": config.lr or 0.0, "reg": starts.ONE_RIDGE, "weight_decay": 0.0}
+    optimizer = create_riemannian_optimizer(around, AdamW, **options)
     own = {id(parameter) for parameter in head}
     (body,) = optimizer.param_groups
     body["params"] = [parameter for parameter in body["params"] if id(parameter) not in own]

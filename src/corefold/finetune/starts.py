@@ -117,9 +117,14 @@ def lora_one(given: Given) -> None:
             layer.lora_A["default"].weight.copy_((scale * v[:, :rank] * root).mT)
 
 
+def lora_layers(model: nn.Module) -> list[Any]:
+    """The layers that carry a LoRA of PEFT's."""
+    return [module for module in model.modules() if hasattr(module, "lora_ga_init")]
+
+
 def _gradients(given: Given, name: str) -> Iterator[tuple[Any, Tensor]]:
     """The layers with a LoRA that adds nothing yet, and the mean gradient of the weight below."""
-    layers = [module for module in given.adapted.modules() if hasattr(module, "lora_ga_init")]
+    layers = lora_layers(given.adapted)
     weights = [layer.get_base_layer().weight for layer in layers]
     given.model.eval()
     trained = [parameter for parameter in given.model.parameters() if parameter.requires_grad]
