@@ -127,7 +127,7 @@ def adalora(case: Case, model: nn.Module) -> Training:
 
 
 SQUARE = {"width": None, "depth": 3}  # the paper's core, of the rank that all peers have
-NARROW = {"width": 48, "depth": 2, "r": 4}
+NARROW = {"width": 112, "depth": 2, "r": 2}
 
 
 def deep(case: Case, model: nn.Module, ratio: float, **settings: Any) -> Training:
@@ -160,7 +160,7 @@ METHODS = {
     "deep_frozen": Method(
         "square core", partial(deep, ratio=0.0), "the paper's, of the rank of the peers, frozen bases"
     ),
-    "deep_narrow": Method("Deep LoRA", partial(deep, ratio=0.0, **NARROW), "the default: rank 4, width 48"),
+    "deep_narrow": Method("Deep LoRA", partial(deep, ratio=0.0, **NARROW), "the default: rank 2, width 112"),
     "deep_trained": Method("square core, bases trained", partial(deep, ratio=1e-2), "basis_lr_ratio=1e-2"),
     "rslora": Method("rsLoRA", partial(lora, use_rslora=True)),
     "dora": Method("DoRA", partial(lora, use_dora=True)),

@@ -15,9 +15,11 @@ from typing import Any
 from reproduce.defaults.tried import read
 from reproduce.defaults.tried import table as tried
 from reproduce.fewshot.shown import table as few_rows
+from reproduce.many import searched
+from reproduce.many.shown import MAIN, of
 
 HERE = Path(__file__).parent
-FOLDERS = ("theorem", "completion", "kwon", "defaults", "fewshot", "updates", "e2e")
+FOLDERS = ("theorem", "completion", "kwon", "defaults", "many", "fewshot", "updates", "e2e")
 
 
 def main() -> None:
@@ -31,10 +33,11 @@ def main() -> None:
         if (path := given.folder / name / "result.json").exists()
     }
     text = fill(readme.read_text(encoding="utf-8"), "claims", table(results))
-    readme.write_text(fill(text, "tried", tried(read())), encoding="utf-8")
+    text = fill(text, "tried", tried(read()))
+    readme.write_text(fill(text, "searched", searched.tables(searched.read())), encoding="utf-8")
     front = given.folder.parent / "README.md"
-    if "fewshot" in results and front.exists():
-        few = few_rows(results["fewshot"]["cells"])
+    if "many" in results and front.exists():
+        few = few_rows(of(results["many"]["cells"], MAIN))
         front.write_text(fill(front.read_text(encoding="utf-8"), "few rows", few), encoding="utf-8")
 
 

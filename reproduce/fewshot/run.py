@@ -64,7 +64,7 @@ METHODS["lora-authors"] = replace(
 )
 
 RUNS = {
-    "deep-lora": Run("deep-lora", 4),
+    "deep-lora": Run("deep-lora", 2),
     "lora, tuned": Run("lora", rates=RATES),
     "head": Run("head"),
     "untouched": Run("untouched"),
@@ -84,9 +84,9 @@ RUNS = {
     "deep-lora, full width": Run("deep-lora", FULL_WIDTH, settings=WIDE),
     **{name: Run(name) for name in PEERS if name != "vera"},
     "vera": Run("vera", 256),  # made for ranks in the hundreds
-    **{f"deep-lora, rank {rank}": Run("deep-lora", rank) for rank in (2, 8, 16, 64)},
+    **{f"deep-lora, rank {rank}": Run("deep-lora", rank) for rank in (4, 8, 16, 64)},
     **{f"lora, 1e-3, rank {rank}": Run("lora", rank, settings={"lr": 1e-3}) for rank in (2, 32, 64)},
-    **{f"deep-lora, {lr:g}": Run("deep-lora", 4, settings={"lr": lr}) for lr in (1.3e-3, 1.3e-2)},
+    **{f"deep-lora, {lr:g}": Run("deep-lora", 2, settings={"lr": lr}) for lr in (1.1e-3, 1.1e-2)},
     **{f"lora, {lr:g}": Run("lora", settings={"lr": lr}) for lr in (3e-4, 3e-3)},
 }
 NEW_HEAD, NO_HEAD = {"untouched"}, {"head"}  # left out where the task has a new head, and where it has none

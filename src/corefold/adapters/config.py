@@ -54,8 +54,8 @@ class DeepLoraConfig(PeftConfig):
         initialized: set by `initialize_bases`; tells that the bases came from data.
     """
 
-    r: int = 4
-    width: int | None = 48
+    r: int = 2
+    width: int | None = 112
     depth: int = 2
     init_scale: float = 0.1
     bases: Bases = "fisher"

@@ -229,8 +229,8 @@ class DeepLoraLayer(nn.Module, BaseTunerLayer):
         total = result
         with unrounded(x.device.type):
             for name, scale in scales.items():
-                chain = self.chain(name)
-                total = total + self.expand(self.project(x, chain.right), chain.left @ (chain.core() * scale))
+                tall, right = self.chain(name).thin()
+                total = total + self.expand(self.project(x, right), tall * scale)
         return total.to(result.dtype)
 
     def _scales(self) -> Mapping[str, float | Tensor]:

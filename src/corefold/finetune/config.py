@@ -52,9 +52,9 @@ class RunConfig:
         "regression for numbers with fractions or many values, else classification.",
     )
     method: Method = _setting("deep-lora", "Adapter.")
-    rank: int = _setting(4, "Rank of the update.")
+    rank: int = _setting(2, "Rank of the update.")
     width: int = _setting(
-        48, "Columns of the bases (deep-lora); 0: as many as the rank, around the paper's square core."
+        112, "Columns of the bases (deep-lora); 0: as many as the rank, around the paper's square core."
     )
     depth: int = _setting(2, "Number of core factors (deep-lora); 2 unless the core is square.")
     bases: Literal["fisher", "gradient", "spectral", "random"] = _setting(
@@ -69,7 +69,7 @@ class RunConfig:
     )
     lr: float | None = _setting(
         None,
-        "Learning rate. Default: for deep-lora 0.008 / root of the rank (0.001 / root for two embeddings; square cores "
+        "Learning rate. Default: for deep-lora 0.025 / root of rank x epochs (a quarter for two embeddings; square cores "
         "0.1 / rank); for lora 3e-4.",
     )
     head_lr: float | None = _setting(None, "Learning rate of the head. Default: 1e-3.")

@@ -34,6 +34,7 @@ Parameters = list[nn.Parameter]
 
 
 FEW_ROWS = 64  # below which the rate of square cores falls with them: reproduce/defaults
+NARROW_RATE = 0.025  # of one direction and one pass over the rows: reproduce/many
 HEAD_RATE = 1e-3  # slow enough that the adapter, not the head, does the fitting: reproduce/defaults
 
 
@@ -85,7 +86,8 @@ class Method:
     """How a model is adapted, where its adapter starts, and what of it trains.
 
     Attributes:
-        rate: learning rate for a number of training rows, where the settings leave it open; None if nothing trains.
+        rate: learning rate for a number of training rows, where the settings (with steps) leave it open; None if
+            nothing trains.
         peft: PEFT's configuration from the settings, what all adapters share (`r`, `target_modules`,
             `exclude_modules`, `modules_to_save`, `task_type`) and the base model; None for a model without adapter.
         start: sets the adapter's start from training data, before there is an optimizer.
@@ -159,13 +161,14 @@ def _deep_lora(config: RunConfig, shared: dict[str, Any], base: PreTrainedModel)
 
 
 def _deep_lora_rate(config: RunConfig, task: Task, rows: int) -> float:
-    """The more directions the slower; a model that is good as it stands moves less.
+    """The more directions the slower, and the more often each row comes; two embeddings are good as they stand.
 
     Adam moves a square core's norm by up to width times the rate; under a head less where rows are few: they come
     often, and what they agree on is learned early.
     """
     if config.width > config.rank:
-        return {"cosine": 1e-3}.get(task.head, 8e-3) / math.sqrt(config.rank)
+        passes = max(1.0, (config.steps or 1) * config.batch_size / rows)
+        return NARROW_RATE * {"cosine": 0.25}.get(task.head, 1.0) / math.sqrt(config.rank * passes)
     share = min(1.0, rows / FEW_ROWS)
     return {"cosine": 8e-3, "lm": 8e-2}.get(task.head, 1e-1 * share) / config.rank
 

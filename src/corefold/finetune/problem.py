@@ -109,6 +109,7 @@ def draw_rows(config: RunConfig, tables: Tables) -> tuple[pd.DataFrame, pd.DataF
 def decided(config: RunConfig, task: Task, rows: int, method: Method) -> RunConfig:
     """The settings, with what they leave open chosen for this task, number of training rows and method."""
     steps = config.steps or default_steps(rows, config.batch_size)
+    config = config.filled(steps=steps)
     return config.filled(
         task=task.kind,
         text=task.columns.text,
@@ -117,7 +118,6 @@ def decided(config: RunConfig, task: Task, rows: int, method: Method) -> RunConf
         head=task.head if task.head in ("own", "mean") else None,
         lr=method.rate(config, task, rows),
         head_lr=HEAD_RATE,
-        steps=steps,
         checkpoint_every=max(1, steps // 10),
     )
 

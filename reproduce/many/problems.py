@@ -1,0 +1,124 @@
+"""The rows that many runs train on and are judged by, drawn and encoded as in `corefold compare`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+import torch
+from reproduce.many.engine import Heads, Texts
+from torch import Tensor, nn
+
+from corefold.compare.cell import hold_out_fifth
+from corefold.finetune import RunConfig
+from corefold.finetune.encoding import encode
+from corefold.finetune.metrics import scores
+from corefold.finetune.models import load_tokenizer
+from corefold.finetune.problem import Tables, draw_rows
+from corefold.finetune.task import Task
+
+SHUFFLED = 12345  # seed of the order from which rows of the training file are taken to judge, as in reproduce/defaults
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The rows of many runs on one set, a run a seed.
+
+    Attributes:
+        task: what is learned.
+        texts: all rows.
+        train: rows to train on, (runs, rows).
+        judged: rows to judge by, (runs, rows).
+        heads: as they start.
+    """
+
+    task: Task
+    texts: Texts
+    train: Tensor
+    judged: Tensor
+    heads: Heads
+
+    def of(self, runs: int) -> Drawn:
+        """The first runs only."""
+        heads = Heads(
+            *(each if each is None else each[:runs] for each in (self.heads.weight, self.heads.bias))
+        )
+        return replace(self, train=self.train[:runs], judged=self.judged[:runs], heads=heads)
+
+    def repeated(self, times: int) -> Drawn:
+        """All runs once, then all of them again, as often as that."""
+        train, judged = (each.repeat(times, 1) for each in (self.train, self.judged))
+        return replace(self, train=train, judged=judged, heads=self.heads.repeated(times))
+
+    def scored(self, answers: Tensor) -> list[dict[str, float]]:
+        """Scores and loss of each run's answers."""
+        true = self.texts.labels[self.judged]
+        if self.task.kind == "regression":
+            losses = (answers - true).square().mean(1)
+        else:
+            losses = nn.functional.cross_entropy(answers.mT, true, reduction="none").mean(1)
+        return [
+            {**scores(self.task, given.numpy(), labels.numpy()), "loss": float(loss)}
+            for given, labels, loss in zip(answers.cpu(), true.cpu(), losses.cpu(), strict=True)
+        ]
+
+
+def hold_back(tables: Tables, rows: int) -> Tables:
+    """The same training file cut in two: that many rows judge, the others are there to draw from."""
+    shuffled = tables.train.sample(frac=1, random_state=SHUFFLED).reset_index(drop=True)
+    return replace(tables, train=shuffled[rows:].reset_index(drop=True), held_out=shuffled[:rows])
+
+
+def draw_many(
+    config: RunConfig,
+    tables: Tables,
+    seeds: Sequence[int],
+    width: int,
+    device: torch.device,
+    *,
+    fifth: bool = False,
+) -> Drawn:
+    """Rows for each seed.
+
+    Args:
+        config: model, data, how many samples.
+        tables: what `config` reads.
+        seeds: of the runs.
+        width: of the encoder's embeddings.
+        device: where the tensors lie.
+        fifth: train on four fifths of the samples and judge by the others, as a rate is chosen.
+    """
+    task, parts = tables.task, []
+    for seed in seeds:
+        rows, held = draw_rows(replace(config, seed=seed), tables)
+        parts.append(hold_out_fifth(rows, seed, task.stratify) if fifth else (rows, held))
+    tokenizer, table = load_tokenizer(config.model), pd.concat([table for pair in parts for table in pair])
+    places = torch.arange(len(table)).split([len(table) for pair in parts for table in pair])
+    train, judged = torch.stack(places[::2]), torch.stack(places[1::2])
+    heads = Heads()
+    if task.head == "mean":
+        weights, biases = zip(*(_head(width, task.outputs, seed) for seed in seeds), strict=True)
+        heads = Heads(torch.stack(weights).to(device), torch.stack(biases)[:, None].to(device))
+    texts = _texts(encode(task, tokenizer, table, config.train)).to(device)
+    return Drawn(task, texts, train.to(device), judged.to(device), heads)
+
+
+def _head(width: int, outputs: int, seed: int) -> tuple[Tensor, Tensor]:
+    """As `EncoderModel` draws it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        head = nn.Linear(width, outputs)
+    return head.weight.detach(), head.bias.detach()
+
+
+def _texts(rows: Sequence[dict[str, Any]]) -> Texts:
+    parts = [name for name in ("first", "second") if name in rows[0]]
+    longest = max(len(row[part]["input_ids"]) for row in rows for part in parts)
+    tokens = torch.full((len(parts), len(rows), longest), -1)
+    for place, row in enumerate(rows):
+        for text, part in enumerate(parts):
+            ids = row[part]["input_ids"]
+            tokens[text, place, : len(ids)] = torch.tensor(ids)
+    return Texts(tokens, torch.tensor([row["labels"] for row in rows]))

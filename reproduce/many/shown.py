@@ -1,0 +1,56 @@
+"""What the cells of many runs come to: rows of the table, and the figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from reproduce.common import AGREES, DIFFERS, Cell, claim, paper
+from reproduce.fewshot.shown import FIXED, OURS, TUNED, against, against_defaults, against_tuned
+from reproduce.fewshot.shown import figure as differences
+
+COMMAND = "python -m reproduce.many.run"
+MAIN, OTHER = "MiniLM", "MPNet"
+TWENTIETH = 20
+Cells = Mapping[str, Cell]
+
+
+def claims(cells: Cells) -> list[Cell]:
+    """One row a target."""
+    said, ours = paper(Path(__file__).parent), of(cells, MAIN)
+    return [
+        *against_tuned(ours, said, COMMAND),
+        *against_defaults(ours, said, COMMAND),
+        against("Ahead of LoRA at lr 3e-4, a rate between its usual ones", said["default"], ours, "lora, 3e-4", COMMAND),
+        against("MPNet-base, against LoRA tuned in the same way", said["few"], of(cells, OTHER), TUNED,
+                f"{COMMAND} --called {OTHER} --sets stsb --seeds 5"),
+        _numbers(ours, said["parameters"]),
+    ]  # fmt: skip
+
+
+def of(cells: Cells, base: str) -> dict[str, Cell]:
+    """The cells of one base model."""
+    return {key: cell for key, cell in cells.items() if cell["base"] == base}
+
+
+def _numbers(cells: Cells, published: str) -> Cell:
+    bare = [
+        cell for cell in cells.values() if cell["main"] == "pearson"
+    ]  # with no head, which trains in any case
+    counts = {
+        cell["run"]: (cell["parameters"], cell["rank"]) for cell in bare if cell["run"] in (OURS, *FIXED)
+    }
+    text, told, good = "A twentieth of LoRA's trained numbers, heads aside", None, False
+    if OURS in counts and FIXED[0] in counts:
+        (few, rank), (many, of_lora) = counts[OURS], counts[FIXED[0]]
+        good = many >= TWENTIETH * few
+        told = (
+            f"{few:,} at its rank, {rank}; LoRA {many:,} at its usual rank, {of_lora}, {many / few:.1f} times as many, "
+            f"and at rank {rank} {many * rank / of_lora / few:.1f} times"
+        )
+    return claim(text, published, told, AGREES if good else DIFFERS, COMMAND, bare[:1] if told else [])
+
+
+def figure(path: Path, cells: Cells) -> None:
+    """Differences to the tuned LoRA, seed by seed."""
+    differences(path, of(cells, MAIN))

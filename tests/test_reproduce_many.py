@@ -1,0 +1,191 @@
+"""Many runs at once: each is what the library trains alone, and the table of them is what their cells say."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModel
+
+from test_reproduce import ROOT, _importable, few, run  # noqa: F401 - fixtures
+
+STEPS = 6
+
+
+@pytest.fixture
+def many(_importable):  # noqa: F811
+    """The modules, which only the repository's root makes importable."""
+    from reproduce.many import engine, problems
+    from reproduce.many import run as command
+
+    return engine, problems, command
+
+
+@pytest.fixture
+def place(many, few):  # noqa: F811
+    """Two seeds of question types on the tiny encoder, in float32 and without dropout."""
+    from corefold.finetune import RunConfig
+    from corefold.finetune.problem import read_tables
+
+    engine, _, command = many
+    model = AutoModel.from_pretrained(few[1], hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    data = {"train": f"{few[3]}/trec/train.csv", "eval": f"{few[3]}/trec/dev.csv"}
+    config = RunConfig(
+        model=str(few[1]),
+        **data,
+        **command.COLUMNS["trec"],
+        samples=10,
+        steps=STEPS,
+        eval_samples=20,
+        width=6,
+    )
+    return command.Place(config, read_tables(config), engine.Body(model), torch.device("cpu"), (3, 4))
+
+
+def alone(place, method, seed, **settings):
+    """The library's own run, at the start of its training."""
+    from pathlib import Path
+
+    from corefold.adapters import initialize_bases
+    from corefold.finetune.fitting import prepare
+    from corefold.finetune.methods import METHODS
+    from corefold.finetune.problem import decided, draw_rows, encoded
+
+    config = replace(place.config, seed=seed, **settings)
+    train, held_out = draw_rows(config, place.tables)
+    made = replace(METHODS[method], callbacks=lambda config, model: ())
+    config = decided(config, place.tables.task, len(train), made)
+    fit = prepare(
+        encoded(config, place.tables.task, train, held_out), made, Path(config.train).parent / "run"
+    )
+    for module in fit.model.modules():
+        module.p = 0.0 if isinstance(module, torch.nn.Dropout) else getattr(module, "p", None)
+    fit.adapted.config.attention_probs_dropout_prob = 0.0
+    if method == "deep-lora":
+        initialize_bases(fit.model, fit.trainer.get_train_dataloader(), progress=False)
+    return fit
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"), [("deep-lora", {"rank": 2}), ("lora", {"rank": 3, "lr": 1e-2})]
+)
+def test_each_of_many_runs_is_the_library_s_own(many, place, method, settings):
+    engine, _, command = many
+    fits = [alone(place, method, seed, **settings) for seed in place.seeds]
+    q, p, bases = {}, {}, {}
+    for name in place.body.layers:
+        layers = [fit.adapted.get_submodule(f"base_model.model.encoder.{name}") for fit in fits]
+        if method == "lora":
+            pairs = [(each.lora_A["default"].weight.mT, each.lora_B["default"].weight) for each in layers]
+        else:
+            chains = [each.chain("default") for each in layers]
+            pairs = [tuple(chain.factors) for chain in chains]
+            bases[name] = tuple(
+                torch.stack([getattr(c, side).detach() for c in chains]) for side in ("left", "right")
+            )
+        q[name], p[name] = (torch.stack([pair[i].detach().clone() for pair in pairs]) for i in (0, 1))
+    updates = engine.Updates(q, p, bases or None, 1.0 if bases else command.LORA_SCALE)
+    drawn = place.drawn()
+    config = fits[0].problem.config
+    rates = torch.full((2,), config.lr)
+    pace = engine.Pace(STEPS, rates, config.head_lr, command.EPS[method])
+    heads = drawn.heads.repeated(1)
+    losses = engine.train(place.body, updates, heads, drawn.texts, drawn.train, pace, place.seeds)
+    assert (losses[-1] < losses[0]).all()
+    scored = drawn.scored(engine.answers(place.body, updates, heads, drawn.texts, drawn.judged, together=12))
+    for run_of, (fit, scores) in enumerate(zip(fits, scored, strict=True)):
+        fit.train()
+        logged = [entry["loss"] for entry in fit.trainer.state.log_history if "loss" in entry]
+        assert losses[:, run_of].tolist() == pytest.approx(logged, rel=1e-4)
+        own = fit.evaluate()
+        assert scores["loss"] == pytest.approx(own["loss"], rel=1e-4)
+        assert scores["accuracy"] == pytest.approx(own["accuracy"])
+
+
+def test_bases_are_the_eigenvectors_of_single_samples_gradients(many, place):
+    engine = many[0]
+    drawn, width = place.drawn(), 5
+    found = engine.fisher_bases(place.body, drawn.heads, drawn.texts, drawn.train, width)
+    name, layer = list(place.body.layers.items())[-1]
+    layer.base.weight.requires_grad_(True)
+    for run_of, rows in enumerate(drawn.train):
+        left = right = 0
+        for row in rows:
+            tokens, mask, labels = drawn.texts.batch(row.expand(2, 1))
+            losses = drawn.heads.losses(place.body.embed(tokens, mask), labels)
+            (gradient,) = torch.autograd.grad(losses[run_of].sum(), layer.base.weight)
+            left, right = left + gradient @ gradient.mT, right + gradient.mT @ gradient
+        for square, basis in zip((left, right), found[name], strict=True):
+            basis = basis[run_of]
+            torch.testing.assert_close(basis.mT @ basis, torch.eye(width), atol=1e-5, rtol=0)
+            most = torch.linalg.eigvalsh(square.double()).flip(0)[:width]
+            kept = (basis.mT @ square @ basis).diagonal().double()
+            assert kept.sum() > 0.999 * most.sum()
+
+
+def test_a_narrower_run_beside_wider_ones_stays_itself(many, place):
+    engine, _, command = many
+    drawn = place.drawn()
+    configs = [replace(place.config, rank=rank, width=width) for rank, width in ((1, 4), (3, 6))]
+    bases = engine.fisher_bases(place.body, drawn.heads, drawn.texts, drawn.train, 6)
+    results = []
+    for chosen in (configs, configs[:1]):
+        together = drawn.repeated(len(chosen))
+        updates = command.deep_start(chosen, place.seeds, bases)
+        pace = engine.Pace(STEPS, torch.full((2 * len(chosen),), 0.05), 1e-3, 1e-6)
+        engine.train(
+            place.body, updates, together.heads, together.texts, together.train, pace, [3, 4] * len(chosen)
+        )
+        results.append(
+            engine.answers(place.body, updates, together.heads, together.texts, together.judged)[:2]
+        )
+    torch.testing.assert_close(results[0], results[1], atol=1e-4, rtol=0)
+
+
+def test_many_runs_become_a_table(few, monkeypatch, tmp_path):  # noqa: F811
+    monkeypatch.setattr("reproduce.many.run.JUDGED", 20)
+    given = (*few, "--work", tmp_path / "work", "--samples", 10, 20, "--together", 4)
+    run("reproduce.many.run", monkeypatch, *given)
+    first = (tmp_path / "work/MiniLM-trec.jsonl").read_text()
+    run("reproduce.many.run", monkeypatch, *given)
+    assert (tmp_path / "work/MiniLM-trec.jsonl").read_text() == first, "a cell that was there was run again"
+    result = json.loads((tmp_path / "result.json").read_text())
+    cells = result["cells"]
+    assert {cell["run"] for cell in cells.values() if cell["set"] == "stsb"} == {
+        "deep-lora", "lora, 1e-4", "lora, 2e-4", "lora, 3e-4", "lora, 1e-3", "lora, tuned", "untouched"}  # fmt: skip
+    tuned = cells["lora, tuned, MiniLM, trec 10, seed=0"]
+    assert [each["lr"] for each in tuned["tries"]] == [1e-4, 3e-4, 1e-3]
+    named = {1e-4: "1e-4", 3e-4: "3e-4", 1e-3: "1e-3"}[tuned["lr"]]
+    assert tuned["score"] == cells[f"lora, {named}, MiniLM, trec 10, seed=0"]["score"]
+    ours = cells["deep-lora, MiniLM, trec 10, seed=0"]  # ten steps of 16 rows are sixteen passes over ten
+    assert ours["lr"] == pytest.approx(0.025 / (2 * 16) ** 0.5, rel=1e-5)
+    status = {row["claim"]: row["status"] for row in result["claims"]}
+    assert [text for text, each in status.items() if each == "not run"] == [
+        "The same on more rows: within 0.005 on average, behind nowhere",
+        "MPNet-base, against LoRA tuned in the same way",
+    ]
+
+    # A claim fails where its figure does.
+    import importlib
+
+    shown: Any = importlib.import_module("reproduce.many.shown")
+    for cell in cells.values():
+        cell["score"] = (
+            0.5 + (cell["run"] == "deep-lora") * cell["seed"] / 10 + (cell["run"] == "deep-lora") / 10
+        )
+    assert {row["status"] for row in shown.claims(cells)[:6]} == {"agrees", "not run"}
+    for cell in cells.values():
+        cell["score"] -= 0.4 * (cell["run"] == "deep-lora")
+    assert {row["status"] for row in shown.claims(cells)[:6]} == {"differs", "not run"}
+
+
+@pytest.mark.usefixtures("_importable")
+def test_the_file_of_many_runs_says_what_its_cells_say():
+    from reproduce.common import _short
+    from reproduce.many.shown import claims
+
+    result = json.loads((ROOT / "reproduce" / "many" / "result.json").read_text())
+    assert _short(claims(result["cells"])) == result["claims"]
