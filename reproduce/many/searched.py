@@ -1,4 +1,6 @@
-"""What was tried, many runs at once, to choose rank, width and rate: tables from `search.json`.
+"""What was tried, many runs at once, to choose rank, width and rate: tables and a figure from `search.json`.
+
+    python -m reproduce.many.searched
 
 Ranks, widths and rates are runs of `reproduce.many.run --held-back 600`; scripts of what else is in the file and was
 not taken up are gone.
@@ -7,16 +9,27 @@ not taken up are gone.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from reproduce.common import draw
 
 from corefold.compare.statistics import bootstrap_interval
+from corefold.report.plots import BLUE, GREEN, GREY, PURPLE, VERMILION
 
 BASELINE = "LoRA, rank 8, lr 0.001"
+SHAPES = {
+    "rank 1, width 128": GREEN,
+    "rank 2, width 112": BLUE,
+    "rank 4, width 56": PURPLE,
+    "rank 8, width 26": GREY,
+}
+SIZES = (16, 64, 256)
 Scores = Mapping[str, Mapping[str, float]]  # place, seed
 
 
@@ -49,3 +62,43 @@ def _table(part: Mapping[str, Scores]) -> str:
 def read(folder: Path = Path(__file__).parent) -> Mapping[str, Any]:
     """The file."""
     return json.loads((folder / "search.json").read_text(encoding="utf-8"))
+
+
+def figure(path: Path, told: Mapping[str, Any]) -> None:
+    """Mean score by rate, a line a shape, a panel a number of rows: how high, and how flat."""
+    part = told["parts"]["first"]
+
+    def fill(axes: list[Axes]) -> None:
+        for ax, samples in zip(axes, SIZES, strict=True):
+            at = [place for place in part[BASELINE] if place.endswith(f" {samples}")]
+            for shape, color in SHAPES.items():
+                _line(ax, part, rf"{shape}, c ([\d.]+)", at, shape, color, 1 / 0.005)
+            _line(ax, part, r"LoRA, rank 8, lr ([\d.e-]+)", at, "LoRA, rank 8", VERMILION, 1 / 0.001)
+            ax.set_xscale("log")
+            ax.set_title(f"{samples} rows", fontsize=9)
+            ax.set_xlabel("rate over 1e-3 (LoRA), or 0.005 / root of the rank", fontsize=8)
+            ax.set_ylabel("mean score of three sets", fontsize=8)
+
+    draw(path, 1, len(SIZES), fill)
+
+
+def _line(
+    ax: Axes, part: Mapping[str, Scores], pattern: str, at: list[str], label: str, color: str, unit: float
+) -> None:
+    points = {
+        float(match[1]) * unit: fmean(fmean(places[place].values()) for place in at)
+        for name, places in part.items()
+        if (match := re.fullmatch(pattern, name)) and all(place in places for place in at)
+    }
+    ax.plot(
+        *zip(*sorted(points.items()), strict=True),
+        "o-",
+        color=color,
+        label=label,
+        markersize=4,
+        linewidth=1.2,
+    )
+
+
+if __name__ == "__main__":
+    figure(Path(__file__).with_name("search.svg"), read())

@@ -21,7 +21,7 @@ def claims(cells: Cells) -> list[Cell]:
     return [
         *against_tuned(ours, said, COMMAND),
         *against_defaults(ours, said, COMMAND),
-        against("Ahead of LoRA at lr 3e-4, a rate between its usual ones", said["default"], ours, "lora, 3e-4", COMMAND),
+        against("Ahead of LoRA at lr 3e-4, between its usual rates", said["default"], ours, "lora, 3e-4", COMMAND),
         against("MPNet-base, against LoRA tuned in the same way", said["few"], of(cells, OTHER), TUNED,
                 f"{COMMAND} --called {OTHER} --sets stsb --seeds 5"),
         _numbers(ours, said["parameters"]),

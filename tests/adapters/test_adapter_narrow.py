@@ -116,7 +116,7 @@ def test_a_budget_spreads_ranks_and_keeps_the_width():
 
 
 def test_more_than_two_factors_need_a_square_core():
-    with pytest.raises(ValueError, match="two factors; got depth=3 and width=48"):
+    with pytest.raises(ValueError, match="two factors; got depth=3 and width=112"):
         DeepLoraConfig(depth=3)
     with pytest.raises(ValueError, match="width"):
         DeepLoraConfig(width=0)

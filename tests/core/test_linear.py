@@ -238,3 +238,28 @@ def test_a_narrow_chain_is_the_dense_map_with_its_gradients(batch):
         found.append([y.detach(), *(part.grad for part in parts)])
     for got, expected in zip(*found, strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-10)
+
+
+def test_a_narrow_chain_beside_a_square_one_is_the_sum_of_both():
+    chains = [
+        FactorChain(gaussian(7, 5, seed=3), gaussian(2, 5, 2, seed=4), gaussian(8, 5, seed=5)),
+        random_chain(7, 8, 3, 3),
+    ]
+    x, weight = gaussian(6, 8), gaussian(7, 8, seed=1)
+    expected = x @ (weight + SCALES[0] * chains[0].dense() + SCALES[1] * chains[1].dense()).mT
+    torch.testing.assert_close(
+        adapted_linear(x, weight, None, chains, SCALES), expected, rtol=1e-12, atol=1e-12
+    )
+
+
+def test_of_a_narrow_chain_nothing_as_wide_as_its_bases_is_saved_for_each_token():
+    tokens, width, rank = 40, 16, 2
+    x, weight = gaussian(tokens, 20), gaussian(24, 20, seed=1)
+    factors = gaussian(2, width, rank, seed=4).requires_grad_()
+    chain = FactorChain(gaussian(24, width, seed=3), factors, gaussian(20, width, seed=5))
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        adapted_linear(x, weight, None, [chain], [1.0])
+    own = {tensor.data_ptr() for tensor in (x, weight, chain.left, chain.right)}
+    most = max(t.numel() for t in saved if t.data_ptr() not in own)
+    assert most <= max(tokens, 24) * rank
