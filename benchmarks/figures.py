@@ -264,8 +264,9 @@ def step_table(step: dict[str, Any]) -> str:
     """A row a model and shape."""
     head = ("model", "rows × tokens", "frozen model", "LoRA", "square core", "its bases trained")
     lines = [
-        f"| {' | '.join(head)} | LoRA over Deep LoRA | LoRA over square core | memory: square core over LoRA |",
-        f"| --- | ---: |{' ---: |' * 7}",
+        f"| {' | '.join(head)} | LoRA over Deep LoRA | LoRA over square core "
+        "| memory: Deep LoRA over LoRA | memory: square core over LoRA |",
+        f"| --- | ---: |{' ---: |' * 8}",
     ]
     for cell in sorted(step["cells"], key=lambda c: ([*MODELS, c["model"]].index(c["model"]), c["tokens"])):
         methods = cell["methods"]
@@ -280,6 +281,7 @@ def step_table(step: dict[str, Any]) -> str:
             *over,
             f"{narrow['lora_over']['median']:.2f}" if narrow else "",
             f"{gain['median']:.2f} ({gain['q1']:.2f} to {gain['q3']:.2f})",
+            f"{narrow['peak_bytes'] / methods['lora']['peak_bytes']:.2f}" if narrow else "",
             f"{methods['deep_frozen']['peak_bytes'] / methods['lora']['peak_bytes']:.2f}",
         ]
         lines.append(f"| {' | '.join(row)} |")

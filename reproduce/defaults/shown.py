@@ -71,15 +71,6 @@ def claims(cells: Cells) -> list[Cell]:
             [("trec", 64), ("trec", 16), ("sst2", 64), ("trec", 256)],
         ),
         _compared(
-            "Its width, its rank and its rate matter little around those",
-            said["width"],
-            cells,
-            [(f"narrow, {other}", NARROW)
-             for other in ("rank 4, width 16, lr 0.004", "rank 2, width 112, lr 0.004", "rank 2, width 48, lr 0.0057",
-                           "rank 16, width 48, lr 0.002", "rank 4, width 48, lr 0.0013", "rank 4, width 48, lr 0.013")],
-            [("trec", 64)],
-        ),
-        _compared(
             "The rate that serves 64 rows serves 16 as well",
             said["few"],
             cells,

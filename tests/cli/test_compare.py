@@ -97,7 +97,9 @@ def test_a_cell_is_what_finetune_does_with_the_same_settings(grid, tmp_path):
         assert cell["trainable_parameters"] == metrics["adapter"]["trainable_parameters"]
         head = (out / "head.safetensors").stat().st_size
         assert metrics["adapter"]["bytes"] < cell["bytes"] < metrics["adapter"]["bytes"] + head + 64
-        assert cell["settings"]["lr"] == pytest.approx(3e-4 if cell["method"] == "lora" else 0.008 / 2**0.5)
+        assert cell["settings"]["lr"] == pytest.approx(
+            3e-4 if cell["method"] == "lora" else 0.025 / (2 * 3) ** 0.5
+        )
 
 
 def test_settings_come_from_a_file_and_options_win(grid, tmp_path):
