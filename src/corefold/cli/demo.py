@@ -30,7 +30,7 @@ SETTINGS = {
     "steps": 80,
     "max_length": 64,
 }
-METHODS: dict[str, tuple[Method, int]] = {"LoRA": ("lora", 8), "Deep LoRA": ("deep-lora", 4)}
+METHODS: dict[str, tuple[Method, int]] = {"LoRA": ("lora", 8), "Deep LoRA": ("deep-lora", 2)}
 
 
 def run(
