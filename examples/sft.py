@@ -68,7 +68,7 @@ def main(model_name: str | None = None, out: str = "out-sft", steps: int = 30) -
             f"{out}/checkpoints",
             max_steps=steps,
             per_device_train_batch_size=4,
-            learning_rate=4e-3,
+            learning_rate=6e-3,  # 0.025 / (r * epochs) ** 0.5
             max_grad_norm=0,
             logging_steps=10,
             save_strategy="no",

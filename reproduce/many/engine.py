@@ -17,11 +17,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from corefold.finetune.fitting import WARMUP
-from corefold.finetune.methods import BASES_BATCHES
 
 BETAS = (0.9, 0.999)
 PARTS = (0.5, 0.8125, 1.0)  # of a batch by length: short rows apart from long ones need less padding
-ITERATIONS, OVERSAMPLE = 10, 16  # of the eigenvectors
 
 Pairs = dict[str, tuple[Tensor, Tensor]]
 
@@ -209,7 +207,7 @@ def train(
     linear = heads.parameters()
     every = [p.requires_grad_() for p in (*factors, *linear)]
     rates = [pace.rates] * len(factors) + [torch.full_like(pace.rates, pace.head_rate)] * len(linear)
-    means, squares = ([torch.zeros_like(p) for p in every] for _ in range(2))
+    adam = _Adam(every, rates, pace)
     lengths, losses = texts.lengths, []
     for step, places in zip(range(pace.steps), _batches(rows, pace.batch, order), strict=False):
         places = places.gather(1, lengths[places].argsort(1))
@@ -225,16 +223,29 @@ def train(
             more = torch.autograd.grad(part.sum(), every)
             grads = more if not grads else torch._foreach_add(grads, more)
         losses.append(loss)
-        with torch.no_grad():
-            torch._foreach_lerp_(means, grads, 1 - BETAS[0])
-            torch._foreach_mul_(squares, BETAS[1])
-            torch._foreach_addcmul_(squares, grads, grads, 1 - BETAS[1])
-            roots = torch._foreach_sqrt(torch._foreach_div(squares, 1 - BETAS[1] ** (step + 1)))
-            torch._foreach_add_(roots, pace.eps)
-            now = pace.at(step) / (1 - BETAS[0] ** (step + 1))
-            for p, move, rate in zip(every, torch._foreach_div(means, roots), rates, strict=True):
-                p.sub_(move * (rate * now)[:, None, None])
+        adam.move(step, grads)
     return torch.stack(losses)
+
+
+class _Adam:
+    """AdamW without decay, whose rate is another for each run."""
+
+    def __init__(self, parameters: list[Tensor], rates: list[Tensor], pace: Pace) -> None:
+        self.parameters, self.rates, self.pace = parameters, rates, pace
+        self.means, self.squares = ([torch.zeros_like(p) for p in parameters] for _ in range(2))
+
+    @torch.no_grad()
+    def move(self, step: int, grads: Sequence[Tensor]) -> None:
+        """One step, counted from 0."""
+        torch._foreach_lerp_(self.means, grads, 1 - BETAS[0])
+        torch._foreach_mul_(self.squares, BETAS[1])
+        torch._foreach_addcmul_(self.squares, grads, grads, 1 - BETAS[1])
+        roots = torch._foreach_sqrt(torch._foreach_div(self.squares, 1 - BETAS[1] ** (step + 1)))
+        torch._foreach_add_(roots, self.pace.eps)
+        now = self.pace.at(step) / (1 - BETAS[0] ** (step + 1))
+        moves = torch._foreach_div(self.means, roots)
+        for p, move, rate in zip(self.parameters, moves, self.rates, strict=True):
+            p.sub_(move * (rate * now)[:, None, None])
 
 
 def _batches(rows: Tensor, size: int, order: Sequence[int]) -> Iterator[Tensor]:
@@ -259,64 +270,3 @@ def answers(
     found = torch.cat(parts, 1)
     back = by_length.argsort(1)
     return found.gather(1, back if found.ndim == 2 else back[..., None].expand_as(found))
-
-
-def fisher_bases(body: Body, heads: Heads, texts: Texts, rows: Tensor, width: int, batch: int = 16) -> Pairs:
-    """Left and right bases of each layer and run, (runs, side, width at most), as `bases="fisher"` reads them off.
-
-    They are leading eigenvectors of `sum(G_i G_i^T)` and `sum(G_i^T G_i)`, largest first, with G_i the gradient of row
-    i's loss without update and dropout; here of the sums themselves, not of sketches, and not turned to one another.
-    """
-    body.model.eval()
-    NO_UPDATES.set(body)
-    rows = rows[:, : BASES_BATCHES * batch]
-    sums: dict[tuple[str, int], Tensor] = {}
-
-    def watch(name: str, x: Tensor, g: Tensor) -> None:
-        x, g = (each.reshape(len(rows), -1, *each.shape[1:]).float() for each in (x, g))
-        for side, (a, b) in enumerate(((g, x), (x, g))):
-            squares = []
-            for of_a, of_b in zip(a, b, strict=True):
-                gradients = torch.einsum("nto,ntd->ond", of_a, of_b).flatten(1)
-                gradients = gradients / gradients.norm()
-                squares.append(gradients @ gradients.mT)
-            sums[name, side] = torch.stack(squares)
-
-    for name, layer in body.layers.items():
-        layer.watch = partial(watch, name)
-    handle = body.model.get_submodule("embeddings").register_forward_hook(
-        lambda module, given, out: out.requires_grad_()
-    )
-    try:
-        tokens, mask, labels = texts.batch(rows)
-        heads.losses(body.embed(tokens, mask), labels).sum().backward()
-    finally:
-        handle.remove()
-        for layer in body.layers.values():
-            layer.watch = None
-    found: dict[tuple[str, int], Tensor] = {}
-    for size in {each.shape[-1] for each in sums.values()}:
-        keys = [key for key, each in sums.items() if each.shape[-1] == size]
-        leading = _leading(torch.cat([sums.pop(key).double() for key in keys]), min(width, size))
-        found |= dict(zip(keys, leading.float().split(len(rows)), strict=True))
-    pairs = {name: (found[name, 0], found[name, 1]) for name in body.layers}
-    least = {name: min(each.shape[-1] for each in pair) for name, pair in pairs.items()}
-    return {
-        name: (left[..., : least[name]], right[..., : least[name]]) for name, (left, right) in pairs.items()
-    }
-
-
-def _leading(square: Tensor, width: int) -> Tensor:
-    """Leading eigenvectors of many matrices by orthogonal iteration, (many, side, width)."""
-    side = square.shape[-1]
-    drawn = {"dtype": torch.float64, "generator": torch.Generator().manual_seed(0)}
-    noise = torch.randn(side, min(side, width + OVERSAMPLE), **drawn)
-    q = noise.to(square.device).expand(len(square), -1, -1)
-    for _ in range(ITERATIONS):
-        q = square @ q + 1e-12 * q
-        for _ in range(2):  # Cholesky QR, twice, is as accurate as Householder's and one batched product
-            q = q / q.norm(dim=1, keepdim=True)
-            gram = q.mT @ q
-            gram.diagonal(dim1=-2, dim2=-1).add_(1e-10)
-            q = torch.linalg.solve_triangular(torch.linalg.cholesky(gram).mT, q, upper=True, left=False)
-    return q[..., :width]

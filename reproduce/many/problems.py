@@ -40,13 +40,6 @@ class Drawn:
     judged: Tensor
     heads: Heads
 
-    def of(self, runs: int) -> Drawn:
-        """The first runs only."""
-        heads = Heads(
-            *(each if each is None else each[:runs] for each in (self.heads.weight, self.heads.bias))
-        )
-        return replace(self, train=self.train[:runs], judged=self.judged[:runs], heads=heads)
-
     def repeated(self, times: int) -> Drawn:
         """All runs once, then all of them again, as often as that."""
         train, judged = (each.repeat(times, 1) for each in (self.train, self.judged))

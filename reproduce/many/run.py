@@ -3,8 +3,9 @@
     python -m reproduce.many.run --model MINILM --data ../shared/data [--sets trec] [--samples 16 64] [--seeds 20]
 
 What a run computes is what `corefold compare` computes for it (tests/test_reproduce_many.py): the same rows at one
-seed, rates, steps and scores, with its tuned LoRA choosing one of three rates on a fifth of its rows. Cells lie in
---work, a file a set, and what is there is not run again; in the end they go into result.json.
+seed, rates, steps and scores, with its tuned LoRA choosing one of three rates on a fifth of its rows. The base model is
+in bfloat16, and a GPU rounds the products of adapters to TF32. Cells lie in --work, a file a model and set, and what is
+there is not run again; in the end they go into result.json.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,15 @@ from typing import Any
 import torch
 from reproduce.common import Cell, Result, circumstances
 from reproduce.fewshot.shown import TUNED
-from reproduce.many.engine import NO_UPDATES, Body, Heads, Pace, Pairs, Updates, answers, fisher_bases, train
+from reproduce.many.engine import NO_UPDATES, Body, Pace, Updates, answers, train
 from reproduce.many.problems import Drawn, draw_many, hold_back
 from reproduce.many.shown import MAIN as MAIN_MODEL
 from reproduce.many.shown import claims, figure
+from reproduce.many.starts import deep_start, fisher_bases, lora_start
 from transformers import AutoModel
 
 from corefold.cli.demo import packaged_file, write_reviews
 from corefold.compare.cell import chosen
-from corefold.core import FactorChain
 from corefold.finetune import RunConfig
 from corefold.finetune.methods import METHODS
 from corefold.finetune.metrics import MAIN
@@ -50,7 +51,6 @@ COLUMNS: dict[str, dict[str, Any]] = {
     "reviews": CLASSES,
 }
 EPS = {"deep-lora": 1e-6, "lora": 1e-8, "head": 1e-8, "untouched": 1e-8}
-LORA_SCALE = 2.0  # alpha over rank, as corefold and PEFT's defaults have it
 
 
 @dataclass(frozen=True)
@@ -118,6 +118,13 @@ class Place:
         config = decided(config, self.tables.task, config.samples or 1, METHODS[run.method])
         return replace(config, lr=config.lr * run.by_default) if config.lr else config
 
+    def numbers(self, method: str, config: RunConfig) -> int:
+        """What trains in one run below its head."""
+        sides = [layer.base.weight.shape for layer in self.body.layers.values()]
+        if method == "lora":
+            return sum(config.rank * (out + in_) for out, in_ in sides)
+        return sum(2 * config.rank * min(config.width, *side) for side in sides) * (method == "deep-lora")
+
 
 def main() -> None:
     """The command."""
@@ -139,7 +146,8 @@ def main() -> None:
                 tables = hold_back(tables, given.held_back)
                 config = replace(config, eval_samples=None)
             place = Place(config, tables, body, device, range(given.first, given.first + given.seeds))
-            path = given.work / f"{given.called}-{name}.jsonl"
+            work = given.work / "held-back" if given.held_back else given.work  # no search is a result
+            path = work / f"{given.called}-{name}.jsonl"
             _fill(place, path, {"base": given.called, "set": name, "samples": samples}, given)
     if not given.held_back:
         write(given.work, given.out)
@@ -158,29 +166,26 @@ def _files(given: argparse.Namespace, name: str) -> dict[str, Any]:
 def _fill(place: Place, path: Path, about: Mapping[str, Any], given: argparse.Namespace) -> None:
     """Run what is missing, and append it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    known = {_key(cell) for cell in _read(path)}
-
-    def missing(name: str) -> bool:
-        return any(_key({**about, "run": name, "seed": seed}) not in known for seed in place.seeds)
-
     no = "head" if place.tables.task.head == "cosine" else "untouched"  # which the task has not
-    todo = [name for name in given.runs if name != no and missing(name)]
-    drawn = place.drawn() if todo else None
-    for names in _together(todo, len(place.seeds), given.together):
-        if drawn is not None:
-            _append(path, [{**about, **cell} for cell in _cells(place, drawn, names)])
-        print(f"{about['set']}, {about['samples']} rows: {'; '.join(names)}", flush=True)
-    if not given.untuned and missing(TUNED):
-        fifth = place.drawn(fifth=True)
-        tried = [
-            cell
-            for names in _together(TRIED, len(place.seeds), given.together)
-            for cell in _cells(place, fifth, names)
-        ]
-        _append(
-            path,
-            list(_tuned(tried, [cell for cell in _read(path) if cell["samples"] == about["samples"]], about)),
-        )
+    wanted = [name for name in given.runs if name != no]
+    wanted += [] if given.untuned else [name for name in TRIED if name not in wanted]
+    known = _read(path)
+    seeds = {name: tuple(s for s in place.seeds if _key({**about, "run": name, "seed": s}) not in known)
+             for name in (*wanted, TUNED)}  # fmt: skip
+    for missing in sorted({seeds[name] for name in wanted} - {()}):
+        names = [name for name in wanted if seeds[name] == missing]
+        _append(path, about, _trained(replace(place, seeds=missing), names, given.together))
+    if not given.untuned and seeds[TUNED]:
+        tried = [*_trained(replace(place, seeds=seeds[TUNED]), TRIED, given.together, fifth=True)]
+        _append(path, about, _tuned(tried, _read(path), about))
+
+
+def _trained(place: Place, names: Sequence[str], together: int, *, fifth: bool = False) -> Iterator[Cell]:
+    """The cells of these runs."""
+    drawn = place.drawn(fifth=fifth)
+    for some in _together(names, len(place.seeds), together):
+        yield from _cells(place, drawn, some)
+        print(f"{place.config.train}, {place.config.samples} rows: {'; '.join(some)}", flush=True)
 
 
 def _together(names: Sequence[str], seeds: int, most: int) -> Iterator[list[str]]:
@@ -194,130 +199,82 @@ def _together(names: Sequence[str], seeds: int, most: int) -> Iterator[list[str]
 def _cells(place: Place, drawn: Drawn, names: Sequence[str]) -> list[Cell]:
     """All seeds of these runs, which have one method."""
     began = time.perf_counter()
-    runs, seeds = [RUNS[name] for name in names], list(place.seeds)
-    configs = [place.decided(run) for run in runs]
-    many, method = drawn.repeated(len(runs)), runs[0].method
-    updates = NO_UPDATES
-    if method == "deep-lora":
-        width = max(config.width for config in configs)
-        bases = fisher_bases(place.body, drawn.heads, drawn.texts, drawn.train, width, configs[0].batch_size)
-        updates = deep_start(configs, seeds, bases)
-    elif method == "lora":
-        updates = lora_start(configs, seeds, place)
+    method, configs = RUNS[names[0]].method, [place.decided(RUNS[name]) for name in names]
+    many, updates = drawn.repeated(len(names)), _start(place, drawn, method, configs)
     if METHODS[method].trains:
-        each = torch.tensor([config.lr or 0.0 for config in configs], device=place.device)
-        rates = each.repeat_interleave(len(seeds))
+        rates = torch.tensor([config.lr or 0.0 for config in configs], device=place.device)
         head_rate = (configs[0].lr if method == "head" else configs[0].head_lr) or 0.0
+        rates = rates.repeat_interleave(len(place.seeds))
         pace = Pace(configs[0].steps or 1, rates, head_rate, EPS[method], configs[0].batch_size)
         torch.manual_seed(0)
-        train(place.body, updates, many.heads, many.texts, many.train, pace, seeds * len(runs))
+        order = [*place.seeds] * len(names)
+        train(place.body, updates, many.heads, many.texts, many.train, pace, order)
     found = many.scored(answers(place.body, updates, many.heads, many.texts, many.judged))
-    main, seconds = MAIN[place.tables.task.kind], (time.perf_counter() - began) / len(found)
-    where = circumstances(place.device.type)
+    main, shared = MAIN[place.tables.task.kind], circumstances(place.device.type)
+    shared |= {"method": method, "main": main, "test_rows": many.judged.shape[1]}
+    shared |= {"seconds_in_all": (time.perf_counter() - began) / len(found)}
+    head = sum(each[0].numel() for each in many.heads.parameters())
+    each_run = (
+        (name, config, seed) for name, config in zip(names, configs, strict=True) for seed in place.seeds
+    )
     return [
         {
             "run": name,
             "seed": seed,
-            "method": method,
             "rank": config.rank,
-            "main": main,
             "score": scores[main],
             "loss": scores["loss"],
             "lr": config.lr,
             "steps": config.steps,
-            "parameters": _numbers(method, config, place, many.heads),
-            "test_rows": many.judged.shape[1],
-            "seconds_in_all": seconds,
-            **where,
+            "parameters": place.numbers(method, config) + head * METHODS[method].trains,
+            **shared,
         }
-        for (name, config, seed), scores in zip(
-            ((name, config, seed) for name, config in zip(names, configs, strict=True) for seed in seeds),
-            found,
-            strict=True,
-        )
+        for (name, config, seed), scores in zip(each_run, found, strict=True)
     ]
 
 
-def _tuned(tried: Sequence[Cell], cells: Sequence[Cell], about: Mapping[str, Any]) -> Iterator[Cell]:
+def _start(place: Place, drawn: Drawn, method: str, configs: Sequence[RunConfig]) -> Updates:
+    if method == "lora":
+        return lora_start(configs, place.seeds, place.body)
+    if method != "deep-lora":
+        return NO_UPDATES
+    width = max(config.width for config in configs)
+    bases = fisher_bases(place.body, drawn.heads, drawn.texts, drawn.train, width, configs[0].batch_size)
+    return deep_start(configs, place.seeds, bases)
+
+
+def _tuned(tried: Sequence[Cell], known: Mapping[str, Cell], about: Mapping[str, Any]) -> Iterator[Cell]:
     """LoRA's cell at the rate that is best on a fifth of the rows, as `corefold compare --tune` chooses."""
     for seed in sorted({cell["seed"] for cell in tried}):
         own = [cell for cell in tried if cell["seed"] == seed]
         main = own[0]["main"]
         tries = [{"lr": cell["lr"], main: cell["score"], "loss": cell["loss"]} for cell in own]
         best = own[chosen(tries, main)]
-        (full,) = (cell for cell in cells if cell["run"] == best["run"] and cell["seed"] == seed)
+        full = known[_key({**about, "run": best["run"], "seed": seed})]
         seconds = full["seconds_in_all"] + sum(cell["seconds_in_all"] for cell in own)
-        yield {**full, **about, "run": TUNED, "tries": tries, "seconds_in_all": seconds}
-
-
-def deep_start(configs: Sequence[RunConfig], seeds: Sequence[int], bases: Pairs) -> Updates:
-    """Narrow chains at their start, for every setting all seeds; what is narrower than another is filled with zeros."""
-    rank = max(config.rank for config in configs)
-    q, p, both = {}, {}, {}
-    generators = {
-        (place, seed): torch.Generator().manual_seed(seed) for place in range(len(configs)) for seed in seeds
-    }
-    for name, (left, right) in bases.items():
-        width = left.shape[-1]
-        starts, kept = torch.zeros(len(configs), len(seeds), width, rank), torch.zeros(len(configs), width)
-        for place, config in enumerate(configs):
-            blank = torch.empty(0, min(config.width, width))
-            for run, seed in enumerate(seeds):
-                chain = FactorChain.at_narrow_start(blank, blank, config.rank, generators[place, seed])
-                starts[place, run, : blank.shape[1], : config.rank] = chain.factors[0]
-            kept[place, : blank.shape[1]] = 1.0
-        q[name] = starts.flatten(0, 1).to(left)
-        p[name] = torch.zeros_like(q[name])
-        share = kept.repeat_interleave(len(seeds), 0)[:, None].to(left)
-        both[name] = (left.repeat(len(configs), 1, 1) * share, right.repeat(len(configs), 1, 1) * share)
-    return Updates(q, p, both)
-
-
-def lora_start(configs: Sequence[RunConfig], seeds: Sequence[int], place: Place) -> Updates:
-    """LoRA as PEFT starts it."""
-    rank = max(config.rank for config in configs)
-    q, p = {}, {}
-    generators = [torch.Generator().manual_seed(seed) for config in configs for seed in seeds]
-    ranks = [config.rank for config in configs for _ in seeds]
-    for name, layer in place.body.layers.items():
-        out, in_ = layer.base.weight.shape
-        a = torch.zeros(len(ranks), in_, rank)
-        for run, (own, generator) in enumerate(zip(ranks, generators, strict=True)):
-            a[run, :, :own] = (2 * torch.rand(in_, own, generator=generator) - 1) / in_**0.5
-        q[name] = a.to(place.device)
-        p[name] = torch.zeros(len(ranks), out, rank, device=place.device)
-    return Updates(q, p, None, LORA_SCALE)
-
-
-def _numbers(method: str, config: RunConfig, place: Place, heads: Heads) -> int:
-    """Trained numbers of one run."""
-    if not METHODS[method].trains:
-        return 0
-    head = sum(each[0].numel() for each in heads.parameters())
-    sides = [layer.base.weight.shape for layer in place.body.layers.values()]
-    if method == "lora":
-        return head + sum(config.rank * (out + in_) for out, in_ in sides)
-    return head + (sum(2 * config.rank * config.width for _ in sides) if method == "deep-lora" else 0)
+        yield {**full, "run": TUNED, "tries": tries, "seconds_in_all": seconds}
 
 
 def _key(cell: Cell) -> str:
     return f"{cell['run']}, {cell['base']}, {cell['set']} {cell['samples']}, seed={cell['seed']}"
 
 
-def _read(path: Path) -> list[Cell]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+def _read(path: Path) -> dict[str, Cell]:
+    cells = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return {_key(cell): cell for cell in cells}
 
 
-def _append(path: Path, cells: Sequence[Cell]) -> None:
-    with path.open("a") as file:
-        file.writelines(json.dumps(cell) + "\n" for cell in cells)
+def _append(path: Path, about: Mapping[str, Any], cells: Iterable[Cell]) -> None:
+    for cell in cells:
+        with path.open("a") as file:
+            file.write(json.dumps({**about, **cell}) + "\n")
 
 
 def write(work: Path, out: Path) -> None:
     """Take the cells that are done into result.json, and draw them."""
     result = Result(out / "result.json", __doc__ or "")
     for path in sorted(work.glob("*.jsonl")):
-        result.cells |= {_key(cell): cell for cell in _read(path)}
+        result.cells |= _read(path)
     result.claims = claims(result.cells)
     result.write()
     figure(out / "figure.svg", result.cells)

@@ -2,8 +2,7 @@
 
     python -m reproduce.many.searched
 
-Ranks, widths and rates are runs of `reproduce.many.run --held-back 600`; scripts of what else is in the file and was
-not taken up are gone.
+The script of the search is gone; variants around the default can be run by `reproduce.many.run --held-back 600`.
 """
 
 from __future__ import annotations

@@ -780,3 +780,21 @@ def test_training_on_random_bases_warns(kind):
     with pytest.warns(UserWarning, match="random bases"):
         model(x)
     model(x)  # once
+
+
+@pytest.mark.parametrize("width", [None, 6])
+def test_how_a_table_weighs_its_own_gradient_is_nothing_to_the_factors(width):
+    """IDS names some rows of the table more than once."""
+    grads = []
+    for scaled in (False, True):
+        torch.manual_seed(0)
+        model = Around(nn.Embedding(11, 7, scale_grad_by_freq=scaled))
+        model = get_peft_model(
+            model, DeepLoraConfig(r=2, width=width, bases="random", target_modules=["layer"])
+        )
+        randomise(model)
+        layer = model.base_model.model.layer
+        model(IDS).sum().backward()
+        grads.append(layer.deeplora_factors["default"].grad)
+    assert grads[0].abs().min() > 0
+    torch.testing.assert_close(*grads)

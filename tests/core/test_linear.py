@@ -242,14 +242,18 @@ def test_a_narrow_chain_is_the_dense_map_with_its_gradients(batch):
 
 def test_a_narrow_chain_beside_a_square_one_is_the_sum_of_both():
     chains = [
-        FactorChain(gaussian(7, 5, seed=3), gaussian(2, 5, 2, seed=4), gaussian(8, 5, seed=5)),
+        FactorChain(
+            gaussian(7, 5, seed=3), gaussian(2, 5, 2, seed=4).requires_grad_(), gaussian(8, 5, seed=5)
+        ),
         random_chain(7, 8, 3, 3),
     ]
-    x, weight = gaussian(6, 8), gaussian(7, 8, seed=1)
-    expected = x @ (weight + SCALES[0] * chains[0].dense() + SCALES[1] * chains[1].dense()).mT
-    torch.testing.assert_close(
-        adapted_linear(x, weight, None, chains, SCALES), expected, rtol=1e-12, atol=1e-12
-    )
+    chains[1].factors.requires_grad_()
+    x, weight = gaussian(6, 8).requires_grad_(), gaussian(7, 8, seed=1)
+    update = sum(scale * chain.dense() for scale, chain in zip(SCALES, chains, strict=True))
+    found = adapted_linear(x, weight, None, chains, SCALES), x @ (weight + update).mT
+    grads = [torch.autograd.grad(y.square().sum(), [x, *(chain.factors for chain in chains)]) for y in found]
+    for one, other in zip((found[0], *grads[0]), (found[1], *grads[1]), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
 
 
 def test_of_a_narrow_chain_nothing_as_wide_as_its_bases_is_saved_for_each_token():

@@ -229,9 +229,14 @@ class DeepLoraLayer(nn.Module, BaseTunerLayer):
         total = result
         with unrounded(x.device.type):
             for name, scale in scales.items():
-                tall, right = self.chain(name).thin()
-                total = total + self.expand(self.project(x, right), tall * scale)
+                coordinates, tall = self.coordinates(x, self.chain(name))
+                total = total + self.expand(coordinates, tall * scale)
         return total.to(result.dtype)
+
+    def coordinates(self, x: Tensor, chain: FactorChain) -> tuple[Tensor, Tensor]:
+        """What the chain reads off `x`, and the tall matrix that this is to be expanded by."""
+        tall, right = chain.thin()
+        return self.project(x, right), tall
 
     def _scales(self) -> Mapping[str, float | Tensor]:
         # Scale and active state enter a compiled graph as tensors, so that it holds for all their values.

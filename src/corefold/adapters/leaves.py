@@ -101,6 +101,10 @@ class DeepLoraEmbedding(DeepLoraLayer):
         scale = self._get_embed_scale()  # some models scale what they look up
         return rows if scale is None else rows * scale.to(rows.dtype)
 
+    def coordinates(self, x: Tensor, chain: FactorChain) -> tuple[Tensor, Tensor]:
+        # Few rows are looked up of many; and what the table does to its own gradient is not for the core's.
+        return self.project(x, chain.right), chain.left @ chain.core()
+
     def orient(self, dense: Tensor) -> Tensor:
         return dense.mT
 

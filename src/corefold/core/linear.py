@@ -6,8 +6,8 @@ For tokens X, (tokens, in), and a chain with core C, (width, width), the output 
     dX = dY (W + left C right^T),         dC = G^T Z,     dleft = dY^T Z C^T,    dright = X^T G C
 
 so that with a frozen weight and frozen bases nothing of X's size is kept for the backward pass: only Z, which is
-(tokens, width). A narrow chain is that with `left P` and `right Q` for bases, which train, and the identity for a core: X
-is kept then, and wide bases cost next to nothing.
+(tokens, width). A narrow chain is that with `left P` and `right Q` for bases, which train, and the identity for a core:
+X is kept then, and wide bases cost next to nothing.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ def adapted_linear(
 ) -> Float[Tensor, "*batch out"]:
     """`x @ (weight + sum of scale * chain.dense()).T + bias`, in the dtype that `x @ weight.T` would have.
 
-    The chains run side by side as one. Their cores, small differences of products, are computed in the factors' own
-    dtype, the rest in that of `x` or, under autocast, in autocast's. `fold_pays` chooses whether the update is added
-    to the weight, for this one product, or to the output; in half precision, where a sum with the weight would round
-    the update away, always to the output.
+    The chains run side by side as one. Their cores, small differences of products, and the thin pairs of narrow ones
+    are computed in the factors' own dtype, the rest in that of `x` or, under autocast, in autocast's. `fold_pays`
+    chooses whether the update is added to the weight, for this one product, or to the output; in half precision, where
+    a sum with the weight would round the update away, always to the output.
 
     Args:
         x: the input, of float64, float32, bfloat16 or float16.
