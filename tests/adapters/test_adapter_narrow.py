@@ -120,4 +120,4 @@ def test_more_than_two_factors_need_a_square_core():
         DeepLoraConfig(depth=3)
     with pytest.raises(ValueError, match="width"):
         DeepLoraConfig(width=0)
-    assert DeepLoraConfig(depth=3, width=None).r == 4
+    assert DeepLoraConfig(depth=3, width=None).r == 2

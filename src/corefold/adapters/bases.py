@@ -32,11 +32,13 @@ from corefold.core import (
     GradientSketch,
     MomentSketch,
     bases_from_singular_vectors,
+    complete,
     paired_bases,
     widths_by_energy,
 )
 
 OVERSAMPLE = 8
+REPORTED = 24  # singular values of a layer's gradient, where the bases need none
 WIDEST = 2  # with a budget no layer gets more than this many times the average
 
 Loss = Callable[[nn.Module, Any], Tensor]
@@ -131,9 +133,14 @@ def initialize_bases(
         )
         for name, (layer, adapter) in layers.items()
     }
-    sketches = {name: GradientSketch.empty(*size) for name, size in sizes.items()}
     fisher = {
         name for name, (layer, adapter) in layers.items() if layer.deeplora_config[adapter].bases == "fisher"
+    }
+    # Of the mean gradient the bases of narrow cores need no more than a report shows, unless it is to spread ranks.
+    narrow = {name for name in fisher if rank_budget is None and _is_narrow(*layers[name])}
+    sketches = {
+        name: GradientSketch.empty(out, in_, min(size, REPORTED) if name in narrow else size, like)
+        for name, (out, in_, size, like) in sizes.items()
     }
     blanks = {_alike(sizes[name]): MomentSketch.empty(*sizes[name]) for name in fisher}
     moments = {name: blanks[_alike(size)] for name, size in sizes.items() if name in fisher}
@@ -172,6 +179,10 @@ def initialize_bases(
         {name: sketch.values.cpu() for name, sketch in sketches.items()},
         {name: layer.r[adapter] for name, (layer, adapter) in layers.items()},
     )
+
+
+def _is_narrow(layer: DeepLoraLayer, adapter: str) -> bool:
+    return layer.r[adapter] < layer.width[adapter]
 
 
 def _alike(size: tuple[int, int, int, Tensor]) -> tuple[int, int, int, torch.device]:
@@ -302,8 +313,13 @@ def _set_bases(
     config, k, width = layer.deeplora_config[adapter], sketch.carried(), layer.width[adapter]
     if moments is not None:
         gradient = (sketch.left, sketch.values, sketch.right)
-        rows, columns = moments.directions(width)
-        left, right = paired_bases(rows.to(sketch.left), columns.to(sketch.left), gradient, width, generator)
+        rows, columns = (each.to(sketch.left) for each in moments.directions(width))
+        if _is_narrow(
+            layer, adapter
+        ):  # whose factors start at random: what is paired with what makes no difference
+            left, right = complete(rows, width, generator), complete(columns, width, generator)
+        else:
+            left, right = paired_bases(rows, columns, gradient, width, generator)
     else:
         kind = cast(GradientBases, config.bases)
         left, right = bases_from_singular_vectors(
