@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from reproduce.defaults import searched
 from reproduce.defaults.tried import read
 from reproduce.defaults.tried import table as tried
 from reproduce.fewshot.shown import table as few_rows
-from reproduce.many import searched
 from reproduce.many.shown import MAIN, of
 
 HERE = Path(__file__).parent

@@ -212,3 +212,18 @@ def test_the_file_of_many_runs_says_what_its_cells_say():
 
     result = json.loads((ROOT / "reproduce" / "many" / "result.json").read_text())
     assert _short(claims(result["cells"])) == result["claims"]
+
+
+@pytest.mark.usefixtures("_importable")
+def test_the_search_is_drawn_from_its_file(tmp_path):
+    from reproduce.defaults import searched
+
+    told = searched.read()
+    searched.figure(tmp_path / "search.svg", told)
+    drawn = (tmp_path / "search.svg").read_text()
+    assert drawn.count("<svg") == 1
+    assert all(shape in drawn for shape in searched.SHAPES)
+    worse = {name: dict(part) for name, part in told["parts"].items()}
+    name = "rank 2, width 112, lr 0.0063"
+    worse["third"][name] = {at: dict.fromkeys(found, 0.0) for at, found in worse["third"][name].items()}
+    assert "-0.9" in searched.tables({"parts": worse}).splitlines()[-1]

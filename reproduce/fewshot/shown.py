@@ -47,7 +47,7 @@ def claims(cells: Cells) -> list[Cell]:
     said = paper(Path(__file__).parent)
     rest = {
         "Ahead of the method as its authors run it, `DeepLoraConfig.paper()` at lr 1e-2": "deep-lora, paper",
-        "Ahead of a square core of width 32 and depth 3, the default before": SQUARE,
+        "Ahead of a square core of width 32 and depth 3, an earlier default": SQUARE,
         "Ahead of LoRA as the authors run it but for head and schedule, lr 1e-4": "lora, authors",
         "Ahead of a narrow square core in random bases, at the authors' lr 1e-4": "deep-lora, narrow random",
         "Not behind the full-width model, the authors' winner, at their lr 1e-4": "deep-lora, full width",

@@ -76,12 +76,12 @@ class Body:
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model.requires_grad_(False)
         self.layers: dict[str, Layer] = {}
-        self.encoder = model.get_submodule("encoder")
-        for name, module in list(self.encoder.named_modules()):
+        encoder = model.get_submodule("encoder")
+        for name, module in list(encoder.named_modules()):
             if isinstance(module, nn.Linear):
                 parent, _, child = name.rpartition(".")
                 self.layers[name] = Layer(module)
-                setattr(self.encoder.get_submodule(parent), child, self.layers[name])
+                setattr(encoder.get_submodule(parent), child, self.layers[name])
 
     def embed(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """(texts, runs, rows, length) to (runs, texts, rows, width)."""
@@ -228,7 +228,7 @@ def train(
 
 
 class _Adam:
-    """AdamW without decay, whose rate is another for each run."""
+    """AdamW without decay, whose rate is another for each run; torch's has one rate a tensor."""
 
     def __init__(self, parameters: list[Tensor], rates: list[Tensor], pace: Pace) -> None:
         self.parameters, self.rates, self.pace = parameters, rates, pace

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from reproduce.defaults.run import SHUFFLED
 from reproduce.many.engine import Heads, Texts
 from torch import Tensor, nn
 
@@ -18,8 +19,6 @@ from corefold.finetune.metrics import scores
 from corefold.finetune.models import load_tokenizer
 from corefold.finetune.problem import Tables, draw_rows
 from corefold.finetune.task import Task
-
-SHUFFLED = 12345  # seed of the order from which rows of the training file are taken to judge, as in reproduce/defaults
 
 
 @dataclass(frozen=True)

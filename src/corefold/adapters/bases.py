@@ -79,7 +79,7 @@ def initialize_bases(
     """Point an adapter's bases along the gradient of the loss, and put its factors at their start.
 
     Runs forward and backward on `num_batches` batches without this adapter and in evaluation mode, and keeps of each
-    layer's weight gradient only sketches of O((out + in) r) numbers (`GradientSketch` and `MomentSketch` of
+    layer's weight gradient only sketches of O((out + in) width) numbers (`GradientSketch` and `MomentSketch` of
     `corefold.core`). No weight, no `.grad`, no training flag and no random state of the model is changed; transformers
     models recompute activations on the way, so the memory stays below a training step's.
 
@@ -312,13 +312,11 @@ def _set_bases(
 ) -> None:
     config, k, width = layer.deeplora_config[adapter], sketch.carried(), layer.width[adapter]
     if moments is not None:
-        gradient = (sketch.left, sketch.values, sketch.right)
         rows, columns = (each.to(sketch.left) for each in moments.directions(width))
-        if _is_narrow(
-            layer, adapter
-        ):  # whose factors start at random: what is paired with what makes no difference
+        if _is_narrow(layer, adapter):  # its factors start at random, so that pairs of columns mean nothing
             left, right = complete(rows, width, generator), complete(columns, width, generator)
         else:
+            gradient = (sketch.left, sketch.values, sketch.right)
             left, right = paired_bases(rows, columns, gradient, width, generator)
     else:
         kind = cast(GradientBases, config.bases)

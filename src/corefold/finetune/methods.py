@@ -34,7 +34,7 @@ Parameters = list[nn.Parameter]
 
 
 FEW_ROWS = 64  # below which the rate of square cores falls with them: reproduce/defaults
-NARROW_RATE = 0.025  # of one direction and one pass over the rows: reproduce/many
+NARROW_RATE = 0.025  # of one direction and one pass over the rows: reproduce/defaults
 HEAD_RATE = 1e-3  # slow enough that the adapter, not the head, does the fitting: reproduce/defaults
 
 

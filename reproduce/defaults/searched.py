@@ -1,6 +1,6 @@
 """What was tried, many runs at once, to choose rank, width and rate: tables and a figure from `search.json`.
 
-    python -m reproduce.many.searched
+    python -m reproduce.defaults.searched
 
 The script of the search is gone; variants around the default can be run by `reproduce.many.run --held-back 600`.
 """
