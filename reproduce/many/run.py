@@ -155,18 +155,26 @@ def _files(given: argparse.Namespace, name: str) -> dict[str, Any]:
 def _fill(place: Place, path: Path, about: Mapping[str, Any], given: argparse.Namespace) -> None:
     """Run what is missing, and append it."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    known = {} if given.held_back else dict(Result(given.out / "result.json", "").cells)
+    known |= _read(path)
+
+    def fill(name: str, seeds: Sequence[int]) -> list[int]:
+        return [seed for seed in seeds if _key({**about, "run": name, "seed": seed}) not in known]
+
+    def full(wanted: Mapping[str, Sequence[int]]) -> None:
+        missing = {name: tuple(fill(name, seeds)) for name, seeds in wanted.items()}
+        for seeds in sorted({*missing.values()} - {()}):
+            names = [name for name in missing if missing[name] == seeds]
+            _append(path, about, _trained(replace(place, seeds=seeds), names, given.together))
+        known.update(_read(path))
+
     no = "head" if place.tables.task.head == "cosine" else "untouched"  # which the task has not
-    wanted = [name for name in given.runs if name != no]
-    wanted += [] if given.untuned else [name for name in TRIED if name not in wanted]
-    known = _read(path)
-    seeds = {name: tuple(s for s in place.seeds if _key({**about, "run": name, "seed": s}) not in known)
-             for name in (*wanted, TUNED)}  # fmt: skip
-    for missing in sorted({seeds[name] for name in wanted} - {()}):
-        names = [name for name in wanted if seeds[name] == missing]
-        _append(path, about, _trained(replace(place, seeds=missing), names, given.together))
-    if not given.untuned and seeds[TUNED]:
-        tried = [*_trained(replace(place, seeds=seeds[TUNED]), TRIED, given.together, fifth=True)]
-        _append(path, about, _tuned(tried, _read(path), about))
+    full({name: place.seeds for name in given.runs if name != no})
+    if not given.untuned and (seeds := fill(TUNED, place.seeds)):
+        tried = [*_trained(replace(place, seeds=seeds), TRIED, given.together, fifth=True)]
+        best = {seed: _best([cell for cell in tried if cell["seed"] == seed]) for seed in seeds}
+        full({name: [seed for seed in seeds if best[seed]["run"] == name] for name in TRIED})
+        _append(path, about, (_tuned(best[seed], known[_key({**about, **best[seed]})]) for seed in seeds))
 
 
 def _trained(place: Place, names: Sequence[str], together: int, *, fifth: bool = False) -> Iterator[Cell]:
@@ -232,16 +240,18 @@ def _start(place: Place, drawn: Drawn, method: str, configs: Sequence[RunConfig]
     return deep_start(configs, place.seeds, bases)
 
 
-def _tuned(tried: Sequence[Cell], known: Mapping[str, Cell], about: Mapping[str, Any]) -> Iterator[Cell]:
-    """LoRA's cell at the rate that is best on a fifth of the rows, as `corefold compare --tune` chooses."""
-    for seed in sorted({cell["seed"] for cell in tried}):
-        own = [cell for cell in tried if cell["seed"] == seed]
-        main = own[0]["main"]
-        tries = [{"lr": cell["lr"], main: cell["score"], "loss": cell["loss"]} for cell in own]
-        best = own[chosen(tries, main)]
-        full = known[_key({**about, "run": best["run"], "seed": seed})]
-        seconds = full["seconds_in_all"] + sum(cell["seconds_in_all"] for cell in own)
-        yield {**full, "run": TUNED, "tries": tries, "seconds_in_all": seconds}
+def _best(tried: Sequence[Cell]) -> Cell:
+    """Of the tries on a fifth of the rows, the one that `corefold compare --tune` chooses, with all of them."""
+    main = tried[0]["main"]
+    tries = [{"lr": cell["lr"], main: cell["score"], "loss": cell["loss"]} for cell in tried]
+    seconds = sum(cell["seconds_in_all"] for cell in tried)
+    return {**tried[chosen(tries, main)], "tries": tries, "seconds_in_all": seconds}
+
+
+def _tuned(best: Cell, full: Cell) -> Cell:
+    """LoRA's cell at the rate that was best."""
+    seconds = full["seconds_in_all"] + best["seconds_in_all"]
+    return {**full, "run": TUNED, "tries": best["tries"], "seconds_in_all": seconds}
 
 
 def _key(cell: Cell) -> str:

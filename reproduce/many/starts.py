@@ -32,12 +32,9 @@ def fisher_bases(body: Body, heads: Heads, texts: Texts, rows: Tensor, width: in
     def watch(name: str, x: Tensor, g: Tensor) -> None:
         x, g = (each.reshape(len(rows), -1, *each.shape[1:]).float() for each in (x, g))
         for side, (a, b) in enumerate(((g, x), (x, g))):
-            squares = []
-            for of_a, of_b in zip(a, b, strict=True):
-                gradients = torch.einsum("nto,ntd->ond", of_a, of_b).flatten(1)
-                gradients = gradients / gradients.norm()
-                squares.append(gradients @ gradients.mT)
-            sums[name, side] = torch.stack(squares)
+            a = a / a.flatten(1).norm(dim=1)[:, None, None, None]
+            weighted = ((b @ b.mT) @ a).flatten(1, 2)  # of a row G = a^T b: G G^T = a^T (b b^T a)
+            sums[name, side] = a.flatten(1, 2).mT @ weighted
 
     for name, layer in body.layers.items():
         layer.watch = partial(watch, name)
