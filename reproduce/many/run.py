@@ -33,7 +33,7 @@ from transformers import AutoModel
 from corefold.cli.demo import packaged_file, write_reviews
 from corefold.compare.cell import chosen
 from corefold.finetune import RunConfig
-from corefold.finetune.methods import METHODS
+from corefold.finetune.methods import METHODS, bases_batches
 from corefold.finetune.metrics import MAIN
 from corefold.finetune.problem import decided, read_tables
 
@@ -158,23 +158,23 @@ def _fill(place: Place, path: Path, about: Mapping[str, Any], given: argparse.Na
     known = {} if given.held_back else dict(Result(given.out / "result.json", "").cells)
     known |= _read(path)
 
-    def fill(name: str, seeds: Sequence[int]) -> list[int]:
-        return [seed for seed in seeds if _key({**about, "run": name, "seed": seed}) not in known]
-
-    def full(wanted: Mapping[str, Sequence[int]]) -> None:
-        missing = {name: tuple(fill(name, seeds)) for name, seeds in wanted.items()}
-        for seeds in sorted({*missing.values()} - {()}):
-            names = [name for name in missing if missing[name] == seeds]
-            _append(path, about, _trained(replace(place, seeds=seeds), names, given.together))
-        known.update(_read(path))
+    def missing(name: str, seeds: Sequence[int]) -> tuple[int, ...]:
+        return tuple(seed for seed in seeds if _key({**about, "run": name, "seed": seed}) not in known)
 
     no = "head" if place.tables.task.head == "cosine" else "untouched"  # which the task has not
-    full({name: place.seeds for name in given.runs if name != no})
-    if not given.untuned and (seeds := fill(TUNED, place.seeds)):
+    wanted = {name: missing(name, place.seeds) for name in given.runs if name != no}
+    for seeds in sorted({*wanted.values()} - {()}):
+        names = [name for name in wanted if wanted[name] == seeds]
+        _append(path, about, _trained(replace(place, seeds=seeds), names, given.together))
+    if not given.untuned and (seeds := missing(TUNED, place.seeds)):
+        known |= _read(path)
         tried = [*_trained(replace(place, seeds=seeds), TRIED, given.together, fifth=True)]
-        best = {seed: _best([cell for cell in tried if cell["seed"] == seed]) for seed in seeds}
-        full({name: [seed for seed in seeds if best[seed]["run"] == name] for name in TRIED})
-        _append(path, about, (_tuned(best[seed], known[_key({**about, **best[seed]})]) for seed in seeds))
+        best = [_best([cell for cell in tried if cell["seed"] == seed]) for seed in seeds]
+        for name in TRIED:  # what nobody asked for is run where it was chosen, and is no run of its own
+            new = missing(name, [cell["seed"] for cell in best if cell["run"] == name])
+            found = _trained(replace(place, seeds=new), [name], given.together) if new else ()
+            known |= {_key({**about, **cell}): cell for cell in found}
+        _append(path, about, (_tuned(cell, known[_key({**about, **cell})]) for cell in best))
 
 
 def _trained(place: Place, names: Sequence[str], together: int, *, fifth: bool = False) -> Iterator[Cell]:
@@ -236,7 +236,8 @@ def _start(place: Place, drawn: Drawn, method: str, configs: Sequence[RunConfig]
     if method != "deep-lora":
         return NO_UPDATES
     width = max(config.width for config in configs)
-    bases = fisher_bases(place.body, drawn.heads, drawn.texts, drawn.train, width, configs[0].batch_size)
+    first = bases_batches(configs[0].steps or 1) * configs[0].batch_size  # rows, as many as the library takes
+    bases = fisher_bases(place.body, drawn.heads, drawn.texts, drawn.train[:, :first], width)
     return deep_start(configs, place.seeds, bases)
 
 

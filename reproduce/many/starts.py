@@ -11,22 +11,20 @@ from torch import Tensor
 
 from corefold.core import FactorChain
 from corefold.finetune import RunConfig
-from corefold.finetune.methods import BASES_BATCHES
 
 ITERATIONS, OVERSAMPLE = 10, 16  # of the eigenvectors
 LORA_SCALE = 2.0  # alpha over rank, as corefold and PEFT's defaults have it
 
 
-def fisher_bases(body: Body, heads: Heads, texts: Texts, rows: Tensor, width: int, batch: int = 16) -> Pairs:
+def fisher_bases(body: Body, heads: Heads, texts: Texts, rows: Tensor, width: int) -> Pairs:
     """Left and right bases of each layer and run, (runs, side, width at most), as `bases="fisher"` reads them off.
 
     They are leading eigenvectors of `sum(G_i G_i^T)` and `sum(G_i^T G_i)`, largest first, with G_i the gradient of text
     i's share of the loss without update and dropout; here of the sums themselves, not of sketches, and not turned to
-    one another. The texts are those of the first rows drawn, as many as the library sees in its batches.
+    one another.
     """
     body.model.eval()
     NO_UPDATES.set(body)
-    rows = rows[:, : BASES_BATCHES * batch]
     sums: dict[tuple[str, int], Tensor] = {}
 
     def watch(name: str, x: Tensor, g: Tensor) -> None:

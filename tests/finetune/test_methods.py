@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from command import write_csv, write_reviews
+from corefold.adapters import BasesCallback
 from corefold.finetune import InputError, RunConfig
 from corefold.finetune.fitting import Fit, prepare
 from corefold.finetune.methods import METHODS
@@ -157,6 +158,19 @@ def _overlap(a: torch.Tensor, b: torch.Tensor) -> float:
     """The smallest cosine of the principal angles between two column spaces."""
     a, b = (torch.linalg.qr(each.detach())[0] for each in (a, b))
     return float(torch.linalg.svdvals(a.T @ b).min())
+
+
+def test_long_runs_go_slower_and_read_their_bases_off_more_batches(fitted):
+    found = {}
+    for steps in (80, 160, 640):
+        fit = fitted("deep-lora", "mean", rank=2, width=8, steps=steps)
+        (callback,) = (
+            each for each in fit.trainer.callback_handler.callbacks if isinstance(each, BasesCallback)
+        )
+        found[steps] = fit.problem.config.lr, callback.num_batches
+    assert found[80][0] == pytest.approx(2**0.5 * found[160][0]), "twice the passes over the same rows"
+    assert found[160][0] == pytest.approx(4 * found[640][0]), "four times the passes, four times as long"
+    assert [batches for _, batches in found.values()] == [4, 4, 16]
 
 
 def test_adalora_ends_at_its_ranks(fitted):

@@ -69,8 +69,8 @@ class RunConfig:
     )
     lr: float | None = _setting(
         None,
-        "Learning rate. Default: for deep-lora 0.025 / root of rank x epochs (a quarter for two embeddings; square "
-        "cores 0.1 / rank); for lora 3e-4.",
+        "Learning rate. Default: for deep-lora 0.025 / root of rank x epochs, less in more than 160 steps (a quarter "
+        "for two embeddings; square cores 0.1 / rank); for lora 3e-4.",
     )
     head_lr: float | None = _setting(None, "Learning rate of the head. Default: 1e-3.")
     steps: int | None = _setting(

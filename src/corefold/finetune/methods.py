@@ -25,7 +25,8 @@ from corefold.finetune.config import RunConfig
 from corefold.finetune.errors import InputError
 from corefold.finetune.task import Task, comes_whole
 
-BASES_BATCHES = 4
+BASES_BATCHES = 4  # at least: of more steps a fortieth
+BASES_SHARE = 40
 ADALORA_START = (
     1.5  # ranks that AdaLoRA begins with, over those that it ends with, as PEFT's defaults have it
 )
@@ -35,6 +36,7 @@ Parameters = list[nn.Parameter]
 
 FEW_ROWS = 64  # below which the rate of square cores falls with them: reproduce/defaults
 NARROW_RATE = 0.025  # of one direction and one pass over the rows: reproduce/defaults
+LONG = 160  # steps, beyond which it falls with their root
 HEAD_RATE = 1e-3  # slow enough that the adapter, not the head, does the fitting: reproduce/defaults
 
 
@@ -163,12 +165,15 @@ def _deep_lora(config: RunConfig, shared: dict[str, Any], base: PreTrainedModel)
 def _deep_lora_rate(config: RunConfig, task: Task, rows: int) -> float:
     """The more directions the slower, and the more often each row comes; two embeddings are good as they stand.
 
-    Adam moves a square core's norm by up to width times the rate; under a head less where rows are few: they come
-    often, and what they agree on is learned early.
+    Of many steps each goes slower still: at the rate of a short run a long one learns its rows by heart. Adam moves a
+    square core's norm by up to width times the rate; under a head less where rows are few: they come often, and what
+    they agree on is learned early.
     """
     if config.width > config.rank:
-        passes = max(1.0, (config.steps or 1) * config.batch_size / rows)
-        return NARROW_RATE * {"cosine": 0.25}.get(task.head, 1.0) / math.sqrt(config.rank * passes)
+        steps = config.steps or 1
+        passes = max(1.0, steps * config.batch_size / rows)
+        slower = config.rank * passes * max(1.0, steps / LONG)
+        return NARROW_RATE * {"cosine": 0.25}.get(task.head, 1.0) / math.sqrt(slower)
     share = min(1.0, rows / FEW_ROWS)
     return {"cosine": 8e-3, "lm": 8e-2}.get(task.head, 1e-1 * share) / config.rank
 
@@ -176,7 +181,13 @@ def _deep_lora_rate(config: RunConfig, task: Task, rows: int) -> float:
 def _set_bases(config: RunConfig, model: Any) -> Sequence[TrainerCallback]:
     if config.bases == "random":
         return ()
-    return (BasesCallback(BASES_BATCHES, generator=torch.Generator().manual_seed(config.seed)),)
+    generator = torch.Generator().manual_seed(config.seed)
+    return (BasesCallback(bases_batches(config.steps or 1), generator=generator),)
+
+
+def bases_batches(steps: int) -> int:
+    """How many batches the bases are read off: a few of a short run, a share of a long one that costs it little."""
+    return max(BASES_BATCHES, steps // BASES_SHARE)
 
 
 class _Allocate(TrainerCallback):
