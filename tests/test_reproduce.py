@@ -193,25 +193,32 @@ def test_the_table_has_a_row_for_each_claim_and_what_was_not_run():
     table: Any = importlib.import_module("reproduce.table")
     row = {"claim": "C", "paper": "7x", "ours": "8x", "status": "agrees", "command": "go", "seconds": 300.0}
     missing = {**row, "claim": "D", "ours": None, "status": "not run", "seconds": None}
-    results = {"theorem": {"claims": [row, missing], "cells": {"a": MACHINE, "b": MACHINE}}}
-    text = "before\n<!-- table: claims -->\nold\n<!-- end -->\nafter\n"
-    filled = table.fill(text, "claims", table.table(results)).splitlines()
+    result = {"claims": [row, missing], "cells": {"a": MACHINE, "b": MACHINE}}
+    text = "before\n<!-- table: theorem -->\nold\n<!-- end -->\nafter\n"
+    filled = table.fill(text, "theorem", table.table(result)).splitlines()
     assert filled[4:6] == [
-        "| [C](theorem/) | 7x | 8x | **agrees** | 5 min | `go` |",
-        "| [D](theorem/) | 7x |  | **not run** |  | `go` |",
+        "| C | 7x | 8x | **agrees** | 5 min | `go` |",
+        "| D | 7x |  | **not run** |  | `go` |",
     ]
     assert filled[7] == "Machine: P, 1 thread, torch 2."
     assert (filled[0], filled[-1]) == ("before", "after")
+    scored = table.score({"theorem": result}).splitlines()[-1]
+    assert scored == "| [The theorem](#the-theorem) | 1 |  |  | 1 |"
 
 
-def test_the_readme_is_what_the_result_files_say(monkeypatch, tmp_path):
+def test_the_pages_are_what_the_result_files_say(monkeypatch, tmp_path):
     for path in (ROOT / "reproduce").glob("*/result.json"):
         (tmp_path / path.parent.name).mkdir()
         (tmp_path / path.parent.name / path.name).write_text(path.read_text())
-    readme = (ROOT / "reproduce" / "README.md").read_text()
-    (tmp_path / "README.md").write_text(readme.replace("agrees", "thinks").replace("prototype |", "|"))
+    pages = {name: (ROOT / "reproduce" / name).read_text() for name in ("README.md", "defaults/README.md")}
+    for name, page in pages.items():
+        (tmp_path / name).write_text(page.replace("agrees", "thinks").replace("prototype |", "|"))
     run("reproduce.table", monkeypatch, "--folder", tmp_path)
-    assert (tmp_path / "README.md").read_text() == readme
+    assert {name: (tmp_path / name).read_text() for name in pages} == pages
+    table: Any = importlib.import_module("reproduce.table")
+    for name, heading in table.FOLDERS.items():
+        assert f"\n## {heading}\n" in pages["README.md"]
+        assert f"<!-- table: {name} -->" in pages["README.md"]
     # And these what their cells say.
     for name in ("theorem", "completion", "kwon"):
         result = json.loads((ROOT / "reproduce" / name / "result.json").read_text())
