@@ -191,6 +191,7 @@ def test_many_runs_become_a_table(few, monkeypatch, tmp_path):  # noqa: F811
     assert [text for text, each in status.items() if each == "not run"] == [
         "The same on more rows: within 0.005 on average, behind nowhere",
         "MPNet-base, against LoRA tuned in the same way",
+        *(f"Flat in the rank: question types, {samples} rows" for samples in (16, 256)),
     ]
     # Tuned alone, it trains on all rows at the rate it chose, and at no other.
     alone = (*few, "--out", tmp_path / "alone", "--work", tmp_path / "alone", "--samples", 10, "--seeds", 1)

@@ -6,19 +6,34 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from reproduce.common import AGREES, DIFFERS, Cell, claim, paper
-from reproduce.fewshot.shown import BETWEEN, FIXED, OURS, TUNED, against, against_defaults, against_tuned
+from reproduce.fewshot.shown import (
+    BETWEEN,
+    FIXED,
+    OURS,
+    TUNED,
+    against,
+    against_defaults,
+    against_tuned,
+    flat,
+)
 from reproduce.fewshot.shown import figure as differences
 
 COMMAND = "python -m reproduce.many.run --model MINILM"
 MORE = f"{COMMAND} --samples 256 --seeds 10"
 MAIN, OTHER = "MiniLM", "MPNet"
 TWENTIETH = 20
+RANKS: dict[str, dict[float, str]] = {
+    "deep-lora": {2: OURS, **{rank: f"deep-lora, rank {rank}" for rank in (4, 8, 16, 64)}},
+    "lora": {8: FIXED[1], **{rank: f"lora, 1e-3, rank {rank}" for rank in (2, 4, 16, 64)}},
+}
 Cells = Mapping[str, Cell]
 
 
 def claims(cells: Cells) -> list[Cell]:
     """One row a target."""
     said, ours = paper(Path(__file__).parent), of(cells, MAIN)
+    runs = " ".join(f"'{run}'" for runs in RANKS.values() for run in runs.values())
+    ranks = f"{COMMAND} --sets trec --samples {{}} --seeds 5 --untuned --runs {runs}"
     return [
         *against_tuned(ours, said, COMMAND, MORE),
         *against_defaults(ours, said, COMMAND),
@@ -26,6 +41,7 @@ def claims(cells: Cells) -> list[Cell]:
         against("MPNet-base, against LoRA tuned in the same way", said["few"], of(cells, OTHER), TUNED,
                 f"python -m reproduce.many.run --model MPNET --called {OTHER} --sets stsb --seeds 5"),
         _numbers(ours, said["parameters"]),
+        *(flat("Flat in the rank", said["rank"], ours, RANKS, samples, ranks.format(samples)) for samples in (16, 256)),
     ]  # fmt: skip
 
 
