@@ -208,17 +208,24 @@ def test_the_table_has_a_row_for_each_claim_and_what_was_not_run():
 
 def test_the_pages_are_what_the_result_files_say(monkeypatch, tmp_path):
     for path in (ROOT / "reproduce").glob("*/result.json"):
-        (tmp_path / path.parent.name).mkdir()
-        (tmp_path / path.parent.name / path.name).write_text(path.read_text())
-    pages = {name: (ROOT / "reproduce" / name).read_text() for name in ("README.md", "defaults/README.md")}
+        copy = tmp_path / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True)
+        copy.write_text(path.read_text())
+    pages = {
+        name: (ROOT / name).read_text()
+        for name in ("README.md", "reproduce/README.md", "reproduce/defaults/README.md")
+    }
     for name, page in pages.items():
-        (tmp_path / name).write_text(page.replace("agrees", "thinks").replace("prototype |", "|"))
-    run("reproduce.table", monkeypatch, "--folder", tmp_path)
+        stale = (
+            page.replace("agrees", "thinks").replace("prototype |", "|").replace("question types, acc", "x")
+        )
+        (tmp_path / name).write_text(stale)
+    run("reproduce.table", monkeypatch, "--folder", tmp_path / "reproduce")
     assert {name: (tmp_path / name).read_text() for name in pages} == pages
     table: Any = importlib.import_module("reproduce.table")
     for name, heading in table.FOLDERS.items():
-        assert f"\n## {heading}\n" in pages["README.md"]
-        assert f"<!-- table: {name} -->" in pages["README.md"]
+        assert f"\n## {heading}\n" in pages["reproduce/README.md"]
+        assert f"<!-- table: {name} -->" in pages["reproduce/README.md"]
     # And these what their cells say.
     for name in ("theorem", "completion", "kwon"):
         result = json.loads((ROOT / "reproduce" / name / "result.json").read_text())

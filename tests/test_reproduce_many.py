@@ -164,7 +164,22 @@ def test_lora_starts_as_peft_starts_it(many, place):
         assert not updates.p[name].any()
 
 
-def test_many_runs_become_a_table(few, monkeypatch, tmp_path):  # noqa: F811
+def test_bases_see_as_many_rows_as_the_library_s(many, place, monkeypatch):
+    _, starts, command = many
+    config, seen = replace(place.config, batch_size=2, rank=1), []
+
+    def spy(body, heads, texts, rows, width):
+        seen.append(rows)
+        return starts.fisher_bases(body, heads, texts, rows, width)
+
+    monkeypatch.setattr(command, "fisher_bases", spy)
+    drawn = place.drawn()
+    command._start(place, drawn, "deep-lora", [config])
+    assert torch.equal(seen[0], drawn.train[:, :8]), "four batches of two"
+
+
+def test_many_runs_become_a_table(many, few, monkeypatch, tmp_path):  # noqa: F811
+    command = many[2]
     monkeypatch.setattr("reproduce.many.run.JUDGED", 20)
     given = (*few, "--work", tmp_path / "work", "--samples", 10, 20, "--together", 4)
     run("reproduce.many.run", monkeypatch, *given, "--seeds", 1)
@@ -194,10 +209,18 @@ def test_many_runs_become_a_table(few, monkeypatch, tmp_path):  # noqa: F811
         *(f"Flat in the rank: question types, {samples} rows" for samples in (16, 256)),
     ]
     # Tuned alone, it trains on all rows at the rate it chose, and at no other.
+    trained, calls = command._trained, []
+
+    def spy(place, names, together, *, fifth=False):
+        calls.append((fifth, *names))
+        return trained(place, names, together, fifth=fifth)
+
+    monkeypatch.setattr(command, "_trained", spy)
     alone = (*few, "--out", tmp_path / "alone", "--work", tmp_path / "alone", "--samples", 10, "--seeds", 1)
     run("reproduce.many.run", monkeypatch, *alone, "--sets", "trec", "--runs")
     (chosen,) = json.loads((tmp_path / "alone" / "result.json").read_text())["cells"].values()
-    assert chosen["run"] == "lora, tuned"
+    assert (chosen["run"], chosen["lr"]) == ("lora, tuned", tuned["lr"])
+    assert calls == [(True, *command.TRIED), (False, f"lora, {named}")]
     assert chosen["score"] == tuned["score"]
 
     # A claim fails where its figure does.
@@ -235,4 +258,5 @@ def test_the_search_is_drawn_from_its_file(tmp_path):
     worse = {name: dict(part) for name, part in told["parts"].items()}
     name = "rank 2, width 112, lr 0.0063"
     worse["third"][name] = {at: dict.fromkeys(found, 0.0) for at, found in worse["third"][name].items()}
-    assert "-0.9" in searched.tables({"parts": worse}).splitlines()[-1]
+    third = searched.tables({"parts": worse}).split("\n\n")[2]
+    assert "-0.9" in third.splitlines()[-1]

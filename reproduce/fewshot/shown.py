@@ -82,7 +82,8 @@ def against_tuned(cells: Cells, said: Mapping[str, str], command: str, more_comm
 def against_defaults(cells: Cells, said: Mapping[str, str], command: str) -> list[Cell]:
     """One row for each fixed rate of LoRA, and one for each floor on few rows."""
     few = {key: cell for key, cell in cells.items() if cell["samples"] <= FEW}
-    best = max(FIXED, key=lambda run: _average(cells, run))
+    shared = [place for place in places(cells) if all(of(cells, run, *place) for run in FIXED)]
+    best = max(FIXED, key=lambda run: sum(fmean(scores(of(cells, run, *place)).values()) for place in shared))
     return [
         *(
             against(f"Default against default: {run} at rank 8" + (", the better of the two" if run == best else ""),
@@ -120,11 +121,6 @@ def _mean(cells: Mapping[int, Cell], others: Mapping[int, Cell]) -> float:
     return fmean(score for seed, score in scores(cells).items() if seed in others)
 
 
-def _average(cells: Cells, run: str) -> float:
-    means = [fmean(scores(found).values()) for place in places(cells) if (found := of(cells, run, *place))]
-    return fmean(means) if means else 0.0
-
-
 def _peers(cells: Cells, published: str) -> Cell:
     told, used, behind = [], [], False
     for name, samples in places(cells):
@@ -156,13 +152,12 @@ def flat(
     told, used, widths = [], [], {}
     for method, runs in swept.items():
         sought = {at: of(cells, run, "trec", samples) for at, run in runs.items()}
-        found = {at: each for at, each in sought.items() if each}
-        seeds = set.intersection(*(set(each) for each in found.values())) if len(found) > 1 else set()
+        seeds = set.intersection(*(set(each) for each in sought.values()))
         if not seeds:
             continue
-        means = {at: fmean(scores(found[at])[seed] for seed in seeds) for at in found}
+        means = {at: fmean(scores(each)[seed] for seed in seeds) for at, each in sought.items()}
         widths[method] = max(means.values()) - min(means.values())
-        used += [each[seed] for each in found.values() for seed in seeds]
+        used += [each[seed] for each in sought.values() for seed in seeds]
         listed = ", ".join(f"{mean:.3f} at {at:g}" for at, mean in sorted(means.items()))
         told.append(f"{method}, {len(seeds)} seeds: {listed}, from least to most {widths[method]:.3f}")
     good = {"deep-lora", "lora"} <= set(widths) and widths["deep-lora"] <= widths["lora"] / 3

@@ -32,7 +32,8 @@ def fisher_bases(body: Body, heads: Heads, texts: Texts, rows: Tensor, width: in
         for side, (a, b) in enumerate(((g, x), (x, g))):
             a = a / a.flatten(1).norm(dim=1)[:, None, None, None]
             weighted = ((b @ b.mT) @ a).flatten(1, 2)  # of a row G = a^T b: G G^T = a^T (b b^T a)
-            sums[name, side] = a.flatten(1, 2).mT @ weighted
+            square = a.flatten(1, 2).mT @ weighted
+            sums[name, side] = square / square.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
 
     for name, layer in body.layers.items():
         layer.watch = partial(watch, name)

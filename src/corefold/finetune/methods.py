@@ -165,9 +165,9 @@ def _deep_lora(config: RunConfig, shared: dict[str, Any], base: PreTrainedModel)
 def _deep_lora_rate(config: RunConfig, task: Task, rows: int) -> float:
     """The more directions the slower, and the more often each row comes; two embeddings are good as they stand.
 
-    Of many steps each goes slower still: at the rate of a short run a long one learns its rows by heart. Adam moves a
-    square core's norm by up to width times the rate; under a head less where rows are few: they come often, and what
-    they agree on is learned early.
+    Of many steps each goes slower still, which keeps the loss of unseen rows lower. Adam moves a square core's norm by
+    up to width times the rate; under a head less where rows are few: they come often, and what they agree on is learned
+    early.
     """
     if config.width > config.rank:
         steps = config.steps or 1
