@@ -205,7 +205,7 @@ def test_many_runs_become_a_table(many, few, monkeypatch, tmp_path):  # noqa: F8
     status = {row["claim"]: row["status"] for row in result["claims"]}
     assert [text for text, each in status.items() if each == "not run"] == [
         "The same on more rows: within 0.005 on average, behind nowhere",
-        "MPNet-base, against LoRA tuned in the same way",
+        *(f"MPNet-base, {samples} rows, against LoRA tuned in the same way" for samples in (16, 64, 256)),
         *(f"Flat in the rank: question types, {samples} rows" for samples in (16, 256)),
     ]
     # Tuned alone, it trains on all rows at the rate it chose, and at no other.

@@ -28,6 +28,7 @@ RATES: dict[str, dict[float, str]] = {
     "square core": {0.001: f"{SQUARE}, 0.001", 0.003125: SQUARE, 0.01: f"{SQUARE}, 0.01"},
     "lora": {0.0003: "lora, 0.0003", 0.001: FIXED[1], 0.003: "lora, 0.003"},
 }
+AUTHORS = 1024  # rows in most of their tables
 FEW = 64  # rows, up to which Deep LoRA is to be ahead; beyond them it is to be level
 LEVEL = 0.005
 LEAST = 2  # seeds, for one has no interval
@@ -45,17 +46,29 @@ Cells = Mapping[str, Cell]
 def claims(cells: Cells) -> list[Cell]:
     """The targets that `reproduce/many` measures on more seeds, and what else there is to compare with."""
     said = paper(Path(__file__).parent)
-    rest = {
+    square = {
         "Ahead of the method as its authors run it, `DeepLoraConfig.paper()` at lr 1e-2": "deep-lora, paper",
         "Ahead of a square core of width 32 and depth 3, an earlier default": SQUARE,
+    }
+    authors = {
         "Ahead of LoRA as the authors run it but for head and schedule, lr 1e-4": "lora, authors",
         "Ahead of a narrow square core in random bases, at the authors' lr 1e-4": "deep-lora, narrow random",
         "Not behind the full-width model, the authors' winner, at their lr 1e-4": "deep-lora, full width",
     }
+    few, many = (
+        {key: cell for key, cell in cells.items() if (cell["samples"] == AUTHORS) == so}
+        for so in (False, True)
+    )
+    runs = " ".join(f"'{run}'" for run in (OURS, *authors.values()))
+    like_authors = f"{COMMAND} --samples {AUTHORS} --runs {runs}"
     every = f"{COMMAND} --sets trec --samples {FEW} --runs all"
     return [
         *against_tuned(cells, said, COMMAND, f"{COMMAND} --samples 256"),
-        *(against(text, said["tuned"], cells, run, COMMAND) for text, run in rest.items()),
+        *(against(text, said["tuned"], few, run, COMMAND) for text, run in (square | authors).items()),
+        *(
+            against(f"{text}: {AUTHORS:,} rows", said["tuned"], many, run, like_authors)
+            for text, run in authors.items()
+        ),
         _peers(cells, said["peers"]),
         flat("Flat in the rank", said["rank"], cells, RANKS, FEW, every),
         flat("Flat over a decade of learning rates", said["rate"], cells, RATES, FEW, every),

@@ -22,6 +22,7 @@ COMMAND = "python -m reproduce.many.run --model MINILM"
 MORE = f"{COMMAND} --samples 256 1024 --seeds 10"
 EVERY = f"{COMMAND} --samples 16 64 256"
 MAIN, OTHER = "MiniLM", "MPNet"
+WITH_OTHER = f"python -m reproduce.many.run --model MPNET --called {OTHER} --sets stsb --seeds 5"
 TWENTIETH = 20
 RANKS: dict[str, dict[float, str]] = {
     "deep-lora": {2: OURS, **{rank: f"deep-lora, rank {rank}" for rank in (4, 8, 16, 64)}},
@@ -39,16 +40,23 @@ def claims(cells: Cells) -> list[Cell]:
         *against_tuned(ours, said, COMMAND, MORE),
         *against_defaults(ours, said, EVERY),
         against("Ahead of LoRA at lr 3e-4, between its usual rates", said["default"], ours, BETWEEN, EVERY),
-        against("MPNet-base, against LoRA tuned in the same way", said["few"], of(cells, OTHER), TUNED,
-                f"python -m reproduce.many.run --model MPNET --called {OTHER} --sets stsb --seeds 5"),
+        *(
+            against(f"MPNet-base, {rows} rows, against LoRA tuned in the same way", said["few"],
+                    of(cells, OTHER, rows), TUNED, f"{WITH_OTHER} --samples {rows}")
+            for rows in (16, 64, 256)
+        ),
         _numbers(ours, said["parameters"]),
         *(flat("Flat in the rank", said["rank"], ours, RANKS, samples, ranks.format(samples)) for samples in (16, 256)),
     ]  # fmt: skip
 
 
-def of(cells: Cells, base: str) -> dict[str, Cell]:
-    """The cells of one base model."""
-    return {key: cell for key, cell in cells.items() if cell["base"] == base}
+def of(cells: Cells, base: str, samples: int | None = None) -> dict[str, Cell]:
+    """The cells of one base model, on so many rows."""
+    return {
+        key: cell
+        for key, cell in cells.items()
+        if cell["base"] == base and samples in (None, cell["samples"])
+    }
 
 
 def _numbers(cells: Cells, published: str) -> Cell:
