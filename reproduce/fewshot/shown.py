@@ -63,7 +63,7 @@ def claims(cells: Cells) -> list[Cell]:
     like_authors = f"{COMMAND} --samples {AUTHORS} --runs {runs}"
     every = f"{COMMAND} --sets trec --samples {FEW} --runs all"
     return [
-        *against_tuned(cells, said, COMMAND, f"{COMMAND} --samples 256"),
+        *against_tuned(cells, said, COMMAND, f"{COMMAND} --samples {{}}"),
         *(against(text, said["tuned"], few, run, COMMAND) for text, run in (square | authors).items()),
         *(
             against(f"{text}: {AUTHORS:,} rows", said["tuned"], many, run, like_authors)
@@ -76,18 +76,23 @@ def claims(cells: Cells) -> list[Cell]:
 
 
 def against_tuned(cells: Cells, said: Mapping[str, str], command: str, more_command: str) -> list[Cell]:
-    """One row for few rows, and one for more."""
+    """One row for few rows, and one for each number of more."""
     few = {key: cell for key, cell in cells.items() if cell["samples"] <= FEW}
-    more = {key: cell for key, cell in cells.items() if cell["samples"] > FEW}
+    more = {
+        rows: {key: cell for key, cell in cells.items() if cell["samples"] == rows} for rows in (256, AUTHORS)
+    }
     return [
         against(
             f"Nothing tuned, on up to {FEW} rows, against LoRA of rank 8 with its rate chosen of three on a fifth of "
             "the rows: ahead on average, behind nowhere",
             said["tuned"], few, TUNED, command,
         ),
-        against(
-            f"The same on more rows: within {LEVEL} on average, behind nowhere",
-            said["few"], more, TUNED, more_command, -LEVEL,
+        *(
+            against(
+                f"The same on {rows:,} rows: within {LEVEL} on average, behind nowhere",
+                said["few"], found, TUNED, more_command.format(rows), -LEVEL,
+            )
+            for rows, found in more.items()
         ),
     ]  # fmt: skip
 

@@ -19,7 +19,7 @@ from reproduce.fewshot.shown import (
 from reproduce.fewshot.shown import figure as differences
 
 COMMAND = "python -m reproduce.many.run --model MINILM"
-MORE = f"{COMMAND} --samples 256 1024 --seeds 10"
+MORE = f"{COMMAND} --samples {{}} --seeds 10"
 EVERY = f"{COMMAND} --samples 16 64 256"
 MAIN, OTHER = "MiniLM", "MPNet"
 WITH_OTHER = f"python -m reproduce.many.run --model MPNET --called {OTHER} --sets stsb --seeds 5"
