@@ -251,7 +251,7 @@ def figure(path: Path, cells: Cells) -> None:
         for ax, place in zip(axes, where, strict=False):
             _differences(ax, cells, *place)
 
-    columns = 3
+    columns = len({name for name, _ in where})  # a row a number of rows
     draw(path, -(-len(where) // columns), columns, fill)
 
 
