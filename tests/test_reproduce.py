@@ -270,8 +270,8 @@ def test_few_rows_are_compared_seed_by_seed(few, monkeypatch, tmp_path, capsys):
     status = {row["claim"]: row["status"] for row in result["claims"]}
     assert status["Flat in the rank: question types, 64 rows"] == "not run"
     assert sum(each == "not run" for each in status.values()) == 13, (
-        "two numbers of more rows, the paper's form, three others of the authors' on few rows and on more, and a square core, peers, "
-        "ranks and rates"
+        "two numbers of more rows, the paper's form, three others of the authors' on few rows and on more, a square "
+        "core, peers, ranks and rates"
     )
 
     # A claim fails where its figure does.

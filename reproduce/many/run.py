@@ -4,7 +4,7 @@
 
 What a run computes is what `corefold compare` computes for it (tests/test_reproduce_many.py): the same rows at one
 seed, rates, steps and scores, with its tuned LoRA choosing one of three rates on a fifth of its rows. The base model is
-in bfloat16, and a GPU rounds the products of adapters to TF32. On a CPU give --together 8 or so. Cells lie in --work, a
+in bfloat16, and a GPU rounds the products of adapters to TF32. A small --together loses less work to a kill. Cells lie in --work, a
 file a model and set, and in the end go into result.json; what is there or here by its name is not run again, so that a
 changed default wants its cells deleted.
 """
@@ -168,9 +168,10 @@ def _fill(place: Place, path: Path, about: Mapping[str, Any], given: argparse.Na
         names = [name for name in wanted if wanted[name] == seeds]
         _append(path, about, _trained(replace(place, seeds=seeds), names, given.together))
     known |= _read(path)
-    untuned, together = missing(TUNED, place.seeds), max(1, given.together // len(TRIED))
-    for first in range(0, 0 if given.untuned else len(untuned), together):
-        seeds = untuned[first : first + together]
+    to_tune = () if given.untuned else missing(TUNED, place.seeds)
+    together = max(1, given.together // len(TRIED))
+    for first in range(0, len(to_tune), together):
+        seeds = to_tune[first : first + together]
         tried = [*_trained(replace(place, seeds=seeds), TRIED, given.together, fifth=True)]
         best = [_best([cell for cell in tried if cell["seed"] == seed]) for seed in seeds]
         for name in TRIED:  # what nobody asked for is run where it was chosen, and is no run of its own
