@@ -4,9 +4,9 @@
 
 What a run computes is what `corefold compare` computes for it (tests/test_reproduce_many.py): the same rows at one
 seed, rates, steps and scores, with its tuned LoRA choosing one of three rates on a fifth of its rows. The base model is
-in bfloat16, and a GPU rounds the products of adapters to TF32. A small --together loses less work to a kill. Cells lie in --work, a
-file a model and set, and in the end go into result.json; what is there or here by its name is not run again, so that a
-changed default wants its cells deleted.
+in bfloat16, and a GPU rounds the products of adapters to TF32. A small --together loses less work to a kill. Cells lie
+in --work, a file a model and set, and in the end go into result.json; what is there or here by its name is not run
+again, so that a changed default wants its cells deleted.
 """
 
 from __future__ import annotations
