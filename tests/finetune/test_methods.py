@@ -169,8 +169,26 @@ def test_long_runs_go_slower_and_read_their_bases_off_more_batches(fitted):
         )
         found[steps] = fit.problem.config.lr, callback.num_batches
     assert found[80][0] == pytest.approx(2**0.5 * found[160][0]), "twice the passes over the same rows"
-    assert found[160][0] == pytest.approx(4 * found[640][0]), "four times the passes, four times as long"
+    assert found[160][0] == pytest.approx(2 * 4**0.8 * found[640][0]), "four times the passes, as much longer"
     assert [batches for _, batches in found.values()] == [4, 4, 16]
+
+
+@pytest.mark.parametrize(
+    ("steps", "given", "expected"),
+    [
+        (160, {}, (2, 112)),
+        (161, {}, (4, 56)),
+        (161, {"rank": 2}, (2, 56)),
+        (161, {"width": 112}, (4, 112)),
+        (161, {"rank": 56}, (56, 112)),
+        (100, {"rank": 8, "width": 0}, (8, 0)),
+    ],
+)
+def test_a_long_run_chooses_more_directions_in_narrower_bases(steps, given, expected):
+    config = RunConfig(steps=steps, **given)
+    shape = METHODS["deep-lora"].shape(config)
+    found = config.filled(**shape)
+    assert (found.rank, found.width) == expected
 
 
 def test_adalora_ends_at_its_ranks(fitted):

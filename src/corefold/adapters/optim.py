@@ -19,7 +19,7 @@ def param_groups(
     """Trainable parameters in groups: cores, bases, and whatever else trains (a classifier head, biases).
 
     Recommended: `torch.optim.AdamW(param_groups(model, lr=0.025 / (r * epochs)**0.5, other_lr=1e-3), eps=1e-6)`, epochs
-    being the passes over the rows, at least 1, and in more than 160 steps over (steps / 160)**0.5 as well; for square
+    being the passes over the rows, at least 1, and in more than 160 steps over (steps / 160)**0.8 as well; for square
     cores `lr=0.1 / r`, whose first gradients are of the order of init_scale**(depth - 1), so that AdamW's own eps
     matters.
 

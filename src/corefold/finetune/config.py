@@ -52,9 +52,13 @@ class RunConfig:
         "regression for numbers with fractions or many values, else classification.",
     )
     method: Method = _setting("deep-lora", "Adapter.")
-    rank: int = _setting(2, "Rank of the update.")
-    width: int = _setting(
-        112, "Columns of the bases (deep-lora); 0: as many as the rank, around the paper's square core."
+    rank: int | None = _setting(
+        None, "Rank of the update. Default: 2; for deep-lora 4 in more than 160 steps."
+    )
+    width: int | None = _setting(
+        None,
+        "Columns of the bases (deep-lora); 0: as many as the rank, around the paper's square core. Default: "
+        "112, in more than 160 steps 56; twice the rank where that is not more than it.",
     )
     depth: int = _setting(2, "Number of core factors (deep-lora); 2 unless the core is square.")
     bases: Literal["fisher", "gradient", "spectral", "random"] = _setting(
@@ -107,12 +111,11 @@ class RunConfig:
         for each in fields(self):
             value = getattr(self, each.name)
             object.__setattr__(self, each.name, _checked(each.name, value, hints[each.name]))
-        if self.width < 0:
+        if self.width is not None and self.width < 0:
             raise InputError(f"--width must be at least 0; got {self.width}")
-        if self.width and self.depth != 2:
-            raise InputError(
-                f"--depth {self.depth} needs a square core: add --width 0; got --width {self.width}"
-            )
+        if self.width != 0 and self.depth != 2:
+            got = "no --width" if self.width is None else f"--width {self.width}"
+            raise InputError(f"--depth {self.depth} needs a square core: add --width 0; got {got}")
         for name in ("rank", "depth", "steps", "batch_size", "samples", "eval_samples", "max_length",
                      "checkpoint_every"):  # fmt: skip
             if getattr(self, name) is not None and getattr(self, name) < 1:

@@ -36,7 +36,12 @@ Parameters = list[nn.Parameter]
 
 FEW_ROWS = 64  # below which the rate of square cores falls with them: reproduce/defaults
 NARROW_RATE = 0.025  # of one direction and one pass over the rows: reproduce/defaults
-LONG = 160  # steps, beyond which it falls with their root
+LONG, LONGER = 160, 0.8  # steps beyond which it falls with this power of them, and the core has another shape
+RANK = 2
+SHORT_CORE, LONG_CORE = (
+    (RANK, 112),
+    (4, 56),
+)  # rank and columns of the bases, as many numbers: reproduce/defaults
 HEAD_RATE = 1e-3  # slow enough that the adapter, not the head, does the fitting: reproduce/defaults
 
 
@@ -95,6 +100,7 @@ class Method:
         start: sets the adapter's start from training data, before there is an optimizer.
         callbacks: for Trainer, given the settings and the adapted model.
         optimizer: from the settings, what trains, and the head's share of it.
+        shape: rank and what goes with it, where the settings (with steps) leave them open.
         by_rank: whether the rank changes anything.
         whole: without adapter, whether the model trains below its head too.
         trains: whether anything trains.
@@ -105,6 +111,7 @@ class Method:
     start: Callable[[starts.Given], None] | None = None
     callbacks: Callable[[RunConfig, Any], Sequence[TrainerCallback]] = no_callbacks
     optimizer: Callable[[RunConfig, nn.Module, Parameters], Optimizer] = two_rates
+    shape: Callable[[RunConfig], dict[str, int]] = lambda config: {"rank": RANK}
     by_rank: bool = True
     whole: bool = False
     trains: bool = True
@@ -118,17 +125,17 @@ def _lora(
     scale: int = 2, **options: Any
 ) -> Callable[[RunConfig, dict[str, Any], PreTrainedModel], PeftConfig]:
     def make(config: RunConfig, shared: dict[str, Any], base: PreTrainedModel) -> PeftConfig:
-        return LoraConfig(lora_alpha=scale * config.rank, **options, **shared)
+        return LoraConfig(lora_alpha=scale * shared["r"], **options, **shared)
 
     return make
 
 
 def _adalora(config: RunConfig, shared: dict[str, Any], base: PreTrainedModel) -> PeftConfig:
-    steps = config.steps or 1
-    most = math.ceil(ADALORA_START * config.rank)
+    steps, rank = config.steps or 1, shared["r"]
+    most = math.ceil(ADALORA_START * rank)
     return AdaLoraConfig(
         init_r=most,
-        target_r=config.rank,
+        target_r=rank,
         lora_alpha=2 * most,
         tinit=steps // 10,
         tfinal=3 * steps // 10,
@@ -162,6 +169,13 @@ def _deep_lora(config: RunConfig, shared: dict[str, Any], base: PreTrainedModel)
     )
 
 
+def _deep_lora_shape(config: RunConfig) -> dict[str, int]:
+    """Few directions in wide bases where there is little to learn from, else more in narrower ones."""
+    rank, width = LONG_CORE if (config.steps or 1) > LONG else SHORT_CORE
+    rank = config.rank or rank
+    return {"rank": rank, "width": width if rank < width else 2 * rank}
+
+
 def _deep_lora_rate(config: RunConfig, task: Task, rows: int) -> float:
     """The more directions the slower, and the more often each row comes; two embeddings are good as they stand.
 
@@ -169,13 +183,13 @@ def _deep_lora_rate(config: RunConfig, task: Task, rows: int) -> float:
     up to width times the rate; under a head less where rows are few: they come often, and what they agree on is learned
     early.
     """
-    if config.width > config.rank:
-        steps = config.steps or 1
+    rank, steps = config.rank or 1, config.steps or 1
+    if (config.width or 0) > rank:
         passes = max(1.0, steps * config.batch_size / rows)
-        slower = config.rank * passes * max(1.0, steps / LONG)
-        return NARROW_RATE * {"cosine": 0.25}.get(task.head, 1.0) / math.sqrt(slower)
+        slower = math.sqrt(rank * passes) * max(1.0, steps / LONG) ** LONGER
+        return NARROW_RATE * {"cosine": 0.25}.get(task.head, 1.0) / slower
     share = min(1.0, rows / FEW_ROWS)
-    return {"cosine": 8e-3, "lm": 8e-2}.get(task.head, 1e-1 * share) / config.rank
+    return {"cosine": 8e-3, "lm": 8e-2}.get(task.head, 1e-1 * share) / rank
 
 
 def _set_bases(config: RunConfig, model: Any) -> Sequence[TrainerCallback]:
@@ -214,7 +228,9 @@ def _no_rate(config: RunConfig, task: Task, rows: int) -> None:
         )
 
 
-DEEP_LORA = Method(_deep_lora_rate, _deep_lora, callbacks=_set_bases, optimizer=cores_and_head)
+DEEP_LORA = Method(
+    _deep_lora_rate, _deep_lora, callbacks=_set_bases, optimizer=cores_and_head, shape=_deep_lora_shape
+)
 LORA = Method(_constant(3e-4), _lora())
 DORA = Method(_constant(3e-4), _lora(use_dora=True))
 PISSA = Method(_constant(3e-4), _lora(1, init_lora_weights="pissa"))  # alpha = rank, as its authors have it

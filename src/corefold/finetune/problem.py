@@ -110,6 +110,7 @@ def decided(config: RunConfig, task: Task, rows: int, method: Method) -> RunConf
     """The settings, with what they leave open chosen for this task, number of training rows and method."""
     steps = config.steps or default_steps(rows, config.batch_size)
     config = config.filled(steps=steps)
+    config = config.filled(**method.shape(config))
     return config.filled(
         task=task.kind,
         text=task.columns.text,
