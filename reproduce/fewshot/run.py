@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from corefold.compare.plan import Plan, begin
 from corefold.compare.store import read_cells
 from corefold.finetune import RunConfig, starts
 from corefold.finetune.methods import METHODS
+from corefold.finetune.problem import default_steps
 
 HERE = Path(__file__).parent
 JUDGED = 500
@@ -37,10 +39,10 @@ RATES = (1e-4, 3e-4, 1e-3)
 
 @dataclass(frozen=True)
 class Run:
-    """A row of the table: a method, its rank, and what is set or tuned."""
+    """A row of the table: a method, its rank (None: the default of so many rows), and what is set or tuned."""
 
     method: str
-    rank: int = 8
+    rank: int | None = 8
     rates: Sequence[float] = ()
     settings: dict[str, Any] = field(default_factory=dict)
 
@@ -64,7 +66,7 @@ METHODS["lora-authors"] = replace(
 )
 
 RUNS = {
-    "deep-lora": Run("deep-lora", 2),
+    "deep-lora": Run("deep-lora", None),
     "lora, tuned": Run("lora", rates=RATES),
     "head": Run("head"),
     "untouched": Run("untouched"),
@@ -103,14 +105,14 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     known = Result(given.out / "result.json", "").cells
     for seeds in range(1, given.seeds + 1):  # in turns, so that what is done compares
-        for name, run in _runs(given):
-            plan = _begin(given, name, run, seeds)
+        for (name, run), samples in product(_runs(given), given.samples):
+            plan = _begin(given, name, run, samples, seeds)
             todo = [key for key in plan.todo if _called(run, name, key) not in known]
             replace(plan, todo=todo).run(1, lambda cell, run=run, name=name: _say(name, run, cell))
     write(given.work, given.out)
 
 
-def _begin(given: argparse.Namespace, name: str, run: str, seeds: int) -> Plan:
+def _begin(given: argparse.Namespace, name: str, run: str, samples: int, seeds: int) -> Plan:
     row = RUNS[run]
     config = RunConfig(
         model=given.model,
@@ -120,12 +122,14 @@ def _begin(given: argparse.Namespace, name: str, run: str, seeds: int) -> Plan:
         dtype="bfloat16",
         **COLUMNS[name],
     )
+    config = replace(config, **row.settings)
+    steps = default_steps(samples, config.batch_size)
     return begin(
-        replace(config, **row.settings),
+        config,
         folder(given.work, name, run),
         methods=[row.method],
-        ranks=[row.rank],
-        samples=given.samples,
+        ranks=[row.rank or METHODS[row.method].shape(replace(config, steps=steps))["rank"]],
+        samples=[samples],
         seeds=seeds,
         tries={row.method: [{"lr": rate} for rate in row.rates]},
     )

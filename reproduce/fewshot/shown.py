@@ -165,11 +165,12 @@ def flat(
     swept: Mapping[str, Mapping[float, str]],
     samples: int,
     command: str,
+    name: str = "trec",
 ) -> Cell:
     """How far apart the mean scores of runs around a default are, of each method: ours at most a third of LoRA's?"""
     told, used, widths = [], [], {}
     for method, runs in swept.items():
-        sought = {at: of(cells, run, "trec", samples) for at, run in runs.items()}
+        sought = {at: of(cells, run, name, samples) for at, run in runs.items()}
         seeds = set.intersection(*(set(each) for each in sought.values()))
         if not seeds:
             continue
@@ -181,7 +182,7 @@ def flat(
     good = {"deep-lora", "lora"} <= set(widths) and widths["deep-lora"] <= widths["lora"] / 3
     if not {"deep-lora", "lora"} <= set(widths):
         used = []
-    return claim(f"{text}: question types, {samples} rows", published, "; ".join(told), AGREES if good else DIFFERS,
+    return claim(f"{text}: {NAMED[name]}, {samples} rows", published, "; ".join(told), AGREES if good else DIFFERS,
                  command, used)  # fmt: skip
 
 

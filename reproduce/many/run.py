@@ -26,15 +26,15 @@ from reproduce.fewshot.run import JUDGED
 from reproduce.fewshot.shown import TUNED
 from reproduce.many.engine import NO_UPDATES, Body, Pace, Updates, answers, train
 from reproduce.many.problems import Drawn, draw_many, hold_back
+from reproduce.many.shown import EARLIER, claims, figure
 from reproduce.many.shown import MAIN as MAIN_MODEL
-from reproduce.many.shown import claims, figure
 from reproduce.many.starts import deep_start, fisher_bases, lora_start
 from transformers import AutoModel
 
 from corefold.cli.demo import packaged_file, write_reviews
 from corefold.compare.cell import chosen
 from corefold.finetune import RunConfig
-from corefold.finetune.methods import METHODS, bases_batches
+from corefold.finetune.methods import LONG, METHODS, bases_batches
 from corefold.finetune.metrics import MAIN
 from corefold.finetune.problem import decided, read_tables
 
@@ -83,6 +83,9 @@ RUNS = {
     **{f"deep-lora, rate x {factor:g}": deep(factor) for factor in (0.316, 3.16)},
     **{f"lora, 1e-3, rank {rank}": lora(1e-3, rank) for rank in (2, 4, 16, 64)},
     "lora, 3e-3": lora(3e-3),
+    EARLIER: deep(
+        (500 / LONG) ** 0.3, rank=2, width=112
+    ),  # of long runs, whose rate fell with the root of the steps
 }
 DEFAULT = list(RUNS)[:7]
 
@@ -113,7 +116,9 @@ class Place:
         sides = [layer.base.weight.shape for layer in self.body.layers.values()]
         if method == "lora":
             return sum(config.rank * (out + in_) for out, in_ in sides)
-        return sum(2 * config.rank * min(config.width, *side) for side in sides) * (method == "deep-lora")
+        if method == "deep-lora":
+            return sum(2 * config.rank * min(config.width, *side) for side in sides)
+        return 0
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from reproduce.common import AGREES, DIFFERS, Cell, claim, paper
 from reproduce.fewshot.shown import (
     BETWEEN,
     FIXED,
+    NAMED,
     OURS,
     TUNED,
     against,
@@ -24,9 +25,14 @@ EVERY = f"{COMMAND} --samples 16 64 256"
 MAIN, OTHER = "MiniLM", "MPNet"
 WITH_OTHER = f"python -m reproduce.many.run --model MPNET --called {OTHER} --sets stsb --seeds 5"
 TWENTIETH = 20
+EARLIER = "deep-lora, rank 2, width 112"
 RANKS: dict[str, dict[float, str]] = {
     "deep-lora": {2: OURS, **{rank: f"deep-lora, rank {rank}" for rank in (4, 8, 16, 64)}},
     "lora": {8: FIXED[1], **{rank: f"lora, 1e-3, rank {rank}" for rank in (2, 4, 16, 64)}},
+}
+RATES: dict[str, dict[float, str]] = {  # a decade around the default: Deep LoRA's as shares of its own
+    "deep-lora": {0.316: "deep-lora, rate x 0.316", 1: OURS, 3.16: "deep-lora, rate x 3.16"},
+    "lora": {1e-4: "lora, 1e-4", 3e-4: BETWEEN, 1e-3: FIXED[1]},
 }
 Cells = Mapping[str, Cell]
 
@@ -34,11 +40,17 @@ Cells = Mapping[str, Cell]
 def claims(cells: Cells) -> list[Cell]:
     """One row a target."""
     said, ours = paper(Path(__file__).parent), of(cells, MAIN)
-    runs = " ".join(f"'{run}'" for runs in RANKS.values() for run in runs.values())
-    ranks = f"{COMMAND} --sets trec --samples {{}} --seeds 5 --untuned --runs {runs}"
+    ranks = f"{COMMAND} --sets trec --samples {{}} --seeds 5 --untuned --runs {_listed(RANKS)}"
+    rates = f"{COMMAND} --sets {{}} --samples 64 --seeds 10 --untuned --runs {_listed(RATES)}"
     return [
         *against_tuned(ours, said, COMMAND, MORE),
         *against_defaults(ours, said, EVERY),
+        against("1,024 rows, two directions in bases of 112, an earlier default, against the tuned LoRA", said["tuned"],
+                {key: {**cell, "run": OURS} if cell["run"] == EARLIER else cell for key, cell in ours.items()
+                 if cell["samples"] == 1024 and cell["run"] in (EARLIER, TUNED)},
+                TUNED, f"{COMMAND} --samples 1024 --seeds 5 --runs '{EARLIER}'"),
+        against("Less overfitted than the tuned LoRA: minus the loss on unseen rows", said["loss"],
+                {key: {**cell, "score": -cell["loss"]} for key, cell in ours.items()}, TUNED, EVERY),
         against("Ahead of LoRA at lr 3e-4, between its usual rates", said["default"], ours, BETWEEN, EVERY),
         *(
             against(f"MPNet-base, {rows} rows, against LoRA tuned in the same way", said["few"],
@@ -47,7 +59,13 @@ def claims(cells: Cells) -> list[Cell]:
         ),
         _numbers(ours, said["parameters"]),
         *(flat("Flat in the rank", said["rank"], ours, RANKS, samples, ranks.format(samples)) for samples in (16, 256)),
+        *(flat("Flat over a decade of learning rates", said["rate"], ours, RATES, 64, rates.format(name), name)
+          for name in NAMED),
     ]  # fmt: skip
+
+
+def _listed(swept: Mapping[str, Mapping[float, str]]) -> str:
+    return " ".join(f"'{run}'" for runs in swept.values() for run in runs.values())
 
 
 def of(cells: Cells, base: str, samples: int | None = None) -> dict[str, Cell]:
@@ -63,16 +81,16 @@ def _numbers(cells: Cells, published: str) -> Cell:
     bare = [
         cell for cell in cells.values() if cell["main"] == "pearson"
     ]  # with no head, which trains in any case
-    counts = {
-        cell["run"]: (cell["parameters"], cell["rank"]) for cell in bare if cell["run"] in (OURS, *FIXED)
-    }
+    ours, lora = (
+        {cell["rank"]: cell["parameters"] for cell in bare if cell["run"] == run} for run in (OURS, FIXED[0])
+    )
     text, told, good = "A twentieth of LoRA's trained numbers, heads aside", None, False
-    if OURS in counts and FIXED[0] in counts:
-        (few, rank), (many, of_lora) = counts[OURS], counts[FIXED[0]]
+    if ours and lora:
+        few, ((of_lora, many),) = max(ours.values()), lora.items()
         good = many >= TWENTIETH * few
         told = (
-            f"{few:,} at its rank, {rank}; LoRA {many:,} at its usual rank, {of_lora}, {many / few:.1f} times as many, "
-            f"and at rank {rank} {many * rank / of_lora / few:.1f} times"
+            f"{few:,} at its rank, {' or '.join(map(str, sorted(ours)))}; LoRA {many:,} at its usual rank, {of_lora}, "
+            f"{many / few:.1f} times as many, and at rank {min(ours)} {many * min(ours) / of_lora / few:.1f} times"
         )
     return claim(text, published, told, AGREES if good else DIFFERS, COMMAND, bare[:1] if told else [])
 
