@@ -205,8 +205,13 @@ def test_many_runs_become_a_table(many, few, monkeypatch, tmp_path):  # noqa: F8
     status = {row["claim"]: row["status"] for row in result["claims"]}
     assert [text for text, each in status.items() if each == "not run"] == [
         *(f"The same on {rows} rows: within 0.005 on average, behind nowhere" for rows in ("256", "1,024")),
+        "1,024 rows, two directions in bases of 112, an earlier default, against the tuned LoRA",
         *(f"MPNet-base, {samples} rows, against LoRA tuned in the same way" for samples in (16, 64, 256)),
         *(f"Flat in the rank: question types, {samples} rows" for samples in (16, 256)),
+        *(
+            f"Flat over a decade of learning rates: {name}, 64 rows"
+            for name in ("sentence pairs", "question types", "film sentiment", "film reviews")
+        ),
     ]
     # Tuned alone, it trains on all rows at the rate it chose, and at no other.
     trained, calls = command._trained, []
@@ -235,6 +240,25 @@ def test_many_runs_become_a_table(many, few, monkeypatch, tmp_path):  # noqa: F8
     for cell in cells.values():
         cell["score"] -= 0.4 * (cell["run"] == "deep-lora")
     assert {row["status"] for row in shown.claims(cells)[:7]} == {"differs", "not run"}
+
+
+@pytest.mark.usefixtures("_importable")
+@pytest.mark.parametrize(("reach", "status"), [(0.02, "agrees"), (0.05, "differs")])
+def test_flat_is_a_third_of_lora_s_reach_on_the_set_s_own_cells(reach, status):
+    from reproduce.many.shown import RATES, claims
+
+    def cell(run, at, seed):
+        best = at in (1, 3e-4)
+        return {
+            "run": run, "set": "sst2", "samples": 64, "seed": seed, "base": "MiniLM", "loss": 0.5, "main": "accuracy",
+            "score": seed / 10 + (reach if run.startswith("deep") else 0.1) * best, "seconds_in_all": 1.0,
+            "machine": {"processor": "", "threads": 1, "device": "cpu"}, "versions": {"torch": ""},
+        }  # fmt: skip
+
+    cells = [cell(run, at, seed) for runs in RATES.values() for at, run in runs.items() for seed in range(3)]
+    rows = {row["claim"]: row for row in claims({str(place): each for place, each in enumerate(cells)})}
+    assert rows["Flat over a decade of learning rates: film sentiment, 64 rows"]["status"] == status
+    assert rows["Flat over a decade of learning rates: film reviews, 64 rows"]["status"] == "not run"
 
 
 @pytest.mark.usefixtures("_importable")
