@@ -34,7 +34,7 @@ from transformers import AutoModel
 from corefold.cli.demo import packaged_file, write_reviews
 from corefold.compare.cell import chosen
 from corefold.finetune import RunConfig
-from corefold.finetune.methods import LONG, METHODS, bases_batches
+from corefold.finetune.methods import LONG, LONG_POWER, METHODS, bases_batches
 from corefold.finetune.metrics import MAIN
 from corefold.finetune.problem import decided, read_tables
 
@@ -83,9 +83,8 @@ RUNS = {
     **{f"deep-lora, rate x {factor:g}": deep(factor) for factor in (0.316, 3.16)},
     **{f"lora, 1e-3, rank {rank}": lora(1e-3, rank) for rank in (2, 4, 16, 64)},
     "lora, 3e-3": lora(3e-3),
-    EARLIER: deep(
-        (500 / LONG) ** 0.3, rank=2, width=112
-    ),  # of long runs, whose rate fell with the root of the steps
+    # The earlier default of 1,024 rows, 500 steps: its rate fell with the root of the steps.
+    EARLIER: deep((500 / LONG) ** (LONG_POWER - 0.5), rank=2, width=112),
 }
 DEFAULT = list(RUNS)[:7]
 

@@ -174,21 +174,26 @@ def test_long_runs_go_slower_and_read_their_bases_off_more_batches(fitted):
 
 
 @pytest.mark.parametrize(
-    ("steps", "given", "expected"),
+    ("method", "given", "expected"),
     [
-        (160, {}, (2, 112)),
-        (161, {}, (4, 56)),
-        (161, {"rank": 2}, (2, 56)),
-        (161, {"width": 112}, (4, 112)),
-        (161, {"rank": 56}, (56, 112)),
-        (100, {"rank": 8, "width": 0}, (8, 0)),
+        ("deep-lora", {"steps": 160}, (2, 112)),
+        ("deep-lora", {"steps": 161}, (4, 56)),
+        ("deep-lora", {"steps": 161, "rank": 4}, (4, 56)),
+        ("deep-lora", {"steps": 160, "rank": 4}, (4, 112)),
+        ("deep-lora", {"steps": 161, "rank": 2}, (2, 112)),
+        ("deep-lora", {"steps": 161, "rank": 8}, (8, 112)),
+        ("deep-lora", {"steps": 161, "width": 4}, (2, 4)),
+        ("deep-lora", {"steps": 161, "width": 0}, (2, 0)),
+        ("lora", {"steps": 161}, (2, None)),
     ],
 )
-def test_a_long_run_chooses_more_directions_in_narrower_bases(steps, given, expected):
-    config = RunConfig(steps=steps, **given)
-    shape = METHODS["deep-lora"].shape(config)
-    found = config.filled(**shape)
-    assert (found.rank, found.width) == expected
+def test_a_long_run_has_more_directions_in_narrower_bases_unless_told(fitted, method, given, expected):
+    problem = fitted(method, "mean", **{"rank": None, **given}).problem
+    config = problem.config
+    assert (config.rank, config.width) == expected
+    if expected == (4, 56):
+        passes = config.steps * config.batch_size / len(problem.rows.train)
+        assert config.lr == pytest.approx(0.025 / (4 * passes) ** 0.5 / (161 / 160) ** 0.8)
 
 
 def test_adalora_ends_at_its_ranks(fitted):

@@ -53,12 +53,12 @@ class RunConfig:
     )
     method: Method = _setting("deep-lora", "Adapter.")
     rank: int | None = _setting(
-        None, "Rank of the update. Default: 2; for deep-lora 4 in more than 160 steps."
+        None, "Rank of the update. Default: 2; for deep-lora 4 in more than 160 steps without --width."
     )
     width: int | None = _setting(
         None,
         "Columns of the bases (deep-lora); 0: as many as the rank, around the paper's square core. Default: "
-        "112, in more than 160 steps 56; twice the rank where that is not more than it.",
+        "112; at rank 4 in more than 160 steps 56.",
     )
     depth: int = _setting(2, "Number of core factors (deep-lora); 2 unless the core is square.")
     bases: Literal["fisher", "gradient", "spectral", "random"] = _setting(

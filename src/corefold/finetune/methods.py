@@ -36,12 +36,10 @@ Parameters = list[nn.Parameter]
 
 FEW_ROWS = 64  # below which the rate of square cores falls with them: reproduce/defaults
 NARROW_RATE = 0.025  # of one direction and one pass over the rows: reproduce/defaults
-LONG, LONGER = 160, 0.8  # steps beyond which it falls with this power of them, and the core has another shape
-RANK = 2
-SHORT_CORE, LONG_CORE = (
-    (RANK, 112),
-    (4, 56),
-)  # rank and columns of the bases, as many numbers: reproduce/defaults
+RANK, WIDTH = 2, 112  # directions, and columns of the bases that they lie in: reproduce/defaults
+LONG = 160  # steps, beyond which Deep LoRA has other defaults: reproduce/defaults
+LONG_RANK, LONG_WIDTH = 4, 56  # as many trained numbers
+LONG_POWER = 0.8  # of the steps, by which the rate falls
 HEAD_RATE = 1e-3  # slow enough that the adapter, not the head, does the fitting: reproduce/defaults
 
 
@@ -170,10 +168,9 @@ def _deep_lora(config: RunConfig, shared: dict[str, Any], base: PreTrainedModel)
 
 
 def _deep_lora_shape(config: RunConfig) -> dict[str, int]:
-    """Few directions in wide bases where there is little to learn from, else more in narrower ones."""
-    rank, width = LONG_CORE if (config.steps or 1) > LONG else SHORT_CORE
-    rank = config.rank or rank
-    return {"rank": rank, "width": width if rank < width else 2 * rank}
+    """Few directions in wide bases; of a long run more in narrower ones, unless another rank or width is given."""
+    long = (config.steps or 1) > LONG and config.rank in (None, LONG_RANK) and config.width is None
+    return {"rank": LONG_RANK, "width": LONG_WIDTH} if long else {"rank": RANK, "width": WIDTH}
 
 
 def _deep_lora_rate(config: RunConfig, task: Task, rows: int) -> float:
@@ -186,7 +183,7 @@ def _deep_lora_rate(config: RunConfig, task: Task, rows: int) -> float:
     rank, steps = config.rank or 1, config.steps or 1
     if (config.width or 0) > rank:
         passes = max(1.0, steps * config.batch_size / rows)
-        slower = math.sqrt(rank * passes) * max(1.0, steps / LONG) ** LONGER
+        slower = math.sqrt(rank * passes) * max(1.0, steps / LONG) ** LONG_POWER
         return NARROW_RATE * {"cosine": 0.25}.get(task.head, 1.0) / slower
     share = min(1.0, rows / FEW_ROWS)
     return {"cosine": 8e-3, "lm": 8e-2}.get(task.head, 1e-1 * share) / rank
