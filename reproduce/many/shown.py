@@ -46,7 +46,7 @@ def claims(cells: Cells) -> list[Cell]:
         if cell["run"] in (EARLIER, TUNED)
     }
     ranks = f"{COMMAND} --sets trec --samples {{}} --seeds 5 --untuned --runs {_listed(RANKS)}"
-    rates = f"{COMMAND} --sets {{}} --samples 64 --seeds 10 --untuned --runs {_listed(RATES)}"
+    rates = f"{COMMAND} --sets {{}} --samples 64 --seeds 5 --untuned --runs {_listed(RATES)}"
     return [
         *against_tuned(ours, said, COMMAND, MORE),
         *against_defaults(ours, said, EVERY),
