@@ -169,11 +169,14 @@ def flat(
 ) -> Cell:
     """How far apart the mean scores of runs around a default are, of each method: ours at most a third of LoRA's?"""
     told, used, widths = [], [], {}
-    for method, runs in swept.items():
-        sought = {at: of(cells, run, name, samples) for at, run in runs.items()}
-        seeds = set.intersection(*(set(each) for each in sought.values()))
-        if not seeds:
-            continue
+    found = {
+        method: {at: of(cells, run, name, samples) for at, run in runs.items()}
+        for method, runs in swept.items()
+    }
+    found = {method: sought for method, sought in found.items() if all(sought.values())}
+    every = [set(each) for sought in found.values() for each in sought.values()]
+    seeds = set.intersection(*every) if every else set()  # the same for all, as a mean of more is steadier
+    for method, sought in found.items() if seeds else ():
         means = {at: fmean(scores(each)[seed] for seed in seeds) for at, each in sought.items()}
         widths[method] = max(means.values()) - min(means.values())
         used += [each[seed] for each in sought.values() for seed in seeds]

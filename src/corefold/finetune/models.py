@@ -107,7 +107,7 @@ def adapt(
         "exclude_modules": rf"({'|'.join(apart)})(\..*)?" if apart else None,
         "modules_to_save": own_head or None,
     }
-    _check_rank(base, config.rank or 1, targets)
+    _check_rank(base, shared["r"], targets)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "lora with eva initialization")  # of the memory it could save
