@@ -34,7 +34,9 @@ def main(model_name: str, table: str, out: str, steps: int = 40) -> PeftModel:
     model = get_peft_model(base, corefold.DeepLoraConfig(target_modules="all-linear", task_type="SEQ_CLS"))
     model.print_trainable_parameters()
 
-    optimizer = torch.optim.AdamW(corefold.param_groups(model, lr=4e-3, other_lr=1e-3), eps=1e-6)
+    lr = 1e-2  # 0.05 / (r * epochs) ** 0.5
+    groups = corefold.param_groups(model, lr, weight_decay=3, other_lr=1e-3)
+    optimizer = torch.optim.AdamW(groups, eps=1e-6)
     trainer = Trainer(
         model,
         TrainingArguments(

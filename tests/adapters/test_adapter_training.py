@@ -119,7 +119,9 @@ def test_every_trainable_parameter_is_in_one_group(minilm):
     model = wrap(minilm, task_type="SEQ_CLS", bias="deeplora_only", basis_lr_ratio=0.5)
     groups = corefold.param_groups(model, lr=1e-2, other_lr=1e-3, weight_decay=0.3)
     others = groups[-1]
-    assert (others["name"], others["lr"], others["weight_decay"]) == ("others", 1e-3, 0.3)
+    assert (others["name"], others["lr"], others["weight_decay"]) == ("others", 1e-3, 0.0)
+    decaying = corefold.param_groups(model, lr=1e-2, other_weight_decay=0.1)
+    assert [group["weight_decay"] for group in decaying] == [0.0, 0.0, 0.1]
     assert len(others["params"]) == 12 + 2  # biases, and the head's weight and bias
     grouped = [id(p) for group in groups for p in group["params"]]
     assert len(grouped) == len(set(grouped))

@@ -98,17 +98,18 @@ def test_a_cell_is_what_finetune_does_with_the_same_settings(grid, tmp_path):
         head = (out / "head.safetensors").stat().st_size
         assert metrics["adapter"]["bytes"] < cell["bytes"] < metrics["adapter"]["bytes"] + head + 64
         assert cell["settings"]["lr"] == pytest.approx(
-            3e-4 if cell["method"] == "lora" else 0.025 / (2 * 3) ** 0.5
+            3e-4 if cell["method"] == "lora" else 0.05 / (2 * 3) ** 0.5
         )
+        assert cell["settings"]["weight_decay"] == (0 if cell["method"] == "lora" else 3)
 
 
 def test_settings_come_from_a_file_and_options_win(grid, tmp_path):
     file = tmp_path / "settings.yaml"
     # The rank is a cell's own, as in the config.yaml of a run.
-    file.write_text("lr: 0.02\nhead_lr: 0.01\nsteps: 4\nrank: 7\n")
+    file.write_text("lr: 0.02\nhead_lr: 0.01\nsteps: 4\nrank: 7\nweight_decay: 0.1\n")
     assert compare(grid, config=file, steps=2, methods="lora").code == 0
     (cell,) = records(grid)
-    assert cell["settings"] == {"lr": 0.02, "head_lr": 0.01, "steps": 2}
+    assert cell["settings"] == {"lr": 0.02, "weight_decay": 0.1, "head_lr": 0.01, "steps": 2}
     assert cell["rank"] == 2
     file.write_text("learning: 1\n")
     refused(compare(grid, config=file), "unknown setting 'learning'")

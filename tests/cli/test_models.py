@@ -122,6 +122,7 @@ def test_prompt_and_completion(language_model, tmp_path):
         "--steps", 30, "--rank", 4, "--lr", 0.05, "-o", tmp_path / "out",
     )  # fmt: skip
     assert outcome.code == 0, outcome.err
+    assert "weight_decay: 0.0\n" in (tmp_path / "out/config.yaml").read_text()  # no head
     metrics = json.loads((tmp_path / "out/metrics.json").read_text())
     assert metrics["after"]["perplexity"] < metrics["before"]["perplexity"]
     assert metrics["after"]["loss"] == pytest.approx(metrics["after"]["token_loss"], rel=1e-4)

@@ -150,6 +150,53 @@ def test_lora_one_trains_its_head_at_the_head_s_rate_and_its_pairs_preconditione
     torch.testing.assert_close(a.grad, expected, rtol=1e-2, atol=1e-2 * expected.abs().max().item())
 
 
+@pytest.mark.parametrize(
+    ("method", "given", "expected"),
+    [
+        ("deep-lora", {"steps": 160}, 3.0),
+        ("deep-lora", {"weight_decay": 0.5}, 0.5),
+        ("deep-lora", {"weight_decay": 0}, 0.0),
+        ("deep-lora", {"width": 0}, 0.0),
+        ("deep-lora", {"steps": 161}, 0.0),
+        ("deep-lora", {"kind": "cosine"}, 0.0),
+        ("deep-lora", {"kind": "cosine", "weight_decay": 0.5}, 0.5),
+        ("lora", {}, 0.0),
+        ("lora", {"weight_decay": 0.5}, 0.5),
+        ("lora-one", {"weight_decay": 0.5}, 0.5),
+    ],
+)
+def test_weight_decay_shrinks_the_adapter_and_never_the_head(fitted, method, given, expected):
+    fit = fitted(method, **{"kind": "mean", **given})
+    assert fit.problem.config.weight_decay == expected
+    own = {id(p) for name, p in fit.model.named_parameters() if name.startswith("head.")}
+    assert bool(own) == (given.get("kind") != "cosine")
+    before = {p: p.detach().clone() for group in fit.trainer.optimizer.param_groups for p in group["params"]}
+    for p in before:
+        p.grad = torch.zeros_like(p)
+    fit.trainer.optimizer.step()
+    for p, was in before.items():
+        kept = 1.0 if id(p) in own else 1 - fit.problem.config.lr * expected
+        torch.testing.assert_close(p.detach(), was * kept)
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "times"),
+    [
+        ("mean", {}, 2),
+        ("own", {}, 2),
+        ("mean", {"weight_decay": 0}, 1),
+        ("mean", {"weight_decay": 2.9}, 1),
+        ("mean", {"weight_decay": 5}, 2),
+        ("cosine", {"weight_decay": 3}, 0.25),
+        ("mean", {"weight_decay": 3, "steps": 320}, 0.5**1.3),
+    ],
+)
+def test_a_core_that_decays_under_a_head_goes_twice_as_fast(fitted, kind, given, times):
+    problem = fitted("deep-lora", kind, **{"rank": 2, "width": 8, "steps": 160, **given}).problem
+    passes = 160 * 8 / len(problem.rows.train)
+    assert problem.config.lr == pytest.approx(times * 0.025 / (2 * passes) ** 0.5)
+
+
 def _first_layer(fit: Fit):
     return fit.adapted.base_model.model.encoder.layer[0].attention.self.query
 
@@ -169,7 +216,9 @@ def test_long_runs_go_slower_and_read_their_bases_off_more_batches(fitted):
         )
         found[steps] = fit.problem.config.lr, callback.num_batches
     assert found[80][0] == pytest.approx(2**0.5 * found[160][0]), "twice the passes over the same rows"
-    assert found[160][0] == pytest.approx(2 * 4**0.8 * found[640][0]), "four times the passes, as much longer"
+    assert found[160][0] == pytest.approx(2 * 2 * 4**0.8 * found[640][0]), (
+        "four times the passes, as much longer, and no decay"
+    )
     assert [batches for _, batches in found.values()] == [4, 4, 16]
 
 

@@ -15,13 +15,15 @@ def param_groups(
     basis_lr_ratio: float | None = None,
     other_lr: float | None = None,
     weight_decay: float = 0.0,
+    other_weight_decay: float = 0.0,
 ) -> list[dict[str, Any]]:
     """Trainable parameters in groups: cores, bases, and whatever else trains (a classifier head, biases).
 
-    Recommended: `torch.optim.AdamW(param_groups(model, lr=0.025 / (r * epochs)**0.5, other_lr=1e-3), eps=1e-6)`, epochs
-    being the passes over the rows, at least 1, and in more than 160 steps over (steps / 160)**0.8 as well; for square
-    cores `lr=0.1 / r`, whose first gradients are of the order of init_scale**(depth - 1), so that AdamW's own eps
-    matters.
+    Recommended under a head, in up to 160 steps: `torch.optim.AdamW(param_groups(model, lr=0.05 / (r * epochs)**0.5,
+    weight_decay=3, other_lr=1e-3), eps=1e-6)`, epochs being the passes over the rows, at least 1. Without a head, and
+    in more steps, half that rate and no decay; in more steps over (steps / 160)**0.8 as well, and a quarter for the
+    cosine of two embeddings. For square cores `lr=0.1 / r` without decay; their first gradients are of the order of
+    init_scale**(depth - 1), so that AdamW's own eps matters.
 
     Args:
         model: a model with Deep LoRA adapters; only what requires a gradient is returned.
@@ -29,7 +31,8 @@ def param_groups(
         basis_lr_ratio: learning rate of the bases over `lr` (gamma in the paper). 0 freezes them; default: what
             the adapter's configuration says. The configuration is updated.
         other_lr: learning rate of everything else; default `lr`.
-        weight_decay: of the cores and the rest. Bases never decay: they are orthonormal.
+        weight_decay: of the cores. Bases never decay: they are orthonormal.
+        other_weight_decay: of everything else.
 
     Raises:
         ValueError: the model has no Deep LoRA adapter that trains, or a negative ratio.
@@ -60,5 +63,5 @@ def param_groups(
     others = [p for p in model.parameters() if p.requires_grad and id(p) not in seen]
     if others:
         rate = lr if other_lr is None else other_lr
-        groups.append({"name": "others", "params": others, "lr": rate, "weight_decay": weight_decay})
+        groups.append({"name": "others", "params": others, "lr": rate, "weight_decay": other_weight_decay})
     return groups

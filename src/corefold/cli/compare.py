@@ -37,7 +37,9 @@ ranks, samples or seeds extend it.
 
 # A cell's own, and what only a run that is kept has.
 AXES = ("method", "rank", "samples", "seed", "tolerance", "checkpoint_every", "tracker")
-TUNABLE = ("lr", "head_lr", "steps", "batch_size", "depth", "init_scale", "basis_lr_ratio")
+TUNABLE = (
+    "lr", "head_lr", "weight_decay", "steps", "batch_size", "depth", "init_scale", "basis_lr_ratio",
+)  # fmt: skip
 
 OWN = {
     "output": (Path, typer.Option("--output", "-o", help="Output folder."), REQUIRED),

@@ -26,6 +26,7 @@ from corefold.finetune.metrics import LOWER_IS_BETTER, MAIN
 from corefold.finetune.problem import Tables, decided, draw_rows, encoded
 from corefold.finetune.training import versions
 
+RECORDED = ("lr", "weight_decay", "head_lr", "steps")  # settings that a method may choose itself
 PLACE = "\0place"  # no column of a table is called so
 
 
@@ -91,7 +92,7 @@ def _fitted(given: Given, key: Key, main: str) -> dict[str, Any]:
     return {
         "scores": scores,
         "rows": {"train": len(train), "eval": len(held_out)},
-        "settings": {name: getattr(fit.problem.config, name) for name in ("lr", "head_lr", "steps")},
+        "settings": {name: getattr(fit.problem.config, name) for name in RECORDED},
         "tries": tries,
         "chosen": best,
         "trainable_parameters": fit.trainable_parameters(),

@@ -111,6 +111,7 @@ def decided(config: RunConfig, task: Task, rows: int, method: Method) -> RunConf
     steps = config.steps or default_steps(rows, config.batch_size)
     config = config.filled(steps=steps)
     config = config.filled(**method.shape(config))
+    config = config.filled(weight_decay=method.decay(config, task))
     return config.filled(
         task=task.kind,
         text=task.columns.text,
