@@ -88,7 +88,7 @@ RUNS = {
     "vera": Run("vera", 256),  # made for ranks in the hundreds
     **{f"deep-lora, rank {rank}": Run("deep-lora", rank) for rank in (4, 8, 16, 64)},
     **{f"lora, 1e-3, rank {rank}": Run("lora", rank, settings={"lr": 1e-3}) for rank in (2, 32, 64)},
-    **{f"deep-lora, {lr:g}": Run("deep-lora", 2, settings={"lr": lr}) for lr in (1.1e-3, 1.1e-2)},
+    **{f"deep-lora, {lr:g}": Run("deep-lora", 2, settings={"lr": lr}) for lr in (2.2e-3, 2.2e-2)},
     **{f"lora, {lr:g}": Run("lora", settings={"lr": lr}) for lr in (3e-4, 3e-3)},
 }
 NEW_HEAD, NO_HEAD = {"untouched"}, {"head"}  # left out where the task has a new head, and where it has none

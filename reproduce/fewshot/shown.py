@@ -16,7 +16,7 @@ COMMAND = "python -m reproduce.fewshot.run"
 OURS, TUNED = "deep-lora", "lora, tuned"
 FIXED = ("lora, 2e-4", "lora, 1e-3")
 FLOORS = ("untouched", "head")
-# Runs at one default and around it; Deep LoRA's rate there is 0.025 / root(2 x 25).
+# Runs at one default and around it; Deep LoRA's rate there is 0.05 / root(2 x 25).
 SQUARE = "deep-lora, square"
 RANKS: dict[str, dict[float, str]] = {
     "deep-lora": {2: OURS, **{r: f"deep-lora, rank {r}" for r in (4, 8, 16, 64)}},
@@ -24,7 +24,7 @@ RANKS: dict[str, dict[float, str]] = {
     "lora": {2: "lora, 1e-3, rank 2", 8: FIXED[1], **{r: f"lora, 1e-3, rank {r}" for r in (32, 64)}},
 }
 RATES: dict[str, dict[float, str]] = {
-    "deep-lora": {0.0011: "deep-lora, 0.0011", 0.00354: OURS, 0.011: "deep-lora, 0.011"},
+    "deep-lora": {0.0022: "deep-lora, 0.0022", 0.00707: OURS, 0.022: "deep-lora, 0.022"},
     "square core": {0.001: f"{SQUARE}, 0.001", 0.003125: SQUARE, 0.01: f"{SQUARE}, 0.01"},
     "lora": {0.0003: "lora, 0.0003", 0.001: FIXED[1], 0.003: "lora, 0.003"},
 }

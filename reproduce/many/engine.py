@@ -163,11 +163,12 @@ NO_UPDATES = Updates({}, {})
 
 @dataclass(frozen=True)
 class Pace:
-    """How fast what trains: AdamW without decay, its rate warmed up, then falling to zero as in `corefold.finetune`.
+    """How fast what trains: AdamW, its rate warmed up, then falling to zero as in `corefold.finetune`.
 
     Attributes:
         steps: how many.
         rates: of each run's factors, (runs,).
+        decays: weight decay of each run's factors, (runs,); heads have none.
         head_rate: of all heads.
         eps: of Adam.
         batch: rows a step.
@@ -175,6 +176,7 @@ class Pace:
 
     steps: int
     rates: Tensor
+    decays: Tensor
     head_rate: float
     eps: float
     batch: int = 16
@@ -207,7 +209,8 @@ def train(
     linear = heads.parameters()
     every = [p.requires_grad_() for p in (*factors, *linear)]
     rates = [pace.rates] * len(factors) + [torch.full_like(pace.rates, pace.head_rate)] * len(linear)
-    adam = _Adam(every, rates, pace)
+    decays = [pace.decays] * len(factors) + [torch.zeros_like(pace.decays)] * len(linear)
+    adam = _AdamW(every, rates, decays, pace)
     lengths, losses = texts.lengths, []
     for step, places in zip(range(pace.steps), _batches(rows, pace.batch, order), strict=False):
         places = places.gather(1, lengths[places].argsort(1))
@@ -227,11 +230,13 @@ def train(
     return torch.stack(losses)
 
 
-class _Adam:
-    """AdamW without decay, whose rate is another for each run; torch's has one rate a tensor."""
+class _AdamW:
+    """AdamW whose rate and decay are others for each run; torch's has one of each a tensor."""
 
-    def __init__(self, parameters: list[Tensor], rates: list[Tensor], pace: Pace) -> None:
-        self.parameters, self.rates, self.pace = parameters, rates, pace
+    def __init__(
+        self, parameters: list[Tensor], rates: list[Tensor], decays: list[Tensor], pace: Pace
+    ) -> None:
+        self.parameters, self.rates, self.decays, self.pace = parameters, rates, decays, pace
         self.means, self.squares = ([torch.zeros_like(p) for p in parameters] for _ in range(2))
 
     @torch.no_grad()
@@ -242,10 +247,11 @@ class _Adam:
         torch._foreach_addcmul_(self.squares, grads, grads, 1 - BETAS[1])
         roots = torch._foreach_sqrt(torch._foreach_div(self.squares, 1 - BETAS[1] ** (step + 1)))
         torch._foreach_add_(roots, self.pace.eps)
-        now = self.pace.at(step) / (1 - BETAS[0] ** (step + 1))
+        now, unbiased = self.pace.at(step), 1 - BETAS[0] ** (step + 1)
         moves = torch._foreach_div(self.means, roots)
-        for p, move, rate in zip(self.parameters, moves, self.rates, strict=True):
-            p.sub_(move * (rate * now)[:, None, None])
+        for p, move, rate, decay in zip(self.parameters, moves, self.rates, self.decays, strict=True):
+            kept = 1 - rate * now * decay
+            p.mul_(kept[:, None, None]).sub_(move * (rate * now / unbiased)[:, None, None])
 
 
 def _batches(rows: Tensor, size: int, order: Sequence[int]) -> Iterator[Tensor]:

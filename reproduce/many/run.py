@@ -34,7 +34,7 @@ from transformers import AutoModel
 from corefold.cli.demo import packaged_file, write_reviews
 from corefold.compare.cell import chosen
 from corefold.finetune import RunConfig
-from corefold.finetune.methods import LONG, LONG_POWER, METHODS, bases_batches
+from corefold.finetune.methods import METHODS, bases_batches
 from corefold.finetune.metrics import MAIN
 from corefold.finetune.problem import decided, read_tables
 
@@ -83,8 +83,7 @@ RUNS = {
     **{f"deep-lora, rate x {factor:g}": deep(factor) for factor in (0.316, 3.16)},
     **{f"lora, 1e-3, rank {rank}": lora(1e-3, rank) for rank in (2, 4, 16, 64)},
     "lora, 3e-3": lora(3e-3),
-    # The earlier default of 1,024 rows, 500 steps: its rate fell with the root of the steps.
-    EARLIER: deep((500 / LONG) ** (LONG_POWER - 0.5), rank=2, width=112),
+    EARLIER: deep(weight_decay=0.0),
 }
 DEFAULT = list(RUNS)[:7]
 
@@ -207,10 +206,15 @@ def _cells(place: Place, drawn: Drawn, names: Sequence[str]) -> list[Cell]:
     method, configs = RUNS[names[0]].method, [place.decided(RUNS[name]) for name in names]
     many, updates = drawn.repeated(len(names)), _start(place, drawn, method, configs)
     if METHODS[method].trains:
-        rates = torch.tensor([config.lr or 0.0 for config in configs], device=place.device)
+        rates, decays = (
+            torch.tensor(each, device=place.device).repeat_interleave(len(place.seeds))
+            for each in (
+                [config.lr or 0.0 for config in configs],
+                [config.weight_decay or 0.0 for config in configs],
+            )
+        )
         head_rate = (configs[0].lr if method == "head" else configs[0].head_lr) or 0.0
-        rates = rates.repeat_interleave(len(place.seeds))
-        pace = Pace(configs[0].steps or 1, rates, head_rate, EPS[method], configs[0].batch_size)
+        pace = Pace(configs[0].steps or 1, rates, decays, head_rate, EPS[method], configs[0].batch_size)
         torch.manual_seed(0)
         order = [*place.seeds] * len(names)
         train(place.body, updates, many.heads, many.texts, many.train, pace, order)
@@ -230,6 +234,7 @@ def _cells(place: Place, drawn: Drawn, names: Sequence[str]) -> list[Cell]:
             "score": scores[main],
             "loss": scores["loss"],
             "lr": config.lr,
+            "weight_decay": config.weight_decay,
             "steps": config.steps,
             "parameters": place.numbers(method, config) + head * METHODS[method].trains,
             **shared,
