@@ -38,11 +38,12 @@ def tables(told: Mapping[str, Any]) -> str:
 
 
 def _table(part: Mapping[str, Scores]) -> str:
-    """Differences to LoRA on the same rows, means over seeds; the best mean over all places that it shares first."""
-    base, rows = part[BASELINE], []
-    header = ["variant", *base, "all (95 %)"]
+    """Differences to LoRA on the same rows, or to a part's first; the best mean over shared places first."""
+    baseline = BASELINE if BASELINE in part else next(iter(part))
+    base, rows = part[baseline], []
+    header = ["variant" if baseline == BASELINE else f"less {baseline}", *base, "all (95 %)"]
     for name, places in part.items():
-        if name == BASELINE:
+        if name == baseline:
             continue
         apart = {
             at: [score - base[at][seed] for seed, score in found.items()]

@@ -70,9 +70,10 @@ class Variant:
         return replace(method, start=_start_at_means) if self.kept else method
 
     def _optimizer(self, config: RunConfig, model: nn.Module, head: list[nn.Parameter]) -> Optimizer:
-        groups = param_groups(model, config.lr or 0.0, config.basis_lr_ratio, other_lr=config.head_lr)
+        rate, decay = config.lr or 0.0, config.weight_decay or 0.0
+        groups = param_groups(model, rate, config.basis_lr_ratio, other_lr=config.head_lr, weight_decay=decay)
         if not self.shared:
-            return AdamW(groups, eps=1e-6, weight_decay=0.0)
+            return AdamW(groups, eps=1e-6)
         return SharedAdam([{**group, "shared": group["name"] == "cores"} for group in groups], eps=1e-6)
 
     def _callbacks(self, config: RunConfig, model: Any) -> Sequence[TrainerCallback]:
@@ -122,7 +123,7 @@ def deep(rank: int, lr: float, bases: str = "gradient", **settings: Any) -> Vari
 
 def narrow(rank: int, lr: float, width: int, **settings: Any) -> Variant:
     """Deep LoRA that chooses a few directions within wider bases."""
-    return Variant(settings={"rank": rank, "lr": lr, "width": width, **SLOW, **settings})
+    return Variant(settings={"rank": rank, "lr": lr, "width": width, "weight_decay": 0.0, **SLOW, **settings})
 
 
 FAST, SLOW = {"head_lr": 1e-2}, {"head_lr": 1e-3}
