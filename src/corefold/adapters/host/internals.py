@@ -129,6 +129,12 @@ class PeftTuner(BaseTuner):
     ) -> None:
         self.adapt(peft_config, adapter_name, target, target_name, parent, current_key)
 
+    def _replace_module(
+        self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module
+    ) -> None:
+        # PEFT's own goes on to hand over weight and bias, which an attention does not have.
+        setattr(parent, child_name, new_module)
+
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
         super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype)
         self.cast_adapter(adapter_name, autocast_adapter_dtype)
