@@ -18,7 +18,7 @@ from corefold.completion import DeepMatrixCompletion
 from corefold.completion.biases import Biases
 from corefold.completion.factors import LowRank
 from corefold.completion.observed import Observed
-from corefold.completion.processes import Rows
+from corefold.completion.distributed import Rows
 from corefold.completion.solvers import Problem
 
 RANKS = (1, 2, 3, 5, 8, 12, 16, 24, 32, 48)

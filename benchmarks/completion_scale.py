@@ -22,7 +22,7 @@ from corefold.completion import DeepMatrixCompletion
 from corefold.completion.entries import observed_entries, triples
 from corefold.completion.factors import LowRank
 from corefold.completion.observed import Observed
-from corefold.completion.processes import Rows
+from corefold.completion.distributed import Rows
 from corefold.completion.solvers import ALS, Descent, Problem
 
 if TYPE_CHECKING:

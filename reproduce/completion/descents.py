@@ -17,7 +17,7 @@ from torch import Tensor
 
 from corefold.completion.entries import observed_entries
 from corefold.completion.factors import LowRank
-from corefold.completion.processes import Rows
+from corefold.completion.distributed import Rows
 from corefold.completion.solvers import Descent, Problem
 from corefold.core import FactorChain, complete
 

@@ -13,7 +13,7 @@ from observations import fitted, low_rank, with_holes
 
 from corefold.completion import DeepMatrixCompletion
 from corefold.completion.entries import triples
-from corefold.completion.processes import Rows, SharedRows
+from corefold.completion.distributed import Rows, SharedRows
 from corefold.completion.solvers import ALS, Descent, Schatten
 from laws import orthonormal_columns, same_matrix
 from two_processes import in_two_processes

@@ -7,10 +7,10 @@ import torch
 from observations import sparse
 
 from cases import DTYPES, ROUNDING, gaussian, generator
-from corefold.completion import gather, kernels
+from corefold.completion import numba_kernels, torch_kernels
 from corefold.completion import observed as module
 from corefold.completion.observed import Observed
-from corefold.completion.processes import Rows
+from corefold.completion.distributed import Rows
 from laws import same_matrix
 
 SHAPES = [(17, 10), (9, 16), (13, 13)]
@@ -21,10 +21,10 @@ SHARES = [0.1, 0.6]
 def path(request, monkeypatch):
     """The compiled loops, or the operations that a GPU runs."""
     if request.param == "torch in chunks":
-        monkeypatch.setattr(gather, "ROOM", 40)
+        monkeypatch.setattr(torch_kernels, "ROOM", 40)
     if request.param != "numba":
         monkeypatch.setattr(
-            module, "_run", lambda name, *tensors, out: getattr(gather, name)(*tensors, out), raising=True
+            module, "_run", lambda name, *tensors, out: getattr(torch_kernels, name)(*tensors, out), raising=True
         )
 
 
@@ -53,8 +53,8 @@ def test_both_ways_to_sort_are_alike():
     keys = torch.randint(0, 7, (50,), generator=generator())
     keys = keys[keys != 3]
     order = torch.empty(len(keys), dtype=torch.int64)
-    starts = kernels.order_by(keys.numpy(), 8, order.numpy())
-    other, other_starts = gather.order_by(keys, 8)
+    starts = numba_kernels.order_by(keys.numpy(), 8, order.numpy())
+    other, other_starts = torch_kernels.order_by(keys, 8)
     assert torch.equal(order, other)
     assert torch.equal(torch.from_numpy(starts), other_starts)
 

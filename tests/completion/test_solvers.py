@@ -15,7 +15,7 @@ from corefold.completion import DeepMatrixCompletion
 from corefold.completion.biases import Biases
 from corefold.completion.entries import observed_entries
 from corefold.completion.factors import LowRank
-from corefold.completion.processes import Rows
+from corefold.completion.distributed import Rows
 from corefold.completion.solvers import ALS, Descent, Problem, Schatten
 from corefold.completion.split import split
 from laws import orthonormal_columns, same_matrix, spans_same_space

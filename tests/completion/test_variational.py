@@ -13,7 +13,7 @@ from cases import gaussian
 from corefold.completion.entries import observed_entries
 from corefold.completion.factors import LowRank
 from corefold.completion.observed import Observed
-from corefold.completion.processes import Rows
+from corefold.completion.distributed import Rows
 from corefold.completion.solvers import ALS, Problem, Step, variational
 from laws import same_matrix
 

@@ -17,9 +17,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from corefold.cli.complete_data import caught
 from corefold.completion import DeepMatrixCompletion
 from corefold.completion.biases import Biases
-from corefold.completion.fit import Record
+from corefold.completion.search import Record
 from corefold.completion.observed import Observed
-from corefold.completion.processes import Rows
+from corefold.completion.distributed import Rows
 from corefold.completion.split import split
 from corefold.finetune import InputError
 

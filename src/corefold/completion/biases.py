@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from corefold.completion.observed import Observed
-from corefold.completion.processes import Rows
+from corefold.completion.distributed import Rows
 
 SWEEPS = 10
 SHRINK = 5.0  # as many entries of no bias at all; a row or column of few entries is believed the less

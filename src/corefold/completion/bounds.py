@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from corefold.completion.observed import Observed
-from corefold.completion.processes import Rows
+from corefold.completion.distributed import Rows
 
 
 def bounds_of(clip: Any, observed: Observed, rows: Rows) -> tuple[Tensor, Tensor] | None:

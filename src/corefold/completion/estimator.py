@@ -14,11 +14,11 @@ from sklearn.metrics import r2_score
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from corefold.completion import stored
+from corefold.completion import saving
 from corefold.completion.bounds import bounds_of, clipped, fits_in_memory, warn_of_gaps
-from corefold.completion.fit import Record, fit
+from corefold.completion.search import Record, fit
 from corefold.completion.model import Model
-from corefold.completion.processes import together
+from corefold.completion.distributed import together
 from corefold.completion.progress import progress
 from corefold.completion.reading import places, read, read_first, rows_of
 from corefold.completion.settings import SOLVERS, WORKING_COPIES, settings_of
@@ -65,7 +65,7 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
         rank_: of the low-rank part.
         singular_values_: of it, largest first, (rank_,).
         components_: its right singular vectors, (rank_, n_features).
-        path_: a dictionary for each step, see `corefold.completion.fit.Record`.
+        path_: a dictionary for each step, see `corefold.completion.search.Record`.
         n_iter_: steps taken.
         validation_error_: root mean square error at the entries held out; nan without any.
         model_: biases and factors as tensors.
@@ -187,14 +187,14 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
             TypeError: with a solver that is not one of the library's.
         """
         check_is_fitted(self)
-        settings = stored.settings_to_plain(self.get_params(deep=False), SOLVERS)
+        settings = saving.settings_to_plain(self.get_params(deep=False), SOLVERS)
         about = {"settings": settings, "path": self.path_, "columns": self.n_features_in_}
         if hasattr(self, "feature_names_in_"):
             about["names"] = [str(name) for name in self.feature_names_in_]
         tensors = self.model_.tensors()
         if self.bounds_ is not None:
             tensors |= dict(zip(("low", "high"), self.bounds_, strict=True))
-        stored.write(path, about, tensors)
+        saving.write(path, about, tensors)
 
     @classmethod
     def load(cls, path: str | Path) -> DeepMatrixCompletion:
@@ -203,8 +203,8 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
         Raises:
             ValueError: a file that `save` did not write.
         """
-        about, tensors = stored.read(path)
-        loaded = cls(**stored.settings_from_plain(about["settings"], SOLVERS))
+        about, tensors = saving.read(path)
+        loaded = cls(**saving.settings_from_plain(about["settings"], SOLVERS))
         loaded.bounds_ = (tensors.pop("low"), tensors.pop("high")) if "low" in tensors else None
         loaded.model_, loaded.path_ = Model.from_tensors(tensors), about["path"]
         loaded.n_features_in_ = about["columns"]

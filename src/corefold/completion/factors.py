@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from corefold.completion.observed import Observed
-from corefold.completion.processes import Rows
+from corefold.completion.distributed import Rows
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from corefold.completion import gather, kernels
-from corefold.completion.processes import Rows
+from corefold.completion import numba_kernels, torch_kernels
+from corefold.completion.distributed import Rows
 
 ROOM = 2**18  # numbers in the normal equations that processes add up at a time
 
@@ -138,9 +138,9 @@ class Observed:
 
 def _run(name: str, *tensors: Tensor, out: Tensor) -> Tensor:
     if out.device.type == "cpu":
-        getattr(kernels, name)(*(tensor.detach().contiguous().numpy() for tensor in tensors), out.numpy())
+        getattr(numba_kernels, name)(*(tensor.detach().contiguous().numpy() for tensor in tensors), out.numpy())
         return out
-    return getattr(gather, name)(*tensors, out)
+    return getattr(torch_kernels, name)(*tensors, out)
 
 
 def _sorted(keys: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -148,7 +148,7 @@ def _sorted(keys: Tensor, size: int) -> tuple[Tensor, Tensor]:
     dtype = torch.int32 if len(keys) < 2**31 else torch.int64
     if keys.device.type == "cpu":
         order = torch.empty(len(keys), dtype=dtype)
-        starts = kernels.order_by(keys.contiguous().numpy(), size, order.numpy())
+        starts = numba_kernels.order_by(keys.contiguous().numpy(), size, order.numpy())
         return order, torch.from_numpy(starts)
-    order, starts = gather.order_by(keys, size)
+    order, starts = torch_kernels.order_by(keys, size)
     return order.to(dtype), starts

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from tqdm.auto import tqdm
 
-from corefold.completion.fit import Record
+from corefold.completion.search import Record
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from corefold.completion.bounds import fits_in_memory
 from corefold.completion.entries import is_triples, observed_entries, triples
 from corefold.completion.factors import LowRank
 from corefold.completion.observed import Observed
-from corefold.completion.processes import Rows, SharedRows, gathered, together
+from corefold.completion.distributed import Rows, SharedRows, gathered, together
 
 BYTES_AN_ENTRY = 40  # at most, as observed entries are put in order
 

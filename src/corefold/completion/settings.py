@@ -9,9 +9,9 @@ import numpy as np
 from sklearn.utils import check_random_state
 
 from corefold.completion.bounds import height_and_entries
-from corefold.completion.fit import Settings
+from corefold.completion.search import Settings
 from corefold.completion.observed import Observed
-from corefold.completion.processes import Rows
+from corefold.completion.distributed import Rows
 from corefold.completion.solvers import ALS, Descent, Schatten, Solver
 
 MOST = 64  # directions that "auto" starts from

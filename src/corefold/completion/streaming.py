@@ -11,7 +11,7 @@ from torch import Tensor
 from corefold.completion.factors import LowRank
 from corefold.completion.model import Model
 from corefold.completion.observed import Observed
-from corefold.completion.processes import Rows
+from corefold.completion.distributed import Rows
 
 SWEEPS = 3
 

@@ -3,6 +3,6 @@
 from corefold.completion.solvers.als import ALS
 from corefold.completion.solvers.descent import Descent
 from corefold.completion.solvers.schatten import Schatten
-from corefold.completion.solvers.step import Problem, Solver, Step
+from corefold.completion.solvers.protocol import Problem, Solver, Step
 
 __all__ = ["ALS", "Descent", "Problem", "Schatten", "Solver", "Step"]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from corefold.completion.factors import LowRank
-from corefold.completion.solvers.step import Problem, Step
+from corefold.completion.solvers.protocol import Problem, Step
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from corefold.completion.bounds import fits_in_memory
 from corefold.completion.factors import LowRank
-from corefold.completion.solvers.step import Problem, Step
+from corefold.completion.solvers.protocol import Problem, Step
 from corefold.core import FactorChain, bases_from_singular_vectors
 
 SMALLEST = 1e-6  # share of the largest singular value below which a direction is none

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from corefold.completion.factors import LowRank
 from corefold.completion.solvers import variational
-from corefold.completion.solvers.step import Problem, Step
+from corefold.completion.solvers.protocol import Problem, Step
 
 Halves = tuple[Tensor, Tensor]
 

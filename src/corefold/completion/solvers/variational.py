@@ -28,7 +28,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from corefold.completion.factors import LowRank
-from corefold.completion.solvers.step import Problem, Step
+from corefold.completion.solvers.protocol import Problem, Step
 
 SMALLEST = 1e-6  # share of the largest singular value below which a direction is out
 

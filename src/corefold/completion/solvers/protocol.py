@@ -12,7 +12,7 @@ from torch import Tensor
 
 from corefold.completion.factors import LowRank
 from corefold.completion.observed import Observed
-from corefold.completion.processes import Rows
+from corefold.completion.distributed import Rows
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from corefold.completion.biases import Biases
 from corefold.completion.factors import LowRank
 from corefold.completion.model import Model
 from corefold.completion.observed import Observed
-from corefold.completion.processes import Rows
-from corefold.completion.solvers.step import Problem, Solver, Step
+from corefold.completion.distributed import Rows
+from corefold.completion.solvers.protocol import Problem, Solver, Step
 from corefold.completion.split import split
 
 BETTER = 1e-3  # a held-out error is better if it is lower by this share
