@@ -298,7 +298,7 @@ def test_partial_fit_of_two_halves_is_close_to_a_fit_of_all():
 def test_partial_fit_remembers_what_was_held_out():
     holes = with_holes(NOISY, 0.5)
     model = estimator(validation_fraction=0.5, fit_bias=False, max_iter=1).fit(holes)
-    np.testing.assert_allclose(model.model_.seen, (~np.isnan(holes)).mean(0), rtol=1e-12)
+    np.testing.assert_allclose(model.model_.column_shares, (~np.isnan(holes)).mean(0), rtol=1e-12)
 
 
 def test_partial_fit_knows_no_units():
@@ -344,7 +344,7 @@ def test_intervals_cover_as_much_as_they_say(coverage):
 def test_intervals_are_as_wide_as_the_errors_held_out(done):
     holes = with_holes(NOISY, 0.5)
     model = estimator(clip=None).fit(holes)
-    misses = model.model_.misses.numpy()
+    misses = model.model_.held_out_errors.numpy()
     place = int(np.ceil((len(misses) + 1) * 0.9))
     lower, upper = model.intervals([3, 4], [5, 6], 0.9)
     np.testing.assert_allclose((upper - lower) / 2, np.sort(misses)[place - 1], rtol=1e-12)
@@ -367,6 +367,6 @@ def test_intervals_are_as_wide_as_the_errors_held_out(done):
     ],
 )
 def test_auto_starts_from_what_entries_settle_and_memory_holds(height, width, entries, expected):
-    from corefold.completion.settings import width_of
+    from corefold.completion.settings import start_rank
 
-    assert width_of("auto", height, width, entries) == expected
+    assert start_rank("auto", height, width, entries) == expected

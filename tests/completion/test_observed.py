@@ -9,8 +9,8 @@ from observations import sparse
 from cases import DTYPES, ROUNDING, gaussian, generator
 from corefold.completion import numba_kernels, torch_kernels
 from corefold.completion import observed as module
+from corefold.completion.distributed import RowPartition
 from corefold.completion.observed import Observed
-from corefold.completion.distributed import Rows
 from laws import same_matrix
 
 SHAPES = [(17, 10), (9, 16), (13, 13)]
@@ -21,10 +21,13 @@ SHARES = [0.1, 0.6]
 def path(request, monkeypatch):
     """The compiled loops, or the operations that a GPU runs."""
     if request.param == "torch in chunks":
-        monkeypatch.setattr(torch_kernels, "ROOM", 40)
+        monkeypatch.setattr(torch_kernels, "MAX_CHUNK_NUMBERS", 40)
     if request.param != "numba":
         monkeypatch.setattr(
-            module, "_run", lambda name, *tensors, out: getattr(torch_kernels, name)(*tensors, out), raising=True
+            module,
+            "_run",
+            lambda name, *tensors, out: getattr(torch_kernels, name)(*tensors, out),
+            raising=True,
         )
 
 
@@ -102,7 +105,10 @@ def test_fit_rows_and_columns(path, shape, share, dtype):
     observed, shown, dense = sparse(*shape, share, dtype)
     left, right = gaussian(shape[0], 3, seed=5, dtype=dtype), gaussian(shape[1], 3, seed=6, dtype=dtype)
     of_rows, of_columns = (ridges(side, 3, dtype) for side in shape)
-    by_rows, by_columns = observed.fit_rows(right, of_rows), observed.fit_columns(left, of_columns, Rows())
+    by_rows, by_columns = (
+        observed.fit_rows(right, of_rows),
+        observed.fit_columns(left, of_columns, RowPartition()),
+    )
     same_matrix(by_rows, ridge_by_lstsq(dense, shown, right, of_rows), 100 * ROUNDING[dtype])
     same_matrix(by_columns, ridge_by_lstsq(dense.mT, shown.mT, left, of_columns), 100 * ROUNDING[dtype])
     alike = of_rows[:1]
@@ -111,10 +117,10 @@ def test_fit_rows_and_columns(path, shape, share, dtype):
     assert not by_columns[shape[1] // 3].any()
 
 
-class Two(Rows):
+class Two(RowPartition):
     """As if another process had the same rows once more."""
 
-    count = 2
+    process_count = 2
 
     def sum(self, x):
         return x.mul_(2)
@@ -123,12 +129,12 @@ class Two(Rows):
 @cases()
 @pytest.mark.parametrize("room", [1, 2**24])
 def test_fit_columns_of_rows_that_are_shared(path, monkeypatch, shape, share, dtype, room):
-    monkeypatch.setattr(module, "ROOM", room)  # column by column, and all at a time
+    monkeypatch.setattr(module, "MAX_SHARED_NUMBERS", room)  # column by column, and all at a time
     observed, _, _ = sparse(*shape, share, dtype)
     left, ridge = gaussian(shape[0], 3, seed=5, dtype=dtype), ridges(shape[1], 3, dtype)
     same_matrix(
         observed.fit_columns(left, ridge, Two()),
-        observed.fit_columns(left, ridge / 2, Rows()),
+        observed.fit_columns(left, ridge / 2, RowPartition()),
         100 * ROUNDING[dtype],
     )
 

@@ -1,4 +1,4 @@
-"""The rows of a matrix in one process, or shared out over several, and what processes need to know of each other."""
+"""How the rows of a matrix are divided among processes, and the collective operations that a fit needs."""
 
 from __future__ import annotations
 
@@ -11,83 +11,90 @@ from torch import Tensor
 from torch import distributed as dist
 
 
-class Rows:
-    """All rows are here."""
+class RowPartition:
+    """One process holds all rows, so that every collective operation is the identity.
 
-    offset = 0  # rows before the first of this process
-    first = True  # whether this is the process that speaks
-    count = 1  # of processes
+    Attributes:
+        offset: rows of the whole matrix before the first one of this process.
+        is_first: whether this is the process that prints.
+        process_count: how many processes hold rows.
+    """
+
+    offset = 0
+    is_first = True
+    process_count = 1
 
     def sum(self, x: Tensor) -> Tensor:
         """The sum over processes, in place."""
         return x
 
-    def most(self, x: Tensor) -> Tensor:
-        """The largest over processes, in place."""
+    def max(self, x: Tensor) -> Tensor:
+        """The elementwise maximum over processes, in place."""
         return x
 
-    def same(self, x: Tensor) -> Tensor:
-        """What the first process has, in place."""
+    def broadcast(self, x: Tensor) -> Tensor:
+        """The first process's tensor, in place."""
         return x
 
-    def all_of(self, x: Tensor) -> Tensor:
-        """The rows of `x` of all processes, in their order."""
+    def gather(self, x: Tensor) -> Tensor:
+        """The rows of `x` of all processes, in the order of their ranks."""
         return x
 
     def qr(self, tall: Tensor) -> tuple[Tensor, Tensor]:
-        """Q, of which each process has its rows, and R of the rows of all."""
+        """The QR decomposition of the whole matrix: this process's rows of Q, and R."""
         return torch.linalg.qr(tall)
 
 
-class SharedRows(Rows):
-    """Each process of the default group has a run of the rows, in the order of ranks."""
+class DistributedRows(RowPartition):
+    """Each process of the default group holds a contiguous run of the rows, in the order of ranks."""
 
-    def __init__(self, own: int, device: torch.device) -> None:
-        self.rank, self.count = dist.get_rank(), dist.get_world_size()
-        self.first = self.rank == 0
-        self.offset = sum(self._sizes(own, device)[: self.rank])
+    def __init__(self, height: int, device: torch.device) -> None:
+        self.rank, self.process_count = dist.get_rank(), dist.get_world_size()
+        self.is_first = self.rank == 0
+        self.offset = sum(self._heights(height, device)[: self.rank])
 
     def sum(self, x: Tensor) -> Tensor:
         dist.all_reduce(x)
         return x
 
-    def most(self, x: Tensor) -> Tensor:
+    def max(self, x: Tensor) -> Tensor:
         dist.all_reduce(x, dist.ReduceOp.MAX)
         return x
 
-    def same(self, x: Tensor) -> Tensor:
+    def broadcast(self, x: Tensor) -> Tensor:
         x = x.contiguous()
         dist.broadcast(x, 0)
         return x
 
-    def all_of(self, x: Tensor) -> Tensor:
-        sizes = self._sizes(len(x), x.device)
-        padded = x.new_zeros(max(sizes), *x.shape[1:])
+    def gather(self, x: Tensor) -> Tensor:
+        heights = self._heights(len(x), x.device)
+        padded = x.new_zeros(max(heights), *x.shape[1:])
         padded[: len(x)] = x
-        everyone = [torch.empty_like(padded) for _ in sizes]
-        dist.all_gather(everyone, padded)
-        return torch.cat([part[:size] for part, size in zip(everyone, sizes, strict=True)])
+        parts = [torch.empty_like(padded) for _ in heights]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:height] for part, height in zip(parts, heights, strict=True)])
 
     def qr(self, tall: Tensor) -> tuple[Tensor, Tensor]:
-        # A process of fewer rows than columns has an R as low; all of them together are the matrix to go on with.
+        # A process with fewer rows than columns has an R of as few rows; the stacked R's are decomposed once more.
         q, r = torch.linalg.qr(tall)
-        before = sum(self._sizes(len(r), r.device)[: self.rank])
-        q_all, r_all = torch.linalg.qr(self.all_of(r))
+        before = sum(self._heights(len(r), r.device)[: self.rank])
+        q_all, r_all = torch.linalg.qr(self.gather(r))
         return q @ q_all[before : before + len(r)], r_all
 
-    def _sizes(self, own: int, device: torch.device) -> list[int]:
-        sizes = torch.zeros(self.count, dtype=torch.int64, device=device)
-        sizes[self.rank] = own
-        return self.sum(sizes).tolist()
+    def _heights(self, height: int, device: torch.device) -> list[int]:
+        """How many rows each process has."""
+        heights = torch.zeros(self.process_count, dtype=torch.int64, device=device)
+        heights[self.rank] = height
+        return self.sum(heights).tolist()
 
 
-def gathered(value: Any, shared: bool) -> list[Any]:
-    """The value of every process, by rank; this one's alone if nothing is shared.
+def gather_objects(value: Any, distributed: bool) -> list[Any]:
+    """The value of every process, by rank; without `distributed` this process's alone.
 
     Raises:
         ValueError: there is no group of processes.
     """
-    if not shared:
+    if not distributed:
         return [value]
     if not (dist.is_available() and dist.is_initialized()):
         raise ValueError(
@@ -100,17 +107,18 @@ def gathered(value: Any, shared: bool) -> list[Any]:
 
 
 @contextmanager
-def together(shared: bool) -> Iterator[None]:
-    """Raises in every process what one of them raised inside: or the others would wait for it without end."""
+def errors_in_every_process(distributed: bool) -> Iterator[None]:
+    """Raise in every process the error that one of them raised inside; the others would wait forever otherwise."""
     error: Exception | None = None
     try:
         yield
     except Exception as caught:
         error = caught
-    said = gathered(None if error is None else (type(error), f"{error}"), shared) if shared else []
+    report = None if error is None else (type(error), f"{error}")
+    reports = gather_objects(report, distributed) if distributed else []
     if error is not None:
         raise error
-    for rank, failed in enumerate(said):
-        if failed is not None:
-            kind, text = failed
+    for rank, other in enumerate(reports):
+        if other is not None:
+            kind, text = other
             raise (MemoryError if kind is MemoryError else ValueError)(f"process {rank} failed: {text}")

@@ -1,7 +1,8 @@
-"""What a solver is: it walks a path of matrices that fit ever closer, and refits the best of them to all entries."""
+"""The interface of a solver, the problem that it gets and the steps that it returns."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
@@ -10,22 +11,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from corefold.completion.distributed import RowPartition
 from corefold.completion.factors import LowRank
 from corefold.completion.observed import Observed
-from corefold.completion.distributed import Rows
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a solver.
+    """One step of a solver; `CompletionProblem.step` makes one.
 
     Attributes:
         factors: the matrix so far.
         penalty: weight of the regulariser in the objective; of posterior means the variance of the noise.
-        objective: what the solver brings down, at this penalty.
-        error: root mean square of what is left at the observed entries.
-        ridge: what the penalty comes to on the columns of the two halves, `LowRank.halves`; of posterior means on
-            those of the rows' half.
+        objective: the quantity that the solver brings down, at this penalty.
+        error: root mean square of the residual at the observed entries.
+        ridge: the weight that the penalty puts on each column of the two halves, `LowRank.halves`; of posterior means
+            on those of the rows' half.
         spread: variances of the columns' half, where that is the mean of a distribution; else 0.
     """
 
@@ -44,63 +45,118 @@ class Step:
 
 @runtime_checkable
 class Solver(Protocol):
-    """Finds a low-rank matrix with given values at given entries.
+    """Finds a low-rank matrix that has given values at given entries.
 
-    `patience` is how many steps without a better held-out error end a path.
+    Any object with these three methods and `patience` is a solver for `DeepMatrixCompletion(solver=...)`. The fit
+    scales the values to a root mean square of 1, holds entries out, reads each walk until `patience` steps bring no
+    better held-out error, keeps the best step, and refits it to all entries. Scaled gradient descent (Tong, Ma, Chi,
+    JMLR 2021), for example, takes the rank from `max_rank` and is
+
+    >>> from itertools import islice
+    >>> import numpy as np
+    >>> from corefold.completion import DeepMatrixCompletion
+    >>> from corefold.completion.solvers import LowRank
+    >>> class ScaledDescent:
+    ...     patience = 10
+    ...
+    ...     def path(self, problem, start):
+    ...         factors, rate = start, 0.5 / problem.share
+    ...         while True:
+    ...             (a, b), residual = factors.halves(), problem.residual(factors)
+    ...             down_a = residual.times(b) / factors.s
+    ...             down_b = problem.partition.sum(residual.transposed_times(a)) / factors.s
+    ...             factors = LowRank.product(a + rate * down_a, b + rate * down_b, problem.partition)
+    ...             yield problem.step(factors)
+    ...
+    ...     def settle(self, problem, start, best):
+    ...         yield from ()
+    ...
+    ...     def refit(self, problem, step):
+    ...         return islice(self.path(problem, step.factors), 20)
+    >>> X = np.outer(np.arange(1.0, 31), np.arange(1.0, 21))
+    >>> holes = np.random.default_rng(0).random(X.shape) < 0.5
+    >>> model = DeepMatrixCompletion(1, solver=ScaledDescent(), random_state=0)
+    >>> bool(np.allclose(model.fit_transform(np.where(holes, np.nan, X)), X))
+    True
     """
 
     @property
-    def patience(self) -> int: ...
-
-    def path(self, problem: Problem, start: LowRank) -> Iterator[Step]:
-        """From strong to weak regularisation; whoever reads it stops where entries held out fit best."""
+    def patience(self) -> int:
+        """How many steps without a better held-out error end a path."""
         ...
 
-    def settle(self, problem: Problem, start: LowRank, best: Step) -> Iterator[Iterator[Step]]:
-        """Further walks, from the values' leading part and from a path's best step, for values that no path meets."""
+    def path(self, problem: CompletionProblem, start: LowRank) -> Iterator[Step]:
+        """Steps from strong to weak regularisation, without an end; the fit stops reading where it is best."""
         ...
 
-    def refit(self, problem: Problem, step: Step) -> Iterator[Step]:
-        """From the best step of all walks, with what it knows of rank and penalty, on a problem with all entries."""
+    def settle(self, problem: CompletionProblem, start: LowRank, best: Step) -> Iterator[Iterator[Step]]:
+        """Further walks for noisy values, from the values' leading part and from a path's best step; none is fine."""
+        ...
+
+    def refit(self, problem: CompletionProblem, step: Step) -> Iterator[Step]:
+        """A few steps on all entries, from the best step of all walks and at its rank and penalty."""
         ...
 
 
-class Problem:
-    """Observed entries, the processes that share their rows, and what both say of the matrix as a whole.
+class CompletionProblem:
+    """Observed entries, the processes that share their rows, and the size of the whole matrix.
 
     Attributes:
-        entries: observed in all processes.
+        observed: the entries of this process.
+        partition: the rows of this process, and sums over all processes.
+        seed: for random directions; the same in every process.
+        entries: observed entries in all processes.
         height: rows in all processes.
-        share: of the matrix that is observed.
-        own: which rows of all this process has.
-        seed: of what is drawn to look for directions; the same in every process.
+        width: columns.
+        share: the share of the matrix that is observed.
+        own: the rows of this process among those of all.
     """
 
-    def __init__(self, observed: Observed, rows: Rows, seed: int = 0) -> None:
-        self.observed, self.rows, self.seed = observed, rows, seed
+    def __init__(self, observed: Observed, partition: RowPartition, seed: int = 0) -> None:
+        self.observed, self.partition, self.seed = observed, partition, seed
         like = observed.values
-        self._in_rows = observed.starts.diff().to(like)
-        self._in_columns = rows.sum(observed.column_starts.diff().to(like))
-        self.height = round(float(rows.sum(like.new_tensor(float(len(self._in_rows))))))
-        self.width = len(self._in_columns)
-        self.own = slice(rows.offset, rows.offset + len(self._in_rows))
-        self.entries = round(float(self._in_columns.sum()))
+        self._row_counts = observed.starts.diff().to(like)
+        self._column_counts = partition.sum(observed.column_starts.diff().to(like))
+        self.height = round(float(partition.sum(like.new_tensor(float(len(self._row_counts))))))
+        self.width = len(self._column_counts)
+        self.own = slice(partition.offset, partition.offset + len(self._row_counts))
+        self.entries = round(float(self._column_counts.sum()))
         self.share = self.entries / (self.height * self.width)
 
     def shares(self) -> tuple[Float[Tensor, "height 1"], Float[Tensor, "width 1"]]:
-        """Of each row and of each column, the share that is observed."""
-        return self._in_rows[:, None] / self.width, self._in_columns[:, None] / self.height
+        """The share of each row and of each column that is observed."""
+        return self._row_counts[:, None] / self.width, self._column_counts[:, None] / self.height
 
     def leading(self, rank: int) -> LowRank:
-        """The leading part of the observed values over `share`, which have the matrix for their mean."""
+        """The leading part of the observed values over `share`; their expectation is the matrix itself."""
         generator = torch.Generator().manual_seed(self.seed)
         scaled = self.observed.with_values(self.observed.values / self.share)
-        return LowRank.leading(scaled, rank, self.rows, generator)
+        return LowRank.leading(scaled, rank, self.partition, generator)
 
     def residual(self, factors: LowRank) -> Observed:
-        """What is left of the values."""
+        """The observed values less those of a matrix."""
         return self.observed.with_values(self.observed.values - factors.at(self.observed))
 
     def square(self, residual: Observed) -> float:
         """The sum of squares over all processes."""
-        return float(self.rows.sum(residual.values.square().sum()))
+        return float(self.partition.sum(residual.values.square().sum()))
+
+    def step(
+        self,
+        factors: LowRank,
+        penalty: float = 0.0,
+        price: float = 0.0,
+        ridge: Float[Tensor, " rank"] | None = None,
+    ) -> Step:
+        """The step at a matrix whose objective is half the sum of squares plus `price`.
+
+        Args:
+            factors: the matrix.
+            penalty: weight of the regulariser.
+            price: the regulariser's part of the objective.
+            ridge: see `Step`; zero by default.
+        """
+        square = self.square(self.residual(factors))
+        ridge = torch.zeros_like(factors.s) if ridge is None else ridge
+        error, spread = math.sqrt(square / self.entries), torch.zeros_like(factors.v)
+        return Step(factors, penalty, square / 2 + price, error, ridge, spread)
