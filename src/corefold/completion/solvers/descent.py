@@ -2,7 +2,7 @@ r"""The paper's algorithm: gradient descent on a deep factorization, wide or com
 
 The loss is `1/2 mean over all entries of (mask * (W_L ... W_1 - X))^2`. Wide, the factors are d x d, d the longer side,
 each init_scale times an orthogonal matrix. Compressed, gradient descent never leaves a subspace that the first gradient
-shows. It takes the same path on a factor chain, whose factors are width x width and whose bases move slower.
+shows. It takes the same path on a deep core, whose factors are width x width, between bases that move slower.
 
 Source: Yaras, Wang, Balzano, Qu, ICML 2024, section 3.
 """
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from corefold.completion.factors import LowRank
 from corefold.completion.memory import require_memory
 from corefold.completion.solvers.protocol import CompletionProblem, Step
-from corefold.core import FactorChain, bases_from_singular_vectors
+from corefold.core import DeepCore, bases_from_singular_vectors, with_positive_peaks
 
 REFIT_STEPS = 3
 
@@ -61,24 +61,22 @@ class Descent:
         yield from ()
 
     def refit(self, problem: CompletionProblem, step: Step) -> Iterator[Step]:
-        """There is no penalty to keep: the solution, as a chain, goes a little further with all entries."""
+        """There is no penalty to keep: the solution, as a deep core, goes a little further with all entries."""
         # The scale of the data, as on the path: the matrix found in few steps may be much smaller.
         scale = float(problem.leading(step.factors.rank).s[0]) or 1.0
         root = (step.factors.s / scale) ** (1 / self.depth)
-        chain = FactorChain(step.factors.u, root.diag().repeat(self.depth, 1, 1), step.factors.v)
-        return islice(self._descend(problem, _CompressedForm(chain, self.gamma), scale), REFIT_STEPS)
+        core = DeepCore(step.factors.u, root.diag().repeat(self.depth, 1, 1), step.factors.v)
+        return islice(self._descend(problem, _CompressedForm(core, self.gamma), scale), REFIT_STEPS)
 
     def _compressed(self, problem: CompletionProblem, start: LowRank) -> _CompressedForm:
         """Bases from the first gradient, which points along the observed values."""
         width = min(2 * start.rank, problem.height, problem.width)
         stream = torch.Generator().manual_seed(self.seed)
         # The bases have random partners, so that other signs of the singular vectors would mean another path.
-        largest = start.v.abs().argmax(0, keepdim=True)
-        signs = start.v.gather(0, largest).sign()
-        u = problem.partition.gather(start.u)
-        left, right = bases_from_singular_vectors(u * signs, start.v * signs, width, "gradient", stream)
+        v, u = with_positive_peaks(start.v, problem.partition.gather(start.u))
+        left, right = bases_from_singular_vectors(u, v, width, "gradient", stream)
         left = left[problem.own]
-        return _CompressedForm(FactorChain.at_start(left, right, self.depth, self.init_scale), self.gamma)
+        return _CompressedForm(DeepCore.at_start(left, right, self.depth, self.init_scale), self.gamma)
 
     def _wide(self, problem: CompletionProblem) -> _WideForm:
         side, values = max(problem.height, problem.width), problem.observed.values
@@ -125,14 +123,14 @@ class _CompressedForm:
         shared: the trained tensor that all processes have alike though its gradient comes from the rows.
     """
 
-    def __init__(self, chain: FactorChain, gamma: float) -> None:
-        self.trained = [part.clone().requires_grad_() for part in (chain.factors, chain.left, chain.right)]
+    def __init__(self, start: DeepCore, gamma: float) -> None:
+        self.trained = [part.clone().requires_grad_() for part in (start.factors, start.left, start.right)]
         self.ratios = (1.0, gamma, gamma)
         self.shared = self.trained[0]
 
     def halves(self) -> tuple[Tensor, Tensor]:
         factors, left, right = self.trained
-        return left @ FactorChain(left, factors, right).core(), right * 1.0
+        return left @ DeepCore(left, factors, right).core(), right * 1.0
 
 
 class _WideForm:
