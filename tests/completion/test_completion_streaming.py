@@ -17,8 +17,12 @@ HOLES = with_holes(NOISY, 0.6)
 BATCHES = [HOLES[60:120], HOLES[120:135], HOLES[135:138], HOLES[138:139]]
 
 
+def unfitted(**settings):
+    return DeepMatrixCompletion(**{"max_rank": 6, "random_state": 0, "clip": None, **settings})
+
+
 def estimator(**settings):
-    return DeepMatrixCompletion(6, random_state=0, clip=None, **settings).fit(HOLES[:60])
+    return unfitted(**settings).fit(HOLES[:60])
 
 
 @pytest.fixture(params=[{}, {"fit_bias": True}, {"solver": "als"}], ids=str)
@@ -128,3 +132,35 @@ def test_learning_that_would_not_fit_is_refused(model, monkeypatch):
         MemoryError, match=r"learning 24 columns at rank \d would take .* fit with a lower max_rank"
     ):
         model.partial_fit(BATCHES[0])
+
+
+def test_partial_fit_of_two_halves_is_close_to_a_fit_of_all():
+    whole = low_rank(240, 30, 3)
+    noisy = whole + 0.2 * np.random.default_rng(1).standard_normal(whole.shape)
+    holes = with_holes(noisy, 0.5)
+    first = unfitted().fit(holes[:120])
+    streamed = unfitted().partial_fit(holes[:120]).partial_fit(holes[120:])
+    together = unfitted().fit(holes)
+
+    def error(model):
+        return relative(model.transform(holes)[np.isnan(holes)], whole[np.isnan(holes)])
+
+    assert error(streamed) < error(first)
+    assert error(streamed) < 1.1 * error(together)
+    assert fitted(streamed, (120, 30)).shape == (120, 30)  # the last batch
+
+
+def test_partial_fit_remembers_what_was_held_out():
+    holes = with_holes(NOISY_RANK_2, 0.5)
+    model = unfitted(validation_fraction=0.5, fit_bias=False, max_iter=1).fit(holes)
+    np.testing.assert_allclose(model.model_.column_shares, (~np.isnan(holes)).mean(0), rtol=1e-12)
+
+
+def test_partial_fit_knows_no_units():
+    holes, found = with_holes(NOISY_RANK_2, 0.5), []
+    for unit in (1.0, 1e-9, 1e9):
+        model = unfitted(max_rank=2, fit_bias=False, max_iter=5).fit(unit * holes[:40])
+        before = model.components_
+        found.append(model.partial_fit(unit * holes[40:]).components_)
+        assert relative(found[-1], before) > 1e-2
+        assert relative(found[-1], found[0]) < 1e-8

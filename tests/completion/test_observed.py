@@ -174,3 +174,26 @@ def test_an_entry_takes_at_most_40_bytes(dtype):
     observed, _, _ = sparse(300, 200, 0.5, dtype)
     held = sum(tensor.numel() * tensor.element_size() for tensor in vars(observed).values())
     assert held <= 40 * len(observed)
+
+
+@cases()
+def test_column_equations(path, shape, share, dtype):
+    observed, shown, dense = sparse(*shape, share, dtype)
+    left = gaussian(shape[0], 3, seed=5, dtype=dtype)
+    gram, right = observed.column_equations(left)
+    expected = torch.einsum("ij,ik,il->jkl", shown.double(), left.double(), left.double())
+    same_matrix(gram.flatten(1), expected.flatten(1), ROUNDING[dtype])
+    same_matrix(right, dense.double().mT @ left.double(), ROUNDING[dtype])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_part_is_what_its_entries_make(shape):
+    observed, _, _ = sparse(*shape, 0.6)
+    for chosen in (observed.values > 0, observed.values > torch.inf):
+        made = Observed.of(
+            observed.row_of()[chosen], observed.columns[chosen], observed.values[chosen], shape
+        )
+        for name, tensor in vars(observed.part(chosen)).items():
+            assert torch.equal(tensor, getattr(made, name)), name
+            assert tensor.dtype == getattr(made, name).dtype, name
+    assert observed.part(observed.values < torch.inf) is observed

@@ -67,7 +67,7 @@ def start_rank(max_rank: Any, height: int, width: int, entries: int) -> int:
     return int(max_rank)
 
 
-def solver_of(solver: str | Solver, depth: int) -> Solver:
+def solver_of(solver: Any, depth: int) -> Solver:
     """The solver of this name, or the object itself.
 
     Raises:
