@@ -253,14 +253,12 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
         check_is_fitted(self)
         observed = read(self, X, mask)
         values = observed.values
-        for device in dict.fromkeys(
-            ("cpu", values.device.type)
-        ):  # it is computed on one, and returned on the other
+        for device in dict.fromkeys(("cpu", str(values.device))):  # computed on one, returned on the other
             require_memory(
                 f"a dense matrix of shape {observed.shape}",
                 math.prod(observed.shape) * values.element_size(),
                 "single entries cost nothing: entries(rows, columns)",
-                "cpu" if device == "cpu" else values.device,
+                device,
             )
         filled = clipped(self.model_.fold_in(observed).dense(), self.bounds_)
         filled[observed.row_of().long(), observed.columns.long()] = values

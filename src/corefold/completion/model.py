@@ -53,8 +53,8 @@ class RowRegression:
 
     def coordinates(self, residual: Observed) -> Float[Tensor, "height rank"]:
         """The coordinates of rows, from their observed values less the biases."""
-        found = residual.fit_rows(self.loadings, self.ridge + residual.counts(self.spread))
-        return torch.where(self.scales > 0, found, 0)
+        coefficients = residual.fit_rows(self.loadings, self.ridge + residual.counts(self.spread))
+        return torch.where(self.scales > 0, coefficients, 0)
 
 
 @dataclass(frozen=True)
