@@ -64,16 +64,16 @@ class CompletedMatrix:
     Attributes:
         biases: all zero where the fit had none.
         factors: the low-rank part.
-        regression: how other rows get their coordinates.
         column_shares: the share of the fitted rows in which each column is observed.
+        regression: how other rows get their coordinates.
         held_out_errors: absolute errors at held-out entries, ascending; the fit used these entries only to choose where
             to stop.
     """
 
     biases: Biases
     factors: LowRank
-    regression: RowRegression
     column_shares: Float[Tensor, " width"]
+    regression: RowRegression
     held_out_errors: Float[Tensor, " held_out"]
 
     def with_errors_of_all(self, partition: RowPartition) -> CompletedMatrix:
@@ -139,4 +139,4 @@ class CompletedMatrix:
         factors = LowRank(named["u"], named["s"], named["v"])
         loadings, scales = named.get("loadings", factors.v), named.get("scales", factors.s)
         regression = RowRegression(loadings, scales, named["ridge"], named["spread"])
-        return cls(biases, factors, regression, named["seen"], named["misses"])
+        return cls(biases, factors, named["seen"], regression, named["misses"])

@@ -88,9 +88,8 @@ class _Standardization:
         factors = replace(step.factors, s=step.factors.s * self.scale)
         size = step.factors.s.clamp(min=torch.finfo(step.factors.s.dtype).eps)  # it is 0 where all values are
         regression = RowRegression(factors.v, factors.s, step.ridge / size, step.spread / size)
-        return CompletedMatrix(
-            self.biases, factors, regression, self.column_shares, errors.abs().sort().values
-        )
+        held_out_errors = errors.abs().sort().values
+        return CompletedMatrix(self.biases, factors, self.column_shares, regression, held_out_errors)
 
     def errors(self, step: Step, validation: Observed) -> Tensor:
         return validation.values - self.biases.at(validation) - self.scale * step.factors.at(validation)
