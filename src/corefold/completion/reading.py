@@ -97,7 +97,7 @@ def _validated(estimator: Any, X: Any, mask: Any, reset: bool) -> Observed:
 
 
 def places(rows: Any, columns: Any, of: LowRank) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
-    """RowPartition and columns of single entries of a matrix.
+    """Rows and columns of single entries of a matrix.
 
     Raises:
         ValueError: indices out of range, or not as many of both.
