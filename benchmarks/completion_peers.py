@@ -16,10 +16,10 @@ from completion_task import Answer, Predict, Task
 
 from corefold.completion import DeepMatrixCompletion
 from corefold.completion.biases import Biases
+from corefold.completion.distributed import RowPartition
 from corefold.completion.factors import LowRank
 from corefold.completion.observed import Observed
-from corefold.completion.processes import Rows
-from corefold.completion.solvers import Problem
+from corefold.completion.solvers import CompletionProblem
 
 RANKS = (1, 2, 3, 5, 8, 12, 16, 24, 32, 48)
 PENALTIES = {  # over the largest singular value of the observed entries, without and with biases
@@ -55,7 +55,7 @@ def als(task: Task) -> Answer:
 
 def biases(task: Task) -> Answer:
     """Mean, rows' and columns' biases alone: what any method must beat."""
-    found = Biases.fit(task.observed, Rows())
+    found = Biases.fit(task.observed, RowPartition())
 
     def predict(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         return (found.mean + found.row[rows] + found.column[columns]).numpy()
@@ -83,7 +83,7 @@ def soft_impute(task: Task) -> Answer:
     def best() -> int:
         return min(range(len(tries)), key=lambda i: tries[i]["held_out"])
 
-    around = {False: Biases.none(task.fitted), True: Biases.fit(task.fitted, Rows())}
+    around = {False: Biases.none(task.fitted), True: Biases.fit(task.fitted, RowPartition())}
     problems = {biased: _less(task.fitted, found, task.seed) for biased, found in around.items()}
     largest = {}
     for biased, problem in problems.items():
@@ -97,7 +97,7 @@ def soft_impute(task: Task) -> Answer:
         step = float(PENALTIES[biased][0] / PENALTIES[biased][1])
         attempt(biased, middle * step**power, fitted[near])
     chosen, factors = tries[best()], fitted[best()]
-    again = Biases.fit(task.observed, Rows()) if chosen["biases"] else Biases.none(task.observed)
+    again = Biases.fit(task.observed, RowPartition()) if chosen["biases"] else Biases.none(task.observed)
     factors = _soft_impute(
         _less(task.observed, again, task.seed), factors, chosen["penalty"] * largest[chosen["biases"]]
     )
@@ -106,7 +106,7 @@ def soft_impute(task: Task) -> Answer:
 
 
 def _soft_impute(
-    problem: Problem, factors: LowRank, penalty: float, most: int = 100, tol: float = 1e-4
+    problem: CompletionProblem, factors: LowRank, penalty: float, most: int = 100, tol: float = 1e-4
 ) -> LowRank:
     """Ridge regressions on the matrix whose gaps the last answer fills, columns and rows in turn.
 
@@ -122,7 +122,7 @@ def _soft_impute(
                 a = (left.times(b) + a * factors.s) / shrunken
             else:
                 b = (left.transposed_times(a) + b * factors.s) / shrunken
-            factors = LowRank.product(a, b, problem.rows)
+            factors = LowRank.product(a, b, problem.partition)
         objective = problem.square(problem.residual(factors)) / 2 + penalty * float(factors.s.sum())
         if before - objective <= tol * objective:
             break
@@ -130,8 +130,10 @@ def _soft_impute(
     return factors
 
 
-def _less(observed: Observed, around: Biases, seed: int) -> Problem:
-    return Problem(observed.with_values(observed.values - around.at(observed)), Rows(), seed)
+def _less(observed: Observed, around: Biases, seed: int) -> CompletionProblem:
+    return CompletionProblem(
+        observed.with_values(observed.values - around.at(observed)), RowPartition(), seed
+    )
 
 
 def _around(around: Biases, factors: LowRank) -> Predict:

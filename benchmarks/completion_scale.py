@@ -19,11 +19,11 @@ import torch
 from completion_data import Triples
 
 from corefold.completion import DeepMatrixCompletion
+from corefold.completion.distributed import RowPartition
 from corefold.completion.entries import observed_entries, triples
 from corefold.completion.factors import LowRank
 from corefold.completion.observed import Observed
-from corefold.completion.processes import Rows
-from corefold.completion.solvers import ALS, Descent, Problem
+from corefold.completion.solvers import ALS, CompletionProblem, Descent
 
 if TYPE_CHECKING:
     from side_by_side import Results
@@ -166,7 +166,7 @@ def _exact(side: int, rank: int, entries: int, condition: float, rounds: int) ->
 
 def _told(problem: Planted, rank: int) -> LowRank:
     began = time.perf_counter()
-    entries = Problem(observed_entries(triples(problem.seen, problem.shape)), Rows())
+    entries = CompletionProblem(observed_entries(triples(problem.seen, problem.shape)), RowPartition())
     scale = float(entries.observed.values.square().mean().sqrt())
     factors = entries.leading(rank)
     for step in ALS().path(entries, factors):
@@ -214,7 +214,7 @@ def _descends(
     solver: Descent, problem: Planted, observed: Observed, rank: int, target: float
 ) -> dict[str, Any]:
     began = time.perf_counter()
-    task = Problem(observed, Rows())
+    task = CompletionProblem(observed, RowPartition())
     start = task.leading(rank)
     scale, iterations, step = float(observed.values.square().mean().sqrt()), 0, None
     for step in solver.path(task, start):

@@ -5,7 +5,7 @@ from pathlib import Path
 import jaxtyping
 
 # Not the estimator, which refuses what it is not made for by itself, nor loops that numba compiles as they stand.
-UNCHECKED = ("estimator", "kernels")
+UNCHECKED = ("estimator", "numba_kernels")
 COMPLETION = (Path(__file__).parents[1] / "src/corefold/completion").glob("[!_]*")
 CHECKED = [f"corefold.completion.{path.stem}" for path in COMPLETION if path.stem not in UNCHECKED]
 # Before anything imports corefold.

@@ -15,13 +15,13 @@ import torch
 from reproduce.common import Cell
 from torch import Tensor
 
+from corefold.completion.distributed import RowPartition
 from corefold.completion.entries import observed_entries
 from corefold.completion.factors import LowRank
-from corefold.completion.processes import Rows
-from corefold.completion.solvers import Descent, Problem
+from corefold.completion.solvers import CompletionProblem, Descent
 from corefold.core import FactorChain, complete
 
-ROWS = Rows()
+ROWS = RowPartition()
 BLOWN_UP = 10.0  # relative error beyond which a run has diverged
 
 
@@ -30,7 +30,7 @@ class Planted:
     """A random matrix of this rank, root mean square 1, of which a share is seen."""
 
     whole: Tensor
-    seen: Problem
+    seen: CompletionProblem
 
     @classmethod
     def of(cls, side: int, rank: int, share: float, seed: int, device: str = "cpu") -> Planted:
@@ -39,7 +39,7 @@ class Planted:
         whole = left @ right.T / math.sqrt(rank)
         holes = np.where(stream.random(whole.shape) < share, whole, np.nan)
         observed = observed_entries(holes).to(device)
-        return cls(torch.from_numpy(whole).to(device), Problem(observed, ROWS))
+        return cls(torch.from_numpy(whole).to(device), CompletionProblem(observed, ROWS))
 
     @property
     def rms(self) -> float:

@@ -17,9 +17,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from corefold.cli.complete_data import caught
 from corefold.completion import DeepMatrixCompletion
 from corefold.completion.biases import Biases
-from corefold.completion.fit import Record
+from corefold.completion.clipping import clipped
+from corefold.completion.distributed import RowPartition
 from corefold.completion.observed import Observed
-from corefold.completion.processes import Rows
+from corefold.completion.search import StepRecord
 from corefold.completion.split import split
 from corefold.finetune import InputError
 
@@ -82,12 +83,11 @@ def fit(observed: Observed, settings: dict[str, Any], share: float = 0.0, seed: 
         raise InputError(
             f"--holdout {share} of {len(observed):,} observed entries leaves none to fit or to measure at"
         )
-    triples = (fitted.row_of().numpy(), fitted.columns.numpy(), fitted.values.numpy())
     stopped, begin = False, time.perf_counter()
     with progress() as advance, caught() as notes:
         estimator = DeepMatrixCompletion(**settings, random_state=seed, callbacks=[advance])
         try:
-            estimator.fit(triples, shape=fitted.shape)
+            estimator.fit(fitted)
         except KeyboardInterrupt:
             if not hasattr(estimator, "model_"):
                 raise
@@ -101,14 +101,10 @@ def fit(observed: Observed, settings: dict[str, Any], share: float = 0.0, seed: 
 
 def _measure(estimator: DeepMatrixCompletion, fitted: Observed, held: Observed) -> HeldOut:
     rows, columns, values = held.row_of().numpy(), held.columns.numpy(), held.values.numpy()
-    biases = Biases.fit(fitted, Rows()).at(held)
-    if estimator.bounds_ is not None:
-        ends = (end.cpu() for end in estimator.bounds_)
-        low, high = (end if end.ndim == 0 else end[held.columns] for end in ends)
-        biases = biases.clamp(low, high)
+    biases = Biases.fit(fitted, RowPartition()).at(held)
     predicted = {
         OURS: estimator.entries(rows, columns),
-        "biases alone": biases.numpy(),
+        "biases alone": clipped(biases, estimator.bounds_, held.columns).numpy(),
         "column means": _column_means(fitted)[columns],
     }
     coverage = []
@@ -130,14 +126,14 @@ def _column_means(fitted: Observed) -> Float[np.ndarray, " width"]:
 
 
 @contextmanager
-def progress() -> Iterator[Callable[[Record], None]]:
+def progress() -> Iterator[Callable[[StepRecord], None]]:
     """A bar on standard error if that is a terminal; how many steps there will be, no one knows."""
     columns = (TextColumn("{task.description}"), BarColumn(20), TimeElapsedColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
         task, steps = bar.add_task("starting", total=None), 0
 
-        def advance(record: Record) -> None:
+        def advance(record: StepRecord) -> None:
             nonlocal steps
             steps += 1
             held = "" if np.isnan(record.held_out) else f", held out {record.held_out:.4g}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,8 @@ from jaxtyping import Float, Int
 
 from corefold.cli.complete_data import COLUMNS, ROWS, SUFFIXES, Matrix
 from corefold.completion import DeepMatrixCompletion
-from corefold.completion.bounds import fits_in_memory
+from corefold.completion.clipping import clipped
+from corefold.completion.memory import require_memory
 from corefold.finetune import InputError
 
 BLOCK = 2**22  # entries predicted at a time
@@ -42,7 +42,7 @@ def check_filled(matrix: Matrix, path: Path) -> None:
     copies = 2 if path.suffix.lower() == ".parquet" else 1  # pyarrow takes columns of its own
     try:
         what = f"the filled table of {height:,} rows and {width:,} columns"
-        fits_in_memory(what, copies * height * width, 8, "ask for --top or --entries instead")
+        require_memory(what, copies * height * width * 8, "ask for --top or --entries instead")
     except MemoryError as error:
         raise InputError(str(error)) from error
 
@@ -55,12 +55,7 @@ def predictions(
     height, step = len(model.factors.u), max(1, block // len(model.factors.v))
     for start in range(0, height, step):
         rows = slice(start, min(start + step, height))
-        biases, factors = (
-            replace(model.biases, row=model.biases.row[rows]),
-            replace(model.factors, u=model.factors.u[rows]),
-        )
-        dense = replace(model, biases=biases, factors=factors).dense()
-        yield rows, (dense if bounds is None else dense.clamp(*bounds)).cpu().numpy()
+        yield rows, clipped(model.predicted(rows).dense(), bounds).cpu().numpy()
 
 
 def filled(estimator: DeepMatrixCompletion, matrix: Matrix) -> Float[np.ndarray, "height width"]:

@@ -34,7 +34,7 @@ def completed(matrix: Matrix, done: Fit, settings: dict[str, Any]) -> Completed:
     return Completed(
         done.estimator.path_,
         done.estimator.singular_values_,
-        done.estimator.model_.misses.cpu().numpy(),
+        done.estimator.model_.held_out_errors.cpu().numpy(),
         {} if done.held is None else done.held.residuals,
         [] if done.held is None else done.held.coverage,
         {**about, **settings},

@@ -11,21 +11,28 @@ from jaxtyping import Int
 from sklearn.utils.validation import validate_data
 from torch import Tensor
 
-from corefold.completion.bounds import fits_in_memory
+from corefold.completion.distributed import (
+    DistributedRows,
+    RowPartition,
+    errors_in_every_process,
+    gather_objects,
+)
 from corefold.completion.entries import is_triples, observed_entries, triples
 from corefold.completion.factors import LowRank
+from corefold.completion.memory import require_memory
 from corefold.completion.observed import Observed
-from corefold.completion.processes import Rows, SharedRows, gathered, together
 
 BYTES_AN_ENTRY = 40  # at most, as observed entries are put in order
 
 
-def rows_of(observed: Observed, shared: bool) -> Rows:
+def partition_of(observed: Observed, shared: bool) -> RowPartition:
     """Who has the rows."""
-    return SharedRows(observed.shape[0], observed.values.device) if shared else Rows()
+    return DistributedRows(observed.shape[0], observed.values.device) if shared else RowPartition()
 
 
-def read_first(estimator: Any, X: Any, mask: Any, shape: tuple[int, int] | None) -> tuple[Observed, Rows]:
+def read_first(
+    estimator: Any, X: Any, mask: Any, shape: tuple[int, int] | None
+) -> tuple[Observed, RowPartition]:
     """What is observed, and who has the rows; all processes learn of an error in one of them.
 
     The estimator, a `DeepMatrixCompletion`, gets its `n_features_in_` and `feature_names_in_`.
@@ -34,20 +41,20 @@ def read_first(estimator: Any, X: Any, mask: Any, shape: tuple[int, int] | None)
         ValueError: see `read`; or processes whose columns or dtypes differ.
     """
     shared = estimator.distributed
-    with together(shared):
+    with errors_in_every_process(shared):
         found = triples(X, shape).shape if is_triples(X) else None
     if shared and found is not None and shape is None:
-        shape = (found[0], max(each[1] for each in gathered(found, shared) if each is not None))
-    with together(shared):
+        shape = (found[0], max(each[1] for each in gather_objects(found, shared) if each is not None))
+    with errors_in_every_process(shared):
         if is_triples(X):
             X = triples(X, shape)
         elif shape is not None:
             raise ValueError("shape goes with triples (rows, columns, values); X has its own")
         observed = _validated(estimator, X, mask, reset=True)
-    kinds = gathered((observed.shape[1], str(observed.values.dtype)), shared)
+    kinds = gather_objects((observed.shape[1], str(observed.values.dtype)), shared)
     if len(set(kinds)) > 1:
         raise ValueError(f"the processes must have columns and dtypes alike; got {kinds}")
-    return observed, rows_of(observed, shared)
+    return observed, partition_of(observed, shared)
 
 
 def read(estimator: Any, X: Any, mask: Any) -> Observed:
@@ -66,6 +73,14 @@ def _validated(estimator: Any, X: Any, mask: Any, reset: bool) -> Observed:
     dtype = estimator.dtype
     if dtype not in (None, "float32", "float64"):
         raise ValueError(f'dtype must be "float32", "float64" or None; got {dtype!r}')
+    if isinstance(X, Observed):
+        if mask is not None:
+            raise ValueError("a mask goes with a dense X; all entries of an Observed are observed")
+        validate_data(estimator, X, reset=reset, skip_check_array=True)  # pyright: ignore[reportArgumentType]
+        if not X.values.isfinite().all():
+            raise ValueError("X contains a NaN or an infinity; an observed entry must be a number")
+        observed = X if dtype is None else X.with_values(X.values.to(getattr(torch, dtype)))
+        return observed.to(estimator.device)
     X = validate_data(
         estimator,
         X,
@@ -76,9 +91,8 @@ def _validated(estimator: Any, X: Any, mask: Any, reset: bool) -> Observed:
     )
     count = X.nnz if sp.issparse(X) else X.size - int(np.isnan(X).sum())
     needed = count * BYTES_AN_ENTRY + sum(X.shape) * 16
-    fits_in_memory(
-        f"{count} observed entries of a matrix of shape {X.shape}", needed, 1, "give fewer rows at a time"
-    )
+    what = f"{count} observed entries of a matrix of shape {X.shape}"
+    require_memory(what, needed, "give fewer rows at a time")
     return observed_entries(X, mask).to(estimator.device)
 
 

@@ -13,44 +13,44 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 FORMAT = "corefold"
-LEFT_OUT = ("callbacks", "random_state", "device")  # of the settings; what is loaded is on the CPU
+UNSAVED_SETTINGS = ("callbacks", "random_state", "device")  # they belong to one run of a program
 
 
-def write(path: str | Path, about: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """Tensors, and what else there is to say as JSON."""
-    text = json.dumps(about, default=_plain)
+def write(path: str | Path, metadata: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Write tensors, and metadata as JSON."""
+    text = json.dumps(metadata, default=_plain)
     save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, path, {FORMAT: text})
 
 
 def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What `write` wrote.
+    """Metadata and tensors of a file that `write` wrote.
 
     Raises:
-        ValueError: a file that `write` did not write.
+        ValueError: another file.
     """
     wrong = f"{path} is not a saved DeepMatrixCompletion"
     try:
         with safe_open(path, "pt") as file:
-            about = (file.metadata() or {}).get(FORMAT)
-            if about is None:
+            metadata = (file.metadata() or {}).get(FORMAT)
+            if metadata is None:
                 raise ValueError(wrong)
-            return json.loads(about), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return json.loads(metadata), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(wrong) from error
 
 
 def settings_to_plain(settings: dict[str, Any], solvers: dict[str, Any]) -> dict[str, Any]:
-    """An estimator's settings, but what belongs to one run of a program; one of `solvers` as its name and settings.
+    """An estimator's settings as JSON can hold them; a solver object as its name in `solvers` and its own settings.
 
     Raises:
-        TypeError: a solver of another kind, of which a file cannot keep the code.
+        TypeError: a solver that is not in `solvers`, because a file cannot hold its code.
     """
-    kept = {name: value for name, value in settings.items() if name not in LEFT_OUT}
-    return kept | {"solver": _solver_to_plain(settings["solver"], solvers)}
+    saved = {name: value for name, value in settings.items() if name not in UNSAVED_SETTINGS}
+    return saved | {"solver": _solver_to_plain(settings["solver"], solvers)}
 
 
 def settings_from_plain(plain: dict[str, Any], solvers: dict[str, Any]) -> dict[str, Any]:
-    """What `settings_to_plain` made plain."""
+    """The inverse of `settings_to_plain`."""
     solver = plain["solver"]
     if not isinstance(solver, str):
         settings = {name: value for name, value in solver.items() if name != "name"}
