@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from corefold.cli.console import console, number, show_table
-from corefold.finetune import InputError
+from corefold.errors import InputError
 
 if TYPE_CHECKING:
     from corefold.cli.complete_data import Matrix

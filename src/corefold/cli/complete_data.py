@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 
 from corefold.completion.entries import observed_entries, triples
 from corefold.completion.observed import Observed
-from corefold.finetune import InputError
+from corefold.errors import InputError
 from corefold.finetune.data import read_table, require_columns
 
 SUFFIXES = (".csv", ".parquet", ".npz")

@@ -17,7 +17,7 @@ from corefold.cli.complete_out import filled
 from corefold.cli.console import console, number, show_table
 from corefold.completion.entries import observed_entries
 from corefold.completion.split import split
-from corefold.finetune import InputError
+from corefold.errors import InputError
 from corefold.report import Section, Table, write_page
 from corefold.report.completion import Completed, completion_sections
 from corefold.report.completion_plots import Picture, picture_height, side_by_side

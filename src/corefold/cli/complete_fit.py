@@ -21,7 +21,7 @@ from corefold.completion.fit import Record
 from corefold.completion.observed import Observed
 from corefold.completion.processes import Rows
 from corefold.completion.split import split
-from corefold.finetune import InputError
+from corefold.errors import InputError
 
 LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 OURS = "completed"

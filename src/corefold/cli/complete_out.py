@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from corefold.cli.complete_data import COLUMNS, ROWS, SUFFIXES, Matrix
 from corefold.completion import DeepMatrixCompletion
 from corefold.completion.bounds import fits_in_memory
-from corefold.finetune import InputError
+from corefold.errors import InputError
 
 BLOCK = 2**22  # entries predicted at a time
 COVERAGE = 0.9  # of the intervals of single entries

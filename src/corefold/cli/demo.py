@@ -12,7 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from corefold.cli.console import console, number, show_table
-from corefold.finetune import InputError, RunConfig
+from corefold.errors import InputError
+from corefold.finetune import RunConfig
 from corefold.finetune.config import Method
 
 NAME = "demo"

@@ -31,7 +31,7 @@ def run(
 ) -> None:
     """The command."""
     from corefold.adapters import DeepLoraConfig, to_lora
-    from corefold.finetune import InputError
+    from corefold.errors import InputError
     from corefold.finetune.folder import check_adapter, check_apart, check_free
 
     if not 0 <= tolerance < 1:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from corefold.compare.grid import Key
-from corefold.finetune import InputError
+from corefold.errors import InputError
 from corefold.finetune.folder import check_free, write_json
 
 SETTINGS, CELLS = "settings.json", "cells.jsonl"

@@ -9,7 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from corefold.finetune.errors import InputError
+from corefold.errors import InputError
 
 TaskKind = Literal["classification", "regression", "causal-lm"]
 Method = Literal["deep-lora", "lora"]

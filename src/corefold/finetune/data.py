@@ -11,8 +11,8 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from corefold.errors import InputError
 from corefold.finetune.config import RunConfig
-from corefold.finetune.errors import InputError
 
 READERS = {
     ".csv": lambda path: _read_csv(path, ","),

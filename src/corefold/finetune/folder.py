@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from corefold.finetune.errors import InputError
+from corefold.errors import InputError
 from corefold.finetune.models import EncoderModel, load_base, load_tokenizer
 from corefold.finetune.task import Task
 

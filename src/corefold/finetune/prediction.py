@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from corefold.errors import InputError
 from corefold.finetune import data
 from corefold.finetune.encoding import IGNORED, Collator, encode, encode_prompts
-from corefold.finetune.errors import InputError
 from corefold.finetune.folder import Run
 from corefold.finetune.metrics import scores, token_scores
 

@@ -10,10 +10,10 @@ from typing import Any
 import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
+from corefold.errors import InputError
 from corefold.finetune import data
 from corefold.finetune.config import RunConfig
 from corefold.finetune.encoding import encode
-from corefold.finetune.errors import InputError
 from corefold.finetune.methods import HEAD_RATE, Method
 from corefold.finetune.models import load_tokenizer
 from corefold.finetune.task import Task, choose_kind, longest_input, make_task

@@ -11,9 +11,9 @@ import pandas as pd
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
+from corefold.errors import InputError
 from corefold.finetune.config import Pair, RunConfig, TaskKind
 from corefold.finetune.data import Columns, guess_task
-from corefold.finetune.errors import InputError
 
 
 @dataclass(frozen=True)
