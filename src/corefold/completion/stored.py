@@ -12,6 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from corefold.tables.atomic import atomic_write
+
 FORMAT = "corefold"
 LEFT_OUT = ("callbacks", "random_state", "device")  # of the settings; what is loaded is on the CPU
 
@@ -19,7 +21,8 @@ LEFT_OUT = ("callbacks", "random_state", "device")  # of the settings; what is l
 def write(path: str | Path, about: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     """Tensors, and what else there is to say as JSON."""
     text = json.dumps(about, default=_plain)
-    save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, path, {FORMAT: text})
+    with atomic_write(path) as new:
+        save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, new, {FORMAT: text})
 
 
 def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
