@@ -24,7 +24,7 @@ class Columns:
     label: str | None = None
 
     def names(self) -> list[str]:
-        """Those that are set."""
+        """The names that are set."""
         return [name for name in (self.text, self.text_pair, self.label) if name is not None]
 
 
@@ -78,7 +78,7 @@ def draw(
     """`count` rows drawn by `seed`, in a random order; classes of column `stratify` in proportion.
 
     Raises:
-        InputError: more rows wanted than there are.
+        InputError: `count` is larger than the table.
     """
     if count is None:
         return table
@@ -99,7 +99,7 @@ def draw(
 
 
 def split_off(table: pd.DataFrame, seed: int, source: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Four fifths to train on and one to evaluate on, drawn by `seed`."""
+    """Four fifths of the rows to train on and one fifth to evaluate on, drawn by `seed`."""
     if len(table) < 5:
         raise InputError(f"{source} has {len(table)} rows, too few to hold out a fifth; give --eval")
     order = np.random.default_rng(seed).permutation(len(table))
