@@ -70,6 +70,8 @@ def _validated(estimator: Any, X: Any, mask: Any, reset: bool) -> Observed:
         if mask is not None:
             raise ValueError("a mask goes with a dense X; all entries of an Observed are observed")
         validate_data(estimator, X, reset=reset, skip_check_array=True)  # pyright: ignore[reportArgumentType]
+        if not X.values.isfinite().all():
+            raise ValueError("X contains a NaN or an infinity; an observed entry must be a number")
         observed = X if dtype is None else X.with_values(X.values.to(getattr(torch, dtype)))
         return observed.to(estimator.device)
     X = validate_data(
