@@ -246,9 +246,9 @@ def _write_result(
 
 def _write_report(path: Path, matrix: LabelledMatrix, fit: MeasuredFit, settings: dict[str, Any]) -> Path:
     from corefold.report import write_page
-    from corefold.report.completion import completed_matrix, completion_sections
+    from corefold.report.completion import completion_report, completion_sections
 
-    content = completed_matrix(fit, matrix.observed, matrix.source, settings, matrix.notes)
+    content = completion_report(fit, matrix.observed, matrix.source, settings, matrix.notes)
     return write_page(path, f"corefold: {Path(matrix.source).name} completed", completion_sections(content))
 
 
@@ -256,7 +256,7 @@ def _complete_examples(folder: Path, settings: dict[str, Any], seed: int, force:
     """Complete matrices that are known in full, and write pictures, a page and scores."""
     from corefold.completion.examples import complete_example, examples
     from corefold.report import Section, Table, write_page
-    from corefold.report.completion import completed_matrix, completion_sections
+    from corefold.report.completion import completion_report, completion_sections
     from corefold.report.completion_plots import save_side_by_side
     from corefold.tables.writing import check_folder
 
@@ -278,7 +278,7 @@ def _complete_examples(folder: Path, settings: dict[str, Any], seed: int, force:
     sections = [Section("Error at the removed entries", table=Table(header, rows))]
     for each in completed:
         shown = {**settings, "seed": seed}
-        content = completed_matrix(
+        content = completion_report(
             each.fit, each.observed, each.example.source, shown, pictures=each.pictures, caption=each.caption
         )
         sections += completion_sections(content, each.example.name)

@@ -34,7 +34,7 @@ HOW_TO_HOLD_OUT = "--holdout 0.1 holds out a tenth."
 
 
 @dataclass(frozen=True)
-class CompletedMatrix:
+class CompletionReport:
     """The content of a page on one completed matrix.
 
     Attributes:
@@ -58,7 +58,7 @@ class CompletedMatrix:
     caption: str = ""
 
 
-def completed_matrix(
+def completion_report(
     fit: MeasuredFit,
     observed: Observed,
     source: str,
@@ -66,7 +66,7 @@ def completed_matrix(
     notes: Sequence[str] = (),
     pictures: Mapping[str, Picture] | None = None,
     caption: str = "",
-) -> CompletedMatrix:
+) -> CompletionReport:
     """The content of the page on a fit.
 
     Args:
@@ -75,8 +75,8 @@ def completed_matrix(
         source: their origin.
         settings: of the fit.
         notes: warnings of reading the matrix; those of the fit follow them.
-        pictures: as in `CompletedMatrix`.
-        caption: as in `CompletedMatrix`.
+        pictures: as in `CompletionReport`.
+        caption: as in `CompletionReport`.
     """
     height, width = observed.shape
     about = {
@@ -91,7 +91,7 @@ def completed_matrix(
         "stopped by Ctrl-C": fit.interrupted,
         "notes": [*notes, *fit.notes],
     }
-    return CompletedMatrix(
+    return CompletionReport(
         fit.estimator.path_,
         fit.estimator.singular_values_,
         fit.estimator.model_.misses.cpu().numpy(),
@@ -103,7 +103,7 @@ def completed_matrix(
     )
 
 
-def completion_sections(matrix: CompletedMatrix, label: str = "") -> list[Section]:
+def completion_sections(matrix: CompletionReport, label: str = "") -> list[Section]:
     """The parts of a page on one completed matrix.
 
     Args:
@@ -151,7 +151,7 @@ def _error_section(holdout: HoldoutErrors | None) -> Section:
     return Section("Error", text, Table(["", "root mean square", "mean absolute"], rows))
 
 
-def _residual_section(matrix: CompletedMatrix) -> Section:
+def _residual_section(matrix: CompletionReport) -> Section:
     bars = f"The outer bars hold all beyond the {HISTOGRAM_PERCENTILE:g}th percentile of absolute residuals."
     if matrix.holdout is not None:
         drawn = figure_svg(partial(completion_residuals, matrix.holdout.residuals))
@@ -166,7 +166,7 @@ def _residual_section(matrix: CompletedMatrix) -> Section:
     return Section("Residuals", figure_svg=drawn, caption=f"{where} {bars}")
 
 
-def _coverage_section(matrix: CompletedMatrix) -> Section:
+def _coverage_section(matrix: CompletionReport) -> Section:
     heading = "Interval coverage"
     if matrix.holdout is None:
         return Section(
