@@ -43,7 +43,7 @@ def relative(got, expected):
 
 
 def every(shape):
-    """RowPartition and columns of all entries."""
+    """Rows and columns of all entries."""
     rows, columns = np.indices(shape)
     return rows.ravel(), columns.ravel()
 
