@@ -17,7 +17,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from corefold.cli.console import console, number, show_table
 from corefold.cli.options import REQUIRED, with_settings
-from corefold.finetune import InputError, RunConfig, load_settings
+from corefold.errors import InputError
+from corefold.finetune import RunConfig, load_settings
 
 if TYPE_CHECKING:
     from corefold.compare.plan import Plan

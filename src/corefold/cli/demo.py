@@ -12,7 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from corefold.cli.console import console, number, show_table
-from corefold.finetune import InputError, RunConfig
+from corefold.errors import InputError
+from corefold.finetune import RunConfig
 from corefold.finetune.config import Method
 
 NAME = "demo"
@@ -80,14 +81,16 @@ def packaged_file(package: str, name: str) -> Path:
 
 def write_reviews(reviews: Path, output: Path) -> tuple[Path, Path]:
     """Rotten Tomatoes sentences, four fifths and one, as two csv files."""
-    from corefold.finetune.data import read_table, split_off
+    from corefold.finetune.data import split_off
+    from corefold.tables.reading import read_table
+    from corefold.tables.writing import write_table
 
     table = read_table(str(reviews))
     sentences = table[table["source"] == "rotten_tomatoes"].drop(columns="source").drop_duplicates("text")
     paths = output / "train.csv", output / "test.csv"
     output.mkdir(parents=True, exist_ok=True)
     for part, path in zip(split_off(sentences.reset_index(drop=True), 0, str(reviews)), paths, strict=True):
-        part.to_csv(path, index=False)
+        write_table(part, path)
     return paths
 
 

@@ -10,7 +10,8 @@ import typer
 
 from corefold.cli.console import console, number, show_table
 from corefold.cli.options import REQUIRED, with_settings
-from corefold.finetune import InputError, RunConfig, load_settings
+from corefold.errors import InputError
+from corefold.finetune import RunConfig, load_settings
 
 NAME = "finetune"
 HELP = """Fine-tune a model on a table of texts.

@@ -11,7 +11,7 @@ import typer
 
 from corefold.cli import compare, complete, demo, evaluate, export, finetune, inspect, merge, predict
 from corefold.cli.console import say_error
-from corefold.finetune import InputError
+from corefold.errors import InputError
 
 app = typer.Typer(
     name="corefold",

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from corefold.adapters import DeepLoraConfig, saved_updates
 from corefold.core import DeepCore
-from corefold.finetune import InputError, load_settings
+from corefold.errors import InputError
+from corefold.finetune import load_settings
 from corefold.finetune.folder import check_adapter
 from corefold.report import (
     LayerUpdate,

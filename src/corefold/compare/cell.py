@@ -18,7 +18,8 @@ from safetensors.torch import save
 
 from corefold.compare.grid import Key, Try
 from corefold.compare.identity import machine
-from corefold.finetune import InputError, RunConfig
+from corefold.errors import InputError
+from corefold.finetune import RunConfig
 from corefold.finetune.data import draw
 from corefold.finetune.fitting import Fit, prepare
 from corefold.finetune.methods import METHODS

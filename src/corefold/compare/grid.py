@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from corefold.finetune import InputError, RunConfig
+from corefold.errors import InputError
+from corefold.finetune import RunConfig
 from corefold.finetune.methods import METHODS
 from corefold.finetune.problem import default_steps
 

@@ -14,7 +14,8 @@ from corefold.compare.page import write_comparison
 from corefold.compare.store import open_store, read_cells
 from corefold.compare.summary import Row, summarise, write_tables
 from corefold.compare.workers import Done, default_jobs, run_all
-from corefold.finetune import InputError, RunConfig
+from corefold.errors import InputError
+from corefold.finetune import RunConfig
 from corefold.finetune.problem import read_tables, with_absolute_paths
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from corefold.compare.grid import Key
-from corefold.finetune import InputError
-from corefold.finetune.folder import check_free, write_json
+from corefold.errors import InputError
+from corefold.tables.atomic import write_json
+from corefold.tables.writing import check_folder
 
 SETTINGS, CELLS = "settings.json", "cells.jsonl"
 
@@ -28,7 +29,7 @@ def open_store(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """
     path = out / SETTINGS
     if not path.exists():
-        check_free(out, overwrite=False)
+        check_folder(out, overwrite=False)
         out.mkdir(parents=True, exist_ok=True)
         merged = settings
     else:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from corefold.compare.statistics import paired, spread
-from corefold.finetune.folder import write_json
+from corefold.tables.atomic import write_json, write_text
 
 TABLE_CSV, TABLE_JSON = "table.csv", "table.json"
 
@@ -129,7 +129,5 @@ def write_tables(out: Path, rows: Sequence[Row]) -> None:
     writer = csv.DictWriter(text, [each.name for each in fields(Row)], lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(row) for row in rows)
-    fresh = out / (TABLE_CSV + ".tmp")
-    fresh.write_text(text.getvalue(), encoding="utf-8")
-    fresh.replace(out / TABLE_CSV)
+    write_text(out / TABLE_CSV, text.getvalue())
     write_json(out / TABLE_JSON, [asdict(row) for row in rows])

@@ -24,7 +24,7 @@ import torch
 from corefold.compare.cell import Given, run_cell
 from corefold.compare.grid import Key
 from corefold.compare.store import append
-from corefold.finetune import InputError
+from corefold.errors import InputError
 
 Done = Callable[[dict[str, Any]], None]
 VISIBLE = "CUDA_VISIBLE_DEVICES"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from corefold.errors import InputError
 from corefold.finetune.config import RunConfig, load_settings
-from corefold.finetune.errors import InputError
 
 if TYPE_CHECKING:
     from corefold.finetune.folder import Run, load_run

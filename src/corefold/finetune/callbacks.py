@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import ProgressCallback, TrainerCallback
 
-from corefold.finetune.errors import InputError
+from corefold.errors import InputError
 
 
 class StepTimer(TrainerCallback):

@@ -9,7 +9,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from corefold.finetune.errors import InputError
+from corefold.errors import InputError
+from corefold.tables.atomic import write_text
 
 TaskKind = Literal["classification", "regression", "causal-lm"]
 Method = Literal["deep-lora", "lora"]
@@ -143,7 +144,7 @@ class RunConfig:
 
     def save(self, path: Path) -> None:
         """Write as YAML."""
-        path.write_text(yaml.safe_dump(asdict(self), sort_keys=False, allow_unicode=True), encoding="utf-8")
+        write_text(path, yaml.safe_dump(asdict(self), sort_keys=False, allow_unicode=True))
 
 
 def load_settings(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from corefold.finetune.errors import InputError
+from corefold.errors import InputError
 from corefold.finetune.task import Task
 
 IGNORED = -100  # label of a token that the loss leaves out, as in transformers

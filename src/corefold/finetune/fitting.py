@@ -13,11 +13,11 @@ import torch
 from torch import nn
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 
+from corefold.errors import InputError
 from corefold.finetune import folder, starts
 from corefold.finetune.callbacks import ProgressBar, StepTimer, StopAtNonFiniteLoss
 from corefold.finetune.config import RunConfig
 from corefold.finetune.encoding import Collator
-from corefold.finetune.errors import InputError
 from corefold.finetune.methods import Method
 from corefold.finetune.metrics import compute_metrics, token_scores
 from corefold.finetune.models import build, head_of

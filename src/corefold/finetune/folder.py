@@ -7,7 +7,6 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel
@@ -16,9 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from corefold.finetune.errors import InputError
+from corefold.errors import InputError
 from corefold.finetune.models import EncoderModel, load_base, load_tokenizer
 from corefold.finetune.task import Task
+from corefold.tables.atomic import write_json
 
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 HEAD, TASK, MANIFEST = "head.safetensors", "task.json", "manifest.json"
@@ -45,29 +45,10 @@ class Run:
     tokenizer: PreTrainedTokenizerBase
 
 
-def check_free(out: Path, overwrite: bool) -> None:
-    """Whether `out` can become an output folder; makes nothing.
-
-    Raises:
-        InputError: it is a file, or holds something and `overwrite` is not set.
-    """
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file; -o names a folder")
-    if out.is_dir() and any(out.iterdir()) and not overwrite:
-        raise InputError(f"{out} is not empty; choose another -o or add --overwrite")
-
-
 def check_apart(out: Path, output: Path) -> None:
     """Raise InputError if `output` is the folder of the run itself, whose adapter would be replaced."""
     if out.resolve() == output.resolve():
         raise InputError(f"{output} holds the adapter itself; -o must name another folder")
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never half of it."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
 
 
 def save_model(out: Path, run: Run) -> None:

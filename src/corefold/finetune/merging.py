@@ -10,8 +10,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from corefold.adapters import DeepLoraModel
-from corefold.finetune.folder import TASK, Run, check_free
+from corefold.finetune.folder import TASK, Run
 from corefold.finetune.models import EncoderModel
+from corefold.tables.writing import check_folder
 
 MODULE = "sentence_transformers.models."
 
@@ -34,7 +35,7 @@ def merge(run: Run, directory: Path, *, overwrite: bool = False) -> float | None
     Raises:
         InputError: the folder is not empty.
     """
-    check_free(directory, overwrite)
+    check_folder(directory, overwrite)
     run.adapted.merge_adapter(safe_merge=True)
     tuner = run.adapted.base_model
     error = max(tuner.merge_errors().values()) if isinstance(tuner, DeepLoraModel) else None

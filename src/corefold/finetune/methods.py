@@ -20,9 +20,9 @@ from transformers import PreTrainedModel, TrainerCallback
 from transformers.pytorch_utils import Conv1D
 
 from corefold.adapters import BasesCallback, DeepLoraConfig, param_groups
+from corefold.errors import InputError
 from corefold.finetune import starts
 from corefold.finetune.config import RunConfig
-from corefold.finetune.errors import InputError
 from corefold.finetune.task import Task, comes_whole
 
 BASES_BATCHES = 4  # at least: of more steps a fortieth

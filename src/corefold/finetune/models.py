@@ -21,8 +21,8 @@ from transformers import (
 )
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from corefold.errors import InputError
 from corefold.finetune.config import RunConfig
-from corefold.finetune.errors import InputError
 from corefold.finetune.methods import Method
 from corefold.finetune.task import Task
 

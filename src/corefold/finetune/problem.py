@@ -10,13 +10,14 @@ from typing import Any
 import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
+from corefold.errors import InputError
 from corefold.finetune import data
 from corefold.finetune.config import RunConfig
 from corefold.finetune.encoding import encode
-from corefold.finetune.errors import InputError
 from corefold.finetune.methods import HEAD_RATE, Method
 from corefold.finetune.models import load_tokenizer
 from corefold.finetune.task import Task, choose_kind, longest_input, make_task
+from corefold.tables.reading import read_table
 
 PASSES, MIN_STEPS, MAX_STEPS = 10, 100, 500  # of a run whose steps are not set
 
@@ -82,13 +83,13 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
 
 def read_tables(config: RunConfig) -> Tables:
     """Read and clean the tables that the settings name, and see what is to be learned."""
-    table = data.read_table(config.train)
+    table = read_table(config.train)
     columns = data.find_columns(config, table)
     kind = choose_kind(config, table, columns)
     train = data.clean(table, columns, kind, config.train)
     task, held_out = make_task(config, kind, columns, train), None
     if config.eval is not None:
-        held_out = data.clean(data.read_table(config.eval), columns, kind, config.eval)
+        held_out = data.clean(read_table(config.eval), columns, kind, config.eval)
     return Tables(task, train, held_out)
 
 

@@ -11,7 +11,7 @@ from accelerate.utils import send_to_device
 from peft import initialize_lora_eva_weights
 from torch import Tensor, nn
 
-from corefold.finetune.errors import InputError
+from corefold.errors import InputError
 
 GRADIENT_BATCHES = 4  # of LoRA-GA and LoRA-One, as many as Deep LoRA's bases get
 ONE_GAMMA, ONE_OVERSAMPLED, ONE_RIDGE = 128, 4, 1e-6  # of LoRA-One

@@ -11,9 +11,10 @@ import pandas as pd
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
+from corefold.errors import InputError
 from corefold.finetune.config import Pair, RunConfig, TaskKind
 from corefold.finetune.data import Columns, guess_task
-from corefold.finetune.errors import InputError
+from corefold.tables.atomic import write_json
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Task:
 
     def save(self, path: Path) -> None:
         """Write as JSON."""
-        path.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(path, asdict(self))
 
     @classmethod
     def load(cls, path: Path) -> Task:

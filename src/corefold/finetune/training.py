@@ -19,6 +19,8 @@ from corefold.finetune.methods import METHODS
 from corefold.finetune.metrics import baseline
 from corefold.finetune.problem import decided, draw_rows, encoded, read_tables, with_absolute_paths
 from corefold.finetune.task import Task
+from corefold.tables.atomic import write_json
+from corefold.tables.writing import check_folder
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def finetune(
         InputError: anything wrong with settings, data, model or folder, or a loss that stops being finite.
     """
     if not resume:
-        folder.check_free(out, overwrite)
+        check_folder(out, overwrite)
     config = with_absolute_paths(config)
     tables = read_tables(config)
     train, held_out = draw_rows(config, tables)
@@ -93,8 +95,8 @@ def finetune(
         "timing": {"seconds_per_step": fit.timer.median(), "seconds": seconds},
         "versions": versions(),
     }
-    folder.write_json(out / folder.HISTORY, history)
-    folder.write_json(out / folder.METRICS, metrics)
+    write_json(out / folder.HISTORY, history)
+    write_json(out / folder.METRICS, metrics)
     folder.remove(out / folder.CHECKPOINTS)
     return Result(out, config, task, metrics, history)
 
@@ -122,7 +124,7 @@ def _once(path: Path, compute: Callable[[], dict[str, float]]) -> dict[str, floa
         return json.loads(path.read_text(encoding="utf-8"))
     value = compute()
     path.parent.mkdir(parents=True, exist_ok=True)
-    folder.write_json(path, value)
+    write_json(path, value)
     return value
 
 

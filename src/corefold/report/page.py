@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -15,6 +14,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from corefold.report.cells import Cell, as_text, column_as_text, is_number
+from corefold.tables.atomic import write_text
 
 
 @dataclass(frozen=True)
@@ -100,17 +100,8 @@ def write_page(path: str | os.PathLike[str], title: str, sections: Sequence[Sect
     )
     page = environment.from_string(template).render(title=title, sections=sections)
     target.parent.mkdir(parents=True, exist_ok=True)
-    _replace(target, page)
+    write_text(target, page)
     return target
-
-
-def _replace(target: Path, text: str) -> None:
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
-        fresh = Path(
-            folder, target.name
-        )  # not mkstemp: this file gets the permissions that any new file gets
-        fresh.write_text(text, encoding="utf-8", newline="\n")
-        fresh.replace(target)
 
 
 def _paragraphs(text: str) -> list[str]:
