@@ -12,9 +12,11 @@ if TYPE_CHECKING:
         BasesCallback,
         DeepLoraConfig,
         DeepLoraModel,
+        Recipe,
         export_lora,
         initialize_bases,
         param_groups,
+        recipe,
     )
     from corefold.completion import DeepMatrixCompletion
 
@@ -25,9 +27,11 @@ __all__ = [
     "DeepLoraModel",
     "DeepMatrixCompletion",
     "FactorChain",
+    "Recipe",
     "export_lora",
     "initialize_bases",
     "param_groups",
+    "recipe",
 ]
 
 

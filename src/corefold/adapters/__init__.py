@@ -23,6 +23,7 @@ from corefold.adapters.leaves import (
 )
 from corefold.adapters.model import DeepLoraModel
 from corefold.adapters.optim import param_groups
+from corefold.adapters.recipe import Recipe, recipe
 from corefold.adapters.registry import register
 
 if TYPE_CHECKING:
@@ -50,9 +51,11 @@ __all__ = [
     "DeepLoraModel",
     "DeepLoraMultiheadAttention",
     "LoraExport",
+    "Recipe",
     "chains_of",
     "export_lora",
     "initialize_bases",
     "param_groups",
+    "recipe",
     "to_lora",
 ]
