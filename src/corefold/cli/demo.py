@@ -13,7 +13,7 @@ import typer
 
 from corefold.cli.console import console, number, show_table
 from corefold.finetune import InputError, RunConfig
-from corefold.finetune.config import Method
+from corefold.finetune.config import KeptMethod
 
 NAME = "demo"
 HELP = """LoRA beside Deep LoRA on 256 film reviews, three seeds each: MiniLM and Rotten Tomatoes, from their packages.
@@ -30,7 +30,7 @@ SETTINGS = {
     "steps": 80,
     "max_length": 64,
 }
-METHODS: dict[str, tuple[Method, int]] = {"LoRA": ("lora", 8), "Deep LoRA": ("deep-lora", 2)}
+METHODS: dict[str, tuple[KeptMethod, int]] = {"LoRA": ("lora", 8), "Deep LoRA": ("deep-lora", 2)}
 
 
 def run(

@@ -14,21 +14,22 @@ from typing import Any
 from corefold.adapters import LoraExport, to_lora
 from corefold.finetune import folder
 from corefold.finetune.config import RunConfig
-from corefold.finetune.fitting import prepare
+from corefold.finetune.method import record_decisions
 from corefold.finetune.methods import METHODS
 from corefold.finetune.metrics import baseline
-from corefold.finetune.problem import decided, draw_rows, encoded, read_tables, with_absolute_paths
+from corefold.finetune.run_data import draw_rows, prepare_data, read_tables, with_absolute_paths
 from corefold.finetune.task import Task
+from corefold.finetune.trainer import TrainingRun, prepare
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a finished run left.
+    """A finished run.
 
     Attributes:
         out: the output folder.
         config: the settings, nothing left open.
-        task: what was learned.
+        task: the task that it learned.
         metrics: the content of metrics.json.
         history: Trainer's log, for the learning curves.
     """
@@ -63,50 +64,44 @@ def finetune(
     config = with_absolute_paths(config)
     tables = read_tables(config)
     train, held_out = draw_rows(config, tables)
-    method = METHODS[config.method]
-    config = decided(config, tables.task, len(train), method)
-    problem = encoded(config, tables.task, train, held_out)
-    task, rows = problem.task, problem.rows
-    fit = prepare(problem, method, out, progress=progress, kept=True)
+    data = prepare_data(config, tables.task, train, held_out, METHODS[config.method])
+    config = record_decisions(config, data.task, data.settings)
+    run = prepare(data, out, progress=progress, keep=True)
     if not resume:
         _begin(out, config)
-    before = _once(out / folder.CHECKPOINTS / "before.json", fit.evaluate)
-    checkpoint = folder.last_checkpoint(out / folder.CHECKPOINTS, config.steps or 0) if resume else None
-    seconds = fit.train(checkpoint)
-    after, history = fit.evaluate(), fit.trainer.state.log_history
-    folder.save_model(out, folder.Run(task, fit.adapted, fit.model, problem.tokenizer))
-    export = _export(config, fit.adapted, out)
+    checkpoints = out / folder.CHECKPOINTS
+    before = _once(checkpoints / "before.json", run.evaluate)
+    seconds = run.train(folder.last_checkpoint(checkpoints, data.settings.steps) if resume else None)
+    after, history = run.evaluate(), run.trainer.state.log_history
+    folder.save_model(out, folder.Run(data.task, run.adapted, run.model, data.tokenizer))
+    export = _export(config, run.adapted, out)
     metrics = {
-        "task": task.kind,
-        "rows": {"train": len(rows.train), "eval": len(rows.eval)},
-        "baseline": baseline(task, *([row["labels"] for row in part] for part in (rows.train, rows.eval))),
+        "task": data.task.kind,
+        "rows": {"train": len(data.train), "eval": len(data.eval)},
+        "baseline": baseline(
+            data.task, *([row["labels"] for row in part] for part in (data.train, data.eval))
+        ),
         "before": before,
         "after": after,
         "train_loss": _mean_loss(history),
-        "adapter": {
-            "method": config.method,
-            "trainable_parameters": fit.trainable_parameters(),
-            "bytes": (out / folder.ADAPTER).stat().st_size,
-            "lora_bytes": (out / folder.LORA / folder.ADAPTER).stat().st_size,
-            "lora_bytes_saved": export.bytes_saved if export else 0,
-        },
-        "timing": {"seconds_per_step": fit.timer.median(), "seconds": seconds},
+        "adapter": _adapter_figures(out, config, run, export),
+        "timing": {"seconds_per_step": run.timer.median(), "seconds": seconds},
         "versions": versions(),
     }
     folder.write_json(out / folder.HISTORY, history)
     folder.write_json(out / folder.METRICS, metrics)
-    folder.remove(out / folder.CHECKPOINTS)
-    return Result(out, config, task, metrics, history)
+    folder.remove(checkpoints)
+    return Result(out, config, data.task, metrics, history)
 
 
 def versions() -> dict[str, str]:
-    """Of what decides a result."""
-    found = {name: version(name) for name in ("corefold", "torch", "transformers", "peft")}
-    return found | {"python": platform.python_version()}
+    """The versions of everything that decides a result."""
+    packages = {name: version(name) for name in ("corefold", "torch", "transformers", "peft")}
+    return packages | {"python": platform.python_version()}
 
 
 def _begin(out: Path, config: RunConfig) -> None:
-    """Make the folder, and leave nothing in it that an earlier run would make this one look finished with."""
+    """Make the folder, and remove the files of an earlier run, with which this one would look finished."""
     out.mkdir(parents=True, exist_ok=True)
     folder.remove(out / folder.CHECKPOINTS)
     written = (*folder.CHECKED, folder.MANIFEST, folder.METRICS, folder.HISTORY, folder.REPORT)
@@ -117,7 +112,7 @@ def _begin(out: Path, config: RunConfig) -> None:
 
 
 def _once(path: Path, compute: Callable[[], dict[str, float]]) -> dict[str, float]:
-    """The value stored at `path` by an earlier part of the run, else `compute()`, stored."""
+    """The value that an earlier part of the run stored at `path`, or else `compute()`, which is stored there."""
     if path.exists():
         return json.loads(path.read_text(encoding="utf-8"))
     value = compute()
@@ -131,6 +126,18 @@ def _export(config: RunConfig, adapted: Any, out: Path) -> LoraExport | None:
         adapted.save_pretrained(str(out / folder.LORA))
         return None
     return to_lora(*folder.check_adapter(out), out / folder.LORA, config.tolerance)  # type: ignore[arg-type]
+
+
+def _adapter_figures(
+    out: Path, config: RunConfig, run: TrainingRun, export: LoraExport | None
+) -> dict[str, Any]:
+    return {
+        "method": config.method,
+        "trainable_parameters": run.trainable_parameters(),
+        "bytes": (out / folder.ADAPTER).stat().st_size,
+        "lora_bytes": (out / folder.LORA / folder.ADAPTER).stat().st_size,
+        "lora_bytes_saved": export.bytes_saved if export else 0,
+    }
 
 
 def _mean_loss(history: list[dict[str, Any]]) -> float:
