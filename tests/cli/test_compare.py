@@ -333,7 +333,7 @@ def test_ctrl_c_says_how_to_go_on(grid, monkeypatch):
     monkeypatch.setattr(workers, "run_cell", stopped)
     outcome = compare(grid)
     assert outcome.code == 130
-    assert "the same command goes on" in outcome.out
+    assert "the same command continues" in outcome.out
     assert "Traceback" not in outcome.err
     monkeypatch.undo()
     assert len(records(grid)) == 1

@@ -1,8 +1,7 @@
-"""From the files of a run to its report: the updates of an adapter, and report.html."""
+"""The report of a run, made from its files: the updates of the adapter, and report.html."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import Tensor
 from corefold.adapters import DeepLoraConfig, chains_of
 from corefold.core import FactorChain
 from corefold.finetune import InputError, load_settings
-from corefold.finetune.folder import check_adapter
+from corefold.finetune.folder import HISTORY, METRICS, REPORT, SETTINGS, check_adapter, read_json
 from corefold.report import (
     LayerUpdate,
     Section,
@@ -27,15 +26,15 @@ from corefold.report import (
     write_page,
 )
 
-# What a report calls the parts of metrics.json; a part may be empty (no constant answer in causal-lm).
+# The parts of metrics.json by their names in a report; a part may be empty (causal-lm has no constant answer).
 STAGES = {"constant answer": "baseline", "before training": "before", "after training": "after"}
 
 
 def updates_of(folder: Path) -> list[LayerUpdate]:
-    """What the adapter in `folder`, Deep LoRA or LoRA, adds to each layer.
+    """The update of each layer by the adapter in `folder`, Deep LoRA or LoRA.
 
     Raises:
-        InputError: no such adapter, one that was cut or changed, or of another method.
+        InputError: there is no adapter, it was cut or changed, or it is of another method.
     """
     config, state = check_adapter(folder)
     try:
@@ -60,7 +59,7 @@ def updates_of(folder: Path) -> list[LayerUpdate]:
 
 
 def _lora_chains(config: PeftConfig, state: Mapping[str, Tensor]) -> dict[str, FactorChain]:
-    """A LoRA pair as a chain of depth one, so that both methods are looked at alike."""
+    """LoRA pairs as chains of depth one, so that one function describes both methods."""
     if not isinstance(config, LoraConfig):
         raise ValueError(f"a {config.peft_type} adapter; expected Deep LoRA or LoRA")
     chains = {}
@@ -79,17 +78,15 @@ def _lora_chains(config: PeftConfig, state: Mapping[str, Tensor]) -> dict[str, F
 
 def write_report(out: Path) -> Path:
     """Write report.html into the folder of a finished run, from the files in it."""
-    metrics, history = (
-        json.loads((out / name).read_text(encoding="utf-8")) for name in ("metrics.json", "history.json")
-    )
+    metrics, history = read_json(out / METRICS), read_json(out / HISTORY)
     updates = updates_of(out)
-    settings = load_settings(out / "config.yaml")
+    settings = load_settings(out / SETTINGS)
     names = list(metrics["after"])
     rows_shown = [[label, *map(metrics[key].get, names)] for label, key in STAGES.items() if metrics[key]]
     rows = metrics["rows"]
-    said = f"On {rows['eval']:,} rows, after training on {rows['train']:,}."
+    caption = f"On {rows['eval']:,} rows, after training on {rows['train']:,}."
     sections = [
-        Section("Scores", said, Table(["", *names], rows_shown)),
+        Section("Scores", caption, Table(["", *names], rows_shown)),
         Section("Learning curves", figure_svg=figure_svg(partial(learning_curves, history)),
                 caption="Evaluated on a random part of the evaluation rows during training."),
         *update_sections(updates),
@@ -98,7 +95,7 @@ def write_report(out: Path) -> Path:
         Section("Versions", settings=metrics["versions"]),
     ]  # fmt: skip
     return write_page(
-        out / "report.html", f"corefold: {settings['method']} on {Path(settings['train']).name}", sections
+        out / REPORT, f"corefold: {settings['method']} on {Path(settings['train']).name}", sections
     )
 
 

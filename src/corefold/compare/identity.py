@@ -27,7 +27,7 @@ WEIGHTS = ("*.safetensors", "*.bin", "*.gguf", "config.json")
 def shared_settings(config: RunConfig, tables: SourceTables) -> dict[str, Any]:
     """The settings that all cells of one comparison share, with digests in the place of paths.
 
-    So the comparison goes on after a file was moved, and stops if its content has changed.
+    So a comparison survives a moved file, and is refused if the content of a file has changed.
     """
     settings = {name: value for name, value in asdict(config).items() if name not in NOT_SHARED}
     return {

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from corefold.compare.summary import Row
+from corefold.compare.summary import SummaryRow
 from corefold.report import Section, Table, figure_svg, write_page
 from corefold.report.comparison_plots import Point, score_lines
 
@@ -16,7 +16,7 @@ PAGE = "index.html"
 
 def write_comparison(
     out: Path,
-    rows: Sequence[Row],
+    rows: Sequence[SummaryRow],
     cells: Sequence[Mapping[str, Any]],
     settings: Mapping[str, Any],
     baseline: str,
@@ -48,7 +48,7 @@ def write_comparison(
     )  # fmt: skip
 
 
-def score_table(rows: Sequence[Row], metric: str) -> tuple[list[str], list[list[Any]]]:
+def score_table(rows: Sequence[SummaryRow], metric: str) -> tuple[list[str], list[list[Any]]]:
     """Header and rows of the scores; the baseline has nothing in the columns of differences."""
     header = ["method", "rows", "rank", metric, "±", "difference", "low", "high", "won", "lost", "seeds"]
     return header, [
@@ -69,7 +69,7 @@ def score_table(rows: Sequence[Row], metric: str) -> tuple[list[str], list[list[
     ]
 
 
-def _cost_table(rows: Sequence[Row]) -> tuple[list[str], list[list[Any]]]:
+def _cost_table(rows: Sequence[SummaryRow]) -> tuple[list[str], list[list[Any]]]:
     header = ["method", "rows", "rank", "trained parameters", "seconds a step", "bytes", "learning rate"]
     return header, [
         [r.method, r.samples, r.rank, r.trainable_parameters, r.seconds_per_step, r.bytes, r.lr]
@@ -78,7 +78,7 @@ def _cost_table(rows: Sequence[Row]) -> tuple[list[str], list[list[Any]]]:
     ]
 
 
-def _pictures(rows: Sequence[Row], metric: str) -> list[Section]:
+def _pictures(rows: Sequence[SummaryRow], metric: str) -> list[Section]:
     sections = []
     for rank in dict.fromkeys(row.rank for row in rows):
         lines = _lines(rows, "samples", lambda row, rank=rank: row.rank == rank)
@@ -94,7 +94,9 @@ def _pictures(rows: Sequence[Row], metric: str) -> list[Section]:
     return sections
 
 
-def _lines(rows: Sequence[Row], axis: str, wanted: Callable[[Row], bool]) -> dict[str, list[Point]]:
+def _lines(
+    rows: Sequence[SummaryRow], axis: str, wanted: Callable[[SummaryRow], bool]
+) -> dict[str, list[Point]]:
     """The points of every method, none included, so that it looks alike in all pictures."""
     lines: dict[str, list[Point]] = {row.method: [] for row in rows}
     for row in rows:
@@ -103,7 +105,7 @@ def _lines(rows: Sequence[Row], axis: str, wanted: Callable[[Row], bool]) -> dic
     return lines
 
 
-def _errors(rows: Sequence[Row]) -> list[Section]:
+def _errors(rows: Sequence[SummaryRow]) -> list[Section]:
     failed = [[row.method, row.samples, row.rank, row.errors, row.error] for row in rows if row.errors]
     if not failed:
         return []

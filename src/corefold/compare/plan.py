@@ -1,4 +1,4 @@
-"""A comparison from its settings to its results, in a folder where a later run goes on."""
+"""A comparison from its settings to its results, in a folder from which a later run continues."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from corefold.compare.grid import Grid, Key, Try, trains
 from corefold.compare.identity import shared_settings
 from corefold.compare.page import write_comparison
 from corefold.compare.store import open_store, read_cells
-from corefold.compare.summary import Row, summarise, write_tables
+from corefold.compare.summary import SummaryRow, summarise, write_tables
 from corefold.compare.workers import OnDone, default_jobs, run_all
 from corefold.finetune import InputError, RunConfig
 from corefold.finetune.run_data import read_tables, with_absolute_paths
@@ -41,7 +41,7 @@ class Plan:
         if self.todo:
             run_all(self.shared, self.todo, self.out, jobs or default_jobs(), done)
 
-    def results(self) -> list[Row]:
+    def results(self) -> list[SummaryRow]:
         """Write table.csv, table.json and index.html of all cells in the folder, and return the table.
 
         Raises:

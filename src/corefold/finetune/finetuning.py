@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import statistics
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -46,14 +44,14 @@ def finetune(
 ) -> Result:
     """Fine-tune a model and fill `out`: adapter, `lora/`, tokenizer, task.json, config.yaml and metrics.json.
 
-    A run that was stopped goes on from its last checkpoint with `resume` and ends with the same metrics as one
+    A run that was stopped continues from its last checkpoint with `resume` and ends with the same metrics as one
     that was not; equal settings give equal results on one machine.
 
     Args:
         config: the settings.
         out: the output folder.
         overwrite: use `out` although it is not empty; files of the same names are replaced, no others.
-        resume: go on in `out`; `config` must be what its config.yaml holds (`RunConfig(**load_settings(...))`).
+        resume: continue the run in `out`; `config` must be what its config.yaml holds (`RunConfig(**load_settings(...))`).
         progress: show progress bars.
 
     Raises:
@@ -70,7 +68,7 @@ def finetune(
     if not resume:
         _begin(out, config)
     checkpoints = out / folder.CHECKPOINTS
-    before = _once(checkpoints / "before.json", run.evaluate)
+    before = folder.stored_or_computed(checkpoints / "before.json", run.evaluate)
     seconds = run.train(folder.last_checkpoint(checkpoints, data.settings.steps) if resume else None)
     after, history = run.evaluate(), run.trainer.state.log_history
     folder.save_model(out, folder.Run(data.task, run.adapted, run.model, data.tokenizer))
@@ -109,16 +107,6 @@ def _begin(out: Path, config: RunConfig) -> None:
     for name in (*written, *lora):
         (out / name).unlink(missing_ok=True)
     config.save(out / folder.SETTINGS)
-
-
-def _once(path: Path, compute: Callable[[], dict[str, float]]) -> dict[str, float]:
-    """The value that an earlier part of the run stored at `path`, or else `compute()`, which is stored there."""
-    if path.exists():
-        return json.loads(path.read_text(encoding="utf-8"))
-    value = compute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder.write_json(path, value)
-    return value
 
 
 def _export(config: RunConfig, adapted: Any, out: Path) -> LoraExport | None:
