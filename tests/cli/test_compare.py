@@ -255,28 +255,6 @@ def test_tuning_chooses_by_held_out_rows_and_tells_every_try(grid, monkeypatch):
     assert "lr 0.5; steps 20" in page
 
 
-def test_a_try_that_diverges_is_told_and_not_chosen():
-    from corefold.compare.cell import best_try
-    from corefold.finetune import InputError
-
-    tries = [{"error": "the loss is nan"}, {"accuracy": 0.5, "loss": 0.9}, {"accuracy": 0.5, "loss": 0.7}]
-    assert best_try(tries, "accuracy") == 2
-    assert best_try([{"perplexity": 9.0, "loss": 1.0}, {"perplexity": 3.0, "loss": 2.0}], "perplexity") == 1
-    with pytest.raises(InputError, match="none of 1 tries has a score: the loss is nan"):
-        best_try(tries[:1], "accuracy")
-
-
-def test_the_held_out_fifth_keeps_the_classes_in_proportion():
-    from corefold.compare.cell import hold_out_fifth
-
-    table = pd.DataFrame({"text": list(map(str, range(50))), "label": ["a"] * 30 + ["b"] * 20})
-    fitted, held = hold_out_fifth(table, 3, "label")
-    assert sorted([*fitted["text"], *held["text"]], key=int) == table["text"].tolist()
-    assert held["label"].value_counts().to_dict() == {"a": 6, "b": 4}
-    assert list(fitted.columns) == ["text", "label"]
-    assert not hold_out_fifth(table, 4, "label")[1].equals(held)
-
-
 def test_the_table_and_the_page_show_what_the_cells_say(grid, tmp_path):
     outcome = compare(grid, methods="lora,deep-lora,head", ranks="2,4", samples="8,16", seeds=2)
     assert outcome.code == 0, outcome.err

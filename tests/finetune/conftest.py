@@ -33,7 +33,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, obj
     }
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run_config(tiny: Path, sources):
     """A function that makes the settings of a short run with such a head."""
 
@@ -58,3 +58,13 @@ def prepared(run_config, tmp_path: Path):
         return prepare(data, tmp_path / "out")
 
     return make
+
+
+@pytest.fixture(scope="session")
+def trained(run_config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that has finished."""
+    from corefold.finetune import finetune
+
+    out = tmp_path_factory.mktemp("trained") / "out"
+    finetune(run_config(width=8, rank=2), out, progress=False)
+    return out
