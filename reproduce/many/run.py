@@ -31,7 +31,7 @@ from reproduce.many.shown import MAIN as MAIN_MODEL
 from reproduce.many.starts import deep_start, fisher_bases, lora_start
 from transformers import AutoModel
 
-from corefold.adapters.recipe import num_bases_batches
+from corefold.adapters.deep_lora.recipe import num_bases_batches
 from corefold.cli.demo import packaged_file, write_reviews
 from corefold.compare.cell import best_try
 from corefold.finetune import RunConfig

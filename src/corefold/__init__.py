@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from corefold._when_imported import when_imported
-from corefold.core import FactorChain
+from corefold.core import DeepCore, PairCore
 
 if TYPE_CHECKING:
     from corefold.adapters import (
@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "BasesCallback",
+    "DeepCore",
     "DeepLoraConfig",
     "DeepLoraModel",
     "DeepMatrixCompletion",
-    "FactorChain",
+    "PairCore",
     "Recipe",
     "export_lora",
     "initialize_bases",

@@ -11,8 +11,8 @@ from peft import LoraConfig, PeftConfig
 from peft.utils.other import get_pattern_key
 from torch import Tensor
 
-from corefold.adapters import DeepLoraConfig, chains_of
-from corefold.core import FactorChain
+from corefold.adapters import DeepLoraConfig, saved_updates
+from corefold.core import DeepCore
 from corefold.finetune import InputError, load_settings
 from corefold.finetune.folder import HISTORY, METRICS, REPORT, SETTINGS, check_adapter, read_json
 from corefold.report import (
@@ -39,7 +39,9 @@ def updates_of(folder: Path) -> list[LayerUpdate]:
     config, state = check_adapter(folder)
     try:
         chains = (
-            chains_of(config, state) if isinstance(config, DeepLoraConfig) else _lora_chains(config, state)
+            saved_updates(config, state)
+            if isinstance(config, DeepLoraConfig)
+            else _lora_chains(config, state)
         )
     except (ValueError, KeyError) as error:
         raise InputError(f"{folder}: {error}") from error
@@ -58,7 +60,7 @@ def updates_of(folder: Path) -> list[LayerUpdate]:
     ]
 
 
-def _lora_chains(config: PeftConfig, state: Mapping[str, Tensor]) -> dict[str, FactorChain]:
+def _lora_chains(config: PeftConfig, state: Mapping[str, Tensor]) -> dict[str, DeepCore]:
     """LoRA pairs as chains of depth one, so that one function describes both methods."""
     if not isinstance(config, LoraConfig):
         raise ValueError(f"a {config.peft_type} adapter; expected Deep LoRA or LoRA")
@@ -70,7 +72,7 @@ def _lora_chains(config: PeftConfig, state: Mapping[str, Tensor]) -> dict[str, F
             patterns = config.alpha_pattern or {}
             alpha = patterns.get(get_pattern_key(list(patterns), name), config.lora_alpha)
             scale = alpha / (len(a) ** 0.5 if config.use_rslora else len(a))
-            chains[name] = FactorChain(b.float(), scale * torch.eye(len(a)).unsqueeze(0), a.mT.float())
+            chains[name] = DeepCore(b.float(), scale * torch.eye(len(a)).unsqueeze(0), a.mT.float())
     if not chains:
         raise ValueError("the adapter holds no linear LoRA layer")
     return chains

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from corefold.adapters.recipe import default_steps
+from corefold.adapters.deep_lora.recipe import default_steps
 from corefold.finetune import InputError, RunConfig
 from corefold.finetune.method import value_or
 from corefold.finetune.methods import METHODS

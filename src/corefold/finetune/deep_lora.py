@@ -13,7 +13,7 @@ from torch.optim import AdamW, Optimizer
 from transformers import PreTrainedModel, TrainerCallback
 
 from corefold.adapters import BasesCallback, DeepLoraConfig, param_groups
-from corefold.adapters.recipe import ADAM_EPS, Head, recipe
+from corefold.adapters.deep_lora.recipe import ADAM_EPS, Head, recipe
 from corefold.core import Bases
 from corefold.finetune.config import RunConfig
 from corefold.finetune.errors import InputError

@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 from transformers import PreTrainedModel, TrainerCallback
 
-from corefold.adapters.recipe import HEAD_LR, default_steps
+from corefold.adapters.deep_lora.recipe import HEAD_LR, default_steps
 from corefold.finetune.config import RunConfig
 from corefold.finetune.peer_initialization import InitializationData
 from corefold.finetune.task import Task

@@ -17,7 +17,7 @@ from torch.optim import AdamW, Optimizer
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.pytorch_utils import Conv1D
 
-from corefold.adapters.recipe import HEAD_LR
+from corefold.adapters.deep_lora.recipe import HEAD_LR
 from corefold.finetune.config import RunConfig
 from corefold.finetune.errors import InputError
 from corefold.finetune.method import Decided, Decision, Method, Parameters, value_or

@@ -1,0 +1,108 @@
+"""Deep LoRA in transformers' Trainer, and in trainers built on it."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from corefold.adapters.deep_lora.adapted_layers import AdaptedLayers, adapted_layers
+from corefold.adapters.deep_lora.initialize import Loss, initialize_bases
+from corefold.adapters.deep_lora.layer import DeepLoraLayer
+from corefold.adapters.host.internals import metrics_restored
+
+
+class BasesCallback(TrainerCallback):
+    """Runs `initialize_bases` on the training batches when training starts.
+
+    It does nothing when training resumes, or when the adapter's bases already come from data: that would undo the
+    training so far. A trainer with a loss of its own, as TRL's preference trainers have, is made with the callback and
+    then lends it: `callback.loss_fn = trainer.compute_loss`.
+
+    Args:
+        num_batches: batches used for the bases.
+        loss_fn: as in `initialize_bases`; needed only for trainers that compute their own loss.
+        generator: source of the random halves of the bases.
+    """
+
+    def __init__(
+        self, num_batches: int = 4, loss_fn: Loss | None = None, generator: torch.Generator | None = None
+    ) -> None:
+        self.num_batches, self.loss_fn, self.generator = num_batches, loss_fn, generator
+        self.gradient_values: dict[str, torch.Tensor] = {}
+
+    def on_init_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Called by Trainer, before it makes an optimizer or loads a checkpoint."""
+        _make_exact(model)
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,
+        train_dataloader: Any = None,
+        optimizer: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Called by Trainer."""
+        _make_exact(model)
+        layers = adapted_layers(model)
+        if optimizer is not None:
+            _warn_of_one_rate(layers, optimizer)
+        configs = [layer.configs[name] for layer, name in layers.values()]
+        if state.global_step > 0:  # Training resumes, and the checkpoint holds the bases.
+            for config in configs:
+                config.initialized = True
+        if all(config.initialized for config in configs):
+            return
+        trainer = getattr(self.loss_fn, "__self__", None)
+        with metrics_restored(trainer):
+            self.gradient_values = initialize_bases(
+                model,
+                train_dataloader,
+                self.num_batches,
+                loss_fn=self.loss_fn,
+                generator=self.generator,
+                progress=not args.disable_tqdm,
+            )
+
+
+def _make_exact(model: nn.Module) -> None:
+    """Make half-precision adapters float32 again, in place: TRL casts what trains on a quantized base to bfloat16."""
+    for layer in model.modules():
+        if isinstance(layer, DeepLoraLayer):
+            for container in layer.containers():
+                for tensor in container.values():
+                    if tensor.dtype in (torch.bfloat16, torch.float16):
+                        tensor.data = tensor.data.float()
+
+
+def _warn_of_one_rate(layers: AdaptedLayers, optimizer: Optimizer) -> None:
+    rates = {
+        id(parameter): group.get("initial_lr", group["lr"])
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    for layer, name in layers.values():
+        ratio = layer.configs[name].basis_lr_ratio
+        core, basis = (rates.get(id(tensor)) for tensor in layer.tensors(name)[:2])
+        if ratio not in (0, 1) and basis is not None and basis == core:
+            warnings.warn(
+                f"the optimizer trains the bases at the core's learning rate, not at {ratio:g} times that "
+                "(basis_lr_ratio), and may let them decay; give the trainer "
+                "optimizers=(torch.optim.AdamW(corefold.param_groups(model, lr=...), eps=1e-6), None)",
+                stacklevel=2,
+            )
+            return
