@@ -12,7 +12,7 @@ from peft.utils.other import get_pattern_key
 from torch import Tensor
 
 from corefold.adapters import DeepLoraConfig, saved_updates
-from corefold.core import DeepCore
+from corefold.core import DeepCore, Update
 from corefold.finetune import InputError, load_settings
 from corefold.finetune.folder import HISTORY, METRICS, REPORT, SETTINGS, check_adapter, read_json
 from corefold.report import (
@@ -38,14 +38,14 @@ def updates_of(folder: Path) -> list[LayerUpdate]:
     """
     config, state = check_adapter(folder)
     try:
-        chains = (
+        updates = (
             saved_updates(config, state)
             if isinstance(config, DeepLoraConfig)
-            else _lora_chains(config, state)
+            else _lora_updates(config, state)
         )
     except (ValueError, KeyError) as error:
         raise InputError(f"{folder}: {error}") from error
-    sizes = dict.fromkeys(chains, 0)
+    sizes = dict.fromkeys(updates, 0)
     for key, tensor in state.items():
         name = key.removeprefix("base_model.model.").rpartition(".lora_" if ".lora_" in key else ".")[0]
         if name in sizes:
@@ -55,16 +55,21 @@ def updates_of(folder: Path) -> list[LayerUpdate]:
         return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]  # 9 before 10
 
     return [
-        LayerUpdate(name, chain.singular_values(), chain.left.shape[0], chain.right.shape[0], sizes[name])
-        for name, chain in sorted(chains.items(), key=lambda pair: place(pair[0]))
+        LayerUpdate(name, update.singular_values(), *_shape(update), sizes[name])
+        for name, update in sorted(updates.items(), key=lambda pair: place(pair[0]))
     ]
 
 
-def _lora_chains(config: PeftConfig, state: Mapping[str, Tensor]) -> dict[str, DeepCore]:
-    """LoRA pairs as chains of depth one, so that one function describes both methods."""
+def _shape(update: Update) -> tuple[int, int]:
+    thin = update.thin()
+    return (len(thin[0]), len(thin[1])) if thin is not None else tuple(update.dense().shape)  # type: ignore[return-value]
+
+
+def _lora_updates(config: PeftConfig, state: Mapping[str, Tensor]) -> Mapping[str, Update]:
+    """LoRA pairs as updates with a core of depth one, so that one function describes both methods."""
     if not isinstance(config, LoraConfig):
         raise ValueError(f"a {config.peft_type} adapter; expected Deep LoRA or LoRA")
-    chains = {}
+    updates = {}
     for key in state:
         if key.endswith(".lora_A.weight"):
             a, b = state[key], state[key.replace("lora_A", "lora_B")]
@@ -72,10 +77,10 @@ def _lora_chains(config: PeftConfig, state: Mapping[str, Tensor]) -> dict[str, D
             patterns = config.alpha_pattern or {}
             alpha = patterns.get(get_pattern_key(list(patterns), name), config.lora_alpha)
             scale = alpha / (len(a) ** 0.5 if config.use_rslora else len(a))
-            chains[name] = DeepCore(b.float(), scale * torch.eye(len(a)).unsqueeze(0), a.mT.float())
-    if not chains:
+            updates[name] = DeepCore(b.float(), scale * torch.eye(len(a)).unsqueeze(0), a.mT.float())
+    if not updates:
         raise ValueError("the adapter holds no linear LoRA layer")
-    return chains
+    return updates
 
 
 def write_report(out: Path) -> Path:

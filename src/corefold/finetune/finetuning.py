@@ -51,7 +51,8 @@ def finetune(
         config: the settings.
         out: the output folder.
         overwrite: use `out` although it is not empty; files of the same names are replaced, no others.
-        resume: continue the run in `out`; `config` must be what its config.yaml holds (`RunConfig(**load_settings(...))`).
+        resume: continue the run in `out`; `config` must hold the settings of its config.yaml,
+            `RunConfig(**load_settings(...))`.
         progress: show progress bars.
 
     Raises:
