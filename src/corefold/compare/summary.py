@@ -62,7 +62,7 @@ def summarise(cells: Iterable[Mapping[str, Any]], methods: Sequence[str]) -> lis
 
     Args:
         cells: records, in any order.
-        methods: in the order wanted, the baseline first; others follow by name.
+        methods: the methods in order, the baseline first; others follow by name.
     """
     cells = list(cells)
     order = [*methods, *sorted({cell["method"] for cell in cells} - set(methods))]
@@ -88,10 +88,10 @@ def _row(
     if not whole:
         return SummaryRow(samples, rank, method, 0, **about)
     scores = score_by_seed(whole)
-    found = paired(scores, score_by_seed(baseline), lower_is_better=whole[0]["lower_is_better"])
-    if found is not None and compared:
-        about |= {"difference": found.mean, "low": found.low, "high": found.high,
-                  "wins": found.wins, "losses": found.losses}  # fmt: skip
+    differences = paired(scores, score_by_seed(baseline), lower_is_better=whole[0]["lower_is_better"])
+    if differences is not None and compared:
+        about |= {"difference": differences.mean, "low": differences.low, "high": differences.high,
+                  "wins": differences.wins, "losses": differences.losses}  # fmt: skip
     return SummaryRow(
         samples,
         rank,
@@ -126,7 +126,7 @@ def _counted(rates: Sequence[float | None]) -> str:
 
 
 def write_tables(out: Path, rows: Sequence[SummaryRow]) -> None:
-    """Write the table as csv and as JSON, each whole."""
+    """Write the table as csv and as JSON; a reader sees the old file or the new one."""
     text = io.StringIO()
     writer = csv.DictWriter(text, [each.name for each in fields(SummaryRow)], lineterminator="\n")
     writer.writeheader()
