@@ -39,7 +39,7 @@ def write_comparison(
             Section("Cost", "Medians over seeds. The bytes are those of the file beside the base model: adapter and "
                     "head, or all trained weights.", Table(*_cost_table(rows))),
             *_errors(rows),
-            Section("Settings", "All cells share these. Settings that are not set are decided for each method, task and "
+            Section("Settings", "All cells share these. Those that are not set are decided for each method, task and "
                     "number of rows.", settings={name: value for name, value in settings.items() if name != "tries"}),
             *_tries(settings.get("tries", {})),
             Section("Versions", settings=_together(cells, "versions")),

@@ -84,13 +84,13 @@ def _row(
 ) -> SummaryRow:
     whole = [cell for cell in cells if cell["error"] is None]
     failed = [cell["error"] for cell in cells if cell["error"] is not None]
-    about = {"errors": len(failed), "error": failed[0] if failed else ""}
+    columns = {"errors": len(failed), "error": failed[0] if failed else ""}
     if not whole:
-        return SummaryRow(samples, rank, method, 0, **about)
+        return SummaryRow(samples, rank, method, 0, **columns)
     scores = score_by_seed(whole)
     differences = paired(scores, score_by_seed(baseline), lower_is_better=whole[0]["lower_is_better"])
     if differences is not None and compared:
-        about |= {"difference": differences.mean, "low": differences.low, "high": differences.high,
+        columns |= {"difference": differences.mean, "low": differences.low, "high": differences.high,
                   "wins": differences.wins, "losses": differences.losses}  # fmt: skip
     return SummaryRow(
         samples,
@@ -103,7 +103,7 @@ def _row(
         seconds_per_step=_median(cell["seconds_per_step"] for cell in whole),
         bytes=round(median(cell["bytes"] for cell in whole)),
         lr=_counted([cell["settings"]["lr"] for cell in whole]),
-        **about,
+        **columns,
     )
 
 
