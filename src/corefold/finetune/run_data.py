@@ -1,8 +1,7 @@
-"""What a run trains on, before there is a model: tables read, rows drawn and encoded, settings decided."""
+"""The rows of a run, before there is a model: tables read, rows drawn and encoded."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,22 +13,20 @@ from corefold.errors import InputError
 from corefold.finetune import data
 from corefold.finetune.config import RunConfig
 from corefold.finetune.encoding import encode
-from corefold.finetune.methods import HEAD_RATE, Method
+from corefold.finetune.method import Decided, Method, decide
 from corefold.finetune.models import load_tokenizer
 from corefold.finetune.task import Task, choose_kind, longest_input, make_task
 from corefold.tables.reading import read_table
 
-PASSES, MIN_STEPS, MAX_STEPS = 10, 100, 500  # of a run whose steps are not set
-
 
 @dataclass(frozen=True)
-class Tables:
-    """The rows that settings name, cleaned.
+class SourceTables:
+    """The tables that the settings name, cleaned.
 
     Attributes:
-        task: what is learned from them.
+        task: the task that they pose.
         train: all training rows.
-        held_out: all rows to evaluate on; None: a fifth of `train`, which each seed draws anew.
+        held_out: all rows to evaluate on; None for a fifth of `train`, which each seed draws anew.
     """
 
     task: Task
@@ -38,32 +35,26 @@ class Tables:
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Encoded rows."""
+class RunData:
+    """Everything that a training run needs besides its model.
 
+    Attributes:
+        settings: the settings, nothing left open.
+        task: the task.
+        tokenizer: the tokenizer of the model.
+        train: encoded training rows.
+        eval: encoded rows to evaluate on.
+    """
+
+    settings: Decided[Any]
+    task: Task
+    tokenizer: PreTrainedTokenizerBase
     train: list[dict[str, Any]]
     eval: list[dict[str, Any]]
 
 
-@dataclass(frozen=True)
-class Problem:
-    """A run before it has a model.
-
-    Attributes:
-        config: the settings, nothing left open.
-        task: what is learned.
-        tokenizer: of the model.
-        rows: drawn and encoded.
-    """
-
-    config: RunConfig
-    task: Task
-    tokenizer: PreTrainedTokenizerBase
-    rows: Rows
-
-
 def with_absolute_paths(config: RunConfig) -> RunConfig:
-    """The same settings, paths no longer relative to anything.
+    """The same settings with absolute paths.
 
     Raises:
         InputError: no model or no training data.
@@ -81,8 +72,8 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     )  # type: ignore[arg-type]
 
 
-def read_tables(config: RunConfig) -> Tables:
-    """Read and clean the tables that the settings name, and see what is to be learned."""
+def read_tables(config: RunConfig) -> SourceTables:
+    """Read and clean the tables that the settings name, and choose the task that they pose."""
     table = read_table(config.train)
     columns = data.find_columns(config, table)
     kind = choose_kind(config, table, columns)
@@ -90,10 +81,10 @@ def read_tables(config: RunConfig) -> Tables:
     task, held_out = make_task(config, kind, columns, train), None
     if config.eval is not None:
         held_out = data.clean(read_table(config.eval), columns, kind, config.eval)
-    return Tables(task, train, held_out)
+    return SourceTables(task, train, held_out)
 
 
-def draw_rows(config: RunConfig, tables: Tables) -> tuple[pd.DataFrame, pd.DataFrame]:
+def draw_rows(config: RunConfig, tables: SourceTables) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The rows to train and to evaluate on, drawn by the seed."""
     train, held_out, classes = tables.train, tables.held_out, tables.task.stratify
     if held_out is None:
@@ -107,35 +98,17 @@ def draw_rows(config: RunConfig, tables: Tables) -> tuple[pd.DataFrame, pd.DataF
     return train, held_out
 
 
-def decided(config: RunConfig, task: Task, rows: int, method: Method) -> RunConfig:
-    """The settings, with what they leave open chosen for this task, number of training rows and method."""
-    steps = config.steps or default_steps(rows, config.batch_size)
-    config = config.filled(steps=steps)
-    config = config.filled(**method.shape(config))
-    config = config.filled(weight_decay=method.decay(config, task))
-    return config.filled(
-        task=task.kind,
-        text=task.columns.text,
-        label=task.columns.label,
-        pair=task.pair,
-        head=task.head if task.head in ("own", "mean") else None,
-        lr=method.rate(config, task, rows),
-        head_lr=HEAD_RATE,
-        checkpoint_every=max(1, steps // 10),
-    )
-
-
-def default_steps(rows: int, batch_size: int) -> int:
-    """Ten passes over the rows, within bounds."""
-    return min(MAX_STEPS, max(MIN_STEPS, PASSES * math.ceil(rows / batch_size)))
-
-
-def encoded(config: RunConfig, task: Task, train: pd.DataFrame, held_out: pd.DataFrame) -> Problem:
-    """The problem that these rows pose; texts longer than the model has positions for are cut."""
+def prepare_data(
+    config: RunConfig, task: Task, train: pd.DataFrame, held_out: pd.DataFrame, method: Method[Any]
+) -> RunData:
+    """Decide the settings for these rows and encode them; texts longer than the model has positions for are cut."""
+    settings = decide(config, task, len(train), method)
     tokenizer = load_tokenizer(config.model)
     task = replace(task, max_length=min(task.max_length, longest_input(config.model, tokenizer)))
-    rows = Rows(
-        encode(task, tokenizer, train, config.train),
-        encode(task, tokenizer, held_out, config.eval or config.train),
+    return RunData(
+        settings,
+        task,
+        tokenizer,
+        train=encode(task, tokenizer, train, config.train),
+        eval=encode(task, tokenizer, held_out, config.eval or config.train),
     )
-    return Problem(config, task, tokenizer, rows)
