@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from corefold._registration import register_with_peft
 from corefold._when_imported import when_imported
-from corefold.core import FactorChain
+from corefold.core import DeepCore, PairCore
 
 if TYPE_CHECKING:
     from corefold.adapters import (
@@ -26,7 +26,8 @@ __all__ = [
     "DeepLoraConfig",
     "DeepLoraModel",
     "DeepMatrixCompletion",
-    "FactorChain",
+    "DeepCore",
+    "PairCore",
     "export_lora",
     "initialize_bases",
     "param_groups",
