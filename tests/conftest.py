@@ -12,7 +12,9 @@ import pytest
 # processes that tests start inherit them. numba keeps two threads, which its parallel loops need to be tested at all.
 os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
 os.environ["NUMBA_NUM_THREADS"] = "2"
-os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # a thread that waits sleeps, instead of taking a core from another worker
+os.environ["OMP_WAIT_POLICY"] = (
+    "PASSIVE"  # a thread that waits sleeps, instead of taking a core from another worker
+)
 
 # The estimator refuses wrong shapes by itself, and numba compiles its loops as they stand.
 UNCHECKED = ("estimator", "kernels")

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "BasesCallback",
+    "DeepCore",
     "DeepLoraConfig",
     "DeepLoraModel",
     "DeepMatrixCompletion",
-    "DeepCore",
     "PairCore",
     "export_lora",
     "initialize_bases",

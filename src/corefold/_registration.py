@@ -14,7 +14,9 @@ def register_with_peft() -> None:
     try:
         import corefold.adapters  # noqa: F401 (its import registers)
     except Exception as error:  # whatever an unknown version of PEFT or transformers raises
-        versions = ", ".join(f"{name} {_loaded_version(name)}" for name in ("corefold", "peft", "transformers"))
+        versions = ", ".join(
+            f"{name} {_loaded_version(name)}" for name in ("corefold", "peft", "transformers")
+        )
         reason = " ".join(str(error).split())
         warnings.warn(
             f"corefold cannot add Deep LoRA to PEFT ({versions}): {type(error).__name__}: {reason}. PEFT works without "

@@ -217,7 +217,7 @@ class TestEscaping:
 
 class TestTable:
     def test_rows_must_match_the_header(self):
-        with pytest.raises(ValueError, match=r"needs 2 cells, one for each of \['a', 'b'\]; got \[1\]"):
+        with pytest.raises(ValueError, match=r"needs 2 values, one for each of \['a', 'b'\]; got \[1\]"):
             Table(["a", "b"], [[1, 2], [1]])
         with pytest.raises(ValueError, match="at least one column"):
             Table([], [])
