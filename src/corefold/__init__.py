@@ -14,9 +14,11 @@ if TYPE_CHECKING:
         BasesCallback,
         DeepLoraConfig,
         DeepLoraModel,
+        Recipe,
         export_lora,
         initialize_bases,
         param_groups,
+        recipe,
     )
     from corefold.completion import DeepMatrixCompletion
 
@@ -28,9 +30,11 @@ __all__ = [
     "DeepLoraModel",
     "DeepMatrixCompletion",
     "PairCore",
+    "Recipe",
     "export_lora",
     "initialize_bases",
     "param_groups",
+    "recipe",
 ]
 
 # PEFT brings transformers with it, and completion numba and scikit-learn. Importing them takes seconds, so each package
