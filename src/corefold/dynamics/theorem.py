@@ -56,7 +56,7 @@ class State:
 
 @dataclass(frozen=True)
 class Blocks:
-    """The parts that stay apart. `core` and `rest` hold a basis for each side: [l - 1] for W_l's input, [l] for its output.
+    """The parts that stay apart. `core` and `rest` have a basis a side: [l - 1] on W_l's input, [l] on its output.
 
     Attributes:
         isometries: q_l.
