@@ -47,7 +47,8 @@ $(VENV)/.demo: $(VENV)/.python pyproject.toml constraints.txt packages/demo.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.python pyproject.toml constraints.txt packages/demo.txt packages/test.txt
-	$(PIP) --editable '.[dev]'
+	$(PIP) --no-compile --editable '.[dev]'
+	-@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib  # with all cores, where pip takes one
 	$(PIP) --no-deps --requirement packages/demo.txt --requirement packages/test.txt
 	@touch $@
 
