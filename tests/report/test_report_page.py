@@ -38,7 +38,7 @@ DRAWINGS = [
 
 
 class _Page(HTMLParser):
-    """What a browser would see: elements with their attributes, and text."""
+    """A page as a browser sees it: elements with their attributes, and text."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class TestFigureSvg:
         assert "fill: #ffffff" not in markup
         assert "#000000" not in re.sub(
             r"<path[^>]*stroke: #000000[^>]*>", "", markup
-        )  # a white line's casing
+        )  # the outline of a white line
 
 
 class TestFigureSvgText:
