@@ -44,9 +44,11 @@ _LAZY = {
     "DeepLoraConfig": "corefold.adapters",
     "DeepLoraModel": "corefold.adapters",
     "DeepMatrixCompletion": "corefold.completion",
+    "Recipe": "corefold.adapters",
     "export_lora": "corefold.adapters",
     "initialize_bases": "corefold.adapters",
     "param_groups": "corefold.adapters",
+    "recipe": "corefold.adapters",
 }
 
 
