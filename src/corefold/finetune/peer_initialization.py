@@ -11,6 +11,7 @@ from accelerate.utils import send_to_device
 from peft import initialize_lora_eva_weights
 from torch import Tensor, nn
 
+from corefold.adapters.host.internals import give_lora_ga_gradient
 from corefold.errors import InputError
 
 GRADIENT_BATCHES = 4  # as many as Deep LoRA reads its bases from in a short run
@@ -101,7 +102,7 @@ def initialize_lora_ga(data: InitializationData) -> None:
     """
     config = data.adapted.peft_config["default"].lora_ga_config
     for layer, gradient in _gradients(data, "LoRA-GA"):
-        layer.get_base_layer()._peft_loraga_grad = gradient
+        give_lora_ga_gradient(layer, gradient)
         layer.lora_ga_init("default", config)
 
 
