@@ -15,8 +15,8 @@ from transformers import PreTrainedModel, TrainerCallback
 from corefold.adapters import BasesCallback, DeepLoraConfig, param_groups
 from corefold.adapters.deep_lora.recipe import ADAM_EPS, Head, recipe
 from corefold.core import Bases
+from corefold.errors import InputError
 from corefold.finetune.config import RunConfig
-from corefold.finetune.errors import InputError
 from corefold.finetune.method import Decided, Decision, Method, Parameters
 from corefold.finetune.task import Task
 

@@ -18,8 +18,8 @@ from transformers import PreTrainedModel, TrainerCallback
 from transformers.pytorch_utils import Conv1D
 
 from corefold.adapters.deep_lora.recipe import HEAD_LR
+from corefold.errors import InputError
 from corefold.finetune.config import RunConfig
-from corefold.finetune.errors import InputError
 from corefold.finetune.method import Decided, Decision, Method, Parameters, value_or
 from corefold.finetune.peer_initialization import (
     LORA_ONE_RIDGE,

@@ -14,10 +14,10 @@ import torch
 from torch import nn
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 
+from corefold.errors import InputError
 from corefold.finetune import folder
 from corefold.finetune.callbacks import ProgressBar, StepTimer, StopAtNonFiniteLoss
 from corefold.finetune.encoding import Collator
-from corefold.finetune.errors import InputError
 from corefold.finetune.method import Decided
 from corefold.finetune.metrics import compute_metrics, token_scores
 from corefold.finetune.models import build, head_of
