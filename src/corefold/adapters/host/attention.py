@@ -69,8 +69,12 @@ class AttentionKind(AdapterLayer):
                 if layer.merged and self.disable_adapters:
                     layer.unmerge()
                 scales = {} if layer.merged else layer.scales()
-                for name in scales:
-                    layer.warn_if_it_trains(name)
+                layer.check(scales)
+                if layer.weight.is_meta and not query.is_meta:
+                    raise ValueError(
+                        f"accelerate has offloaded the weights of {self.key or 'an attention'}, which PyTorch uses "
+                        f"without calling their module; offload with preload_module_classes=[{type(self).__name__!r}]"
+                    )
                 if scales or layer.watch_weight is not None:
                     weight = layer.weight + sum(layer.get_delta_weight(*named) for named in scales.items())  # type: ignore[arg-type]
                     weight = weight.to(layer.weight.dtype)

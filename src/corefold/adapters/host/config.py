@@ -116,9 +116,10 @@ class AdapterConfig(PeftConfig):
         """The update of each layer of a saved adapter, by module name, from the state dict that PEFT saves.
 
         Raises:
-            ValueError: no layer, a missing tensor or shapes that do not fit together; the tensor is named.
+            ValueError: no layer, a missing tensor or shapes that do not fit together (the tensor is named), or a method
+                whose updates a plain LoRA cannot hold.
         """
-        raise NotImplementedError
+        raise ValueError(f"{self.title} has no plain LoRA that equals it; merge the adapter instead")
 
     def warn_before_training(self) -> None:
         """Called when a layer with this adapter runs in training: the place to warn of a start that learns nothing."""

@@ -36,15 +36,15 @@ class EmbeddingKind(AdapterLayer):
         return update.lookup_factors()
 
     def orient(self, dense: Tensor) -> Tensor:
-        return dense.mT
+        return self.admissible(dense.mT)
 
     def admissible(self, right: Tensor) -> Tensor:
+        # The vector of padding gets no gradient, and so never changes.
         table: Any = self.get_base_layer()
         if table.padding_idx is None:
             return right
-        right = right.clone()
-        right[table.padding_idx] = 0  # The vector of padding gets no gradient, and so never changes.
-        return right
+        padding = torch.tensor([table.padding_idx], device=right.device)
+        return right.index_fill(0, padding, 0)
 
     def gradient_factors(self, grad: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         table: Any = self.get_base_layer()

@@ -6,7 +6,7 @@ exists and does what its docstring here says.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from enum import Enum
 from typing import Any, TypeVar
@@ -129,6 +129,12 @@ class PeftTuner(BaseTuner):
     ) -> None:
         self.adapt(peft_config, adapter_name, target, target_name, parent, current_key)
 
+    def _replace_module(
+        self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module
+    ) -> None:
+        # PEFT's own goes on to hand over weight and bias, which an attention does not have.
+        setattr(parent, child_name, new_module)
+
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
         super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype)
         self.cast_adapter(adapter_name, autocast_adapter_dtype)
@@ -185,6 +191,22 @@ def has_one_size(attention: Any) -> bool:
 def own_state(module: nn.Module) -> dict[str, Any]:
     """A module's attributes, with copies of its tables of parameters and buffers; `vars().update` restores them."""
     return vars(module) | {"_parameters": dict(module._parameters), "_buffers": dict(module._buffers)}
+
+
+@contextmanager
+def onloaded(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Load the parameters of modules that accelerate has offloaded, for as long as the context lasts.
+
+    accelerate loads them when a module is called, and nobody calls a container of parameters.
+    """
+    hooks = [(module, vars(module)["_hf_hook"]) for module in modules if "_hf_hook" in vars(module)]
+    for module, hook in hooks:
+        hook.pre_forward(module)
+    try:
+        yield
+    finally:
+        for module, hook in hooks:
+            hook.post_forward(module, None)
 
 
 def uncompiled(model: nn.Module) -> nn.Module:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from corefold.adapters.host.config import AdapterConfig
 from corefold.adapters.host.gates import Gates
+from corefold.adapters.host.internals import onloaded
 from corefold.adapters.host.merging import Merging, SavedWeight
 from corefold.adapters.host.precision import without_autocast
 from corefold.core import Update, switched
@@ -129,7 +130,10 @@ class AdapterLayer(nn.Module, Gates, Merging):
         return update.thin()
 
     def admissible(self, right: Tensor) -> Tensor:
-        """A right side, (right_rows, k), without what must not change in a layer of this kind."""
+        """A right side, (right_rows, k), with zeros where a layer of this kind must not change.
+
+        A method with a thin update passes its right side through this when it starts.
+        """
         return right
 
     def gradient_factors(self, grad: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -201,6 +205,12 @@ class AdapterLayer(nn.Module, Gates, Merging):
 
     def forward(self, x: Tensor, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any) -> Tensor:
         """The base layer plus the active adapters, or for each row of `x` the adapter named in `adapter_names`."""
+        if torch.compiler.is_compiling():
+            return self._forward(x, adapter_names, *args, **kwargs)
+        with onloaded(self.containers()):
+            return self._forward(x, adapter_names, *args, **kwargs)
+
+    def _forward(self, x: Tensor, adapter_names: list[str] | None, *args: Any, **kwargs: Any) -> Tensor:
         if self.merged and self.disable_adapters:
             self.unmerge()
         if self.merged:
@@ -211,11 +221,11 @@ class AdapterLayer(nn.Module, Gates, Merging):
             return self.base_layer(x, *args, **kwargs)
         if adapter_names is None or self.disable_adapters:
             scales = self.scales()
-            for name in scales:
-                self.warn_if_it_trains(name)
+            self.check(scales)
             return self.adapted(x, scales, *args, **kwargs) if scales else self.base_layer(x, *args, **kwargs)
-        result = self.base_layer(x, *args, **kwargs)
-        for name in {*adapter_names} & self.r.keys():
+        result, present = self.base_layer(x, *args, **kwargs), {*adapter_names} & self.r.keys()
+        self.check(present)
+        for name in present:
             rows = torch.tensor([i for i, row in enumerate(adapter_names) if row == name], device=x.device)
             updated = self.updated(result[rows], x[rows], {name: self.scaling[name]})
             result = result.index_copy(0, rows, updated)
@@ -240,12 +250,24 @@ class AdapterLayer(nn.Module, Gates, Merging):
         tall, right = thin
         return self.expand(self.project(x, right), tall * scale)
 
-    def warn_if_it_trains(self, adapter_name: str) -> None:
-        """Let the configuration warn, if this adapter is about to train."""
-        if torch.compiler.is_compiling() or not (self.training and torch.is_grad_enabled()):
-            return  # A compiled forward pass cannot warn.
-        if any(tensor.requires_grad for tensor in self.tensors(adapter_name)):
-            self.configs[adapter_name].warn_before_training()
+    def check(self, adapter_names: Iterable[str]) -> None:
+        """Refuse adapters whose parameters hold no numbers, and let the configuration of one that trains warn.
+
+        Raises:
+            ValueError: parameters on the meta device.
+        """
+        if torch.compiler.is_compiling():
+            return  # A compiled forward pass can neither warn nor raise.
+        training = self.training and torch.is_grad_enabled()
+        for name in adapter_names:
+            tensors = self.tensors(name)
+            if any(tensor.is_meta for tensor in tensors) and not self.base_tensor().is_meta:
+                raise ValueError(
+                    f"adapter {name!r} of {self.key or 'this layer'} has no numbers yet: its parameters are on the "
+                    "meta device; load them before the model runs"
+                )
+            if training and any(tensor.requires_grad for tensor in tensors):
+                self.configs[name].warn_before_training()
 
     def __repr__(self) -> str:
         method = next((config.method for config in self.configs.values()), "adapter")
