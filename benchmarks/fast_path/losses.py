@@ -1,16 +1,15 @@
 """Does the fast path train as the plain one does? The losses of both, step by step, from the same start.
 
-    python benchmarks/losses.py ../shared/data [benchmarks/results/losses.json]
+    python -m benchmarks.fast_path.losses [benchmarks/fast_path/losses.json] [--data ../shared/data]
 
-The fast path is `corefold.core.adapted_linear`; the plain one adds `expand(project(x))` to the base layer's output by
-PyTorch's own operations, as every layer that is not linear does. MiniLM, 256 rows of SST-2 and of STS-B, all linear
-layers, float32, dropout on and drawn alike; `worst` is the largest relative difference of the losses of one step.
+The fast path is `corefold.core.adapted_linear`. The plain one adds `expand(project(x))` to the base layer's output by
+PyTorch's own operations, as all layers do that are not linear. MiniLM learns from 256 rows of SST-2 and of STS-B, all
+linear layers adapted, in float32, with the same draws of dropout. `worst` is the largest relative difference between the
+losses of a step.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,56 +19,52 @@ from unittest.mock import patch
 import pandas as pd
 import torch
 from peft import get_peft_model
-from side_by_side import Results, circumstances
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import corefold
+from benchmarks.shared.arguments import benchmark_parser
+from benchmarks.shared.pretrained import find_minilm
+from benchmarks.shared.results import ResultFile, cell_name, circumstances
 from corefold.adapters.layer import DeepLoraLayer
 from corefold.adapters.leaves import DeepLoraLinear
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-
-TARGET = 1e-5
+MAX_DIFFERENCE = 1e-5  # between losses, relative
 SAMPLES, ROWS, EPOCHS = 256, 16, 2
 SETS = {"sst2": (["text"], "label", 2), "stsb": (["sentence1", "sentence2"], "score", 1)}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    default = Path(__file__).with_name("results") / "losses.json"
-    parser.add_argument("data", type=Path)
-    parser.add_argument("out", type=Path, nargs="?", default=default)
+    parser = benchmark_parser(__doc__, Path(__file__).with_suffix(".json"))
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--seeds", type=int, default=5)
-    given = parser.parse_args()
-    results = Results(given.out, ("set", "seed"), target=f"losses equal to {TARGET:g}, relative")
+    options = parser.parse_args()
+    results = ResultFile(options.out, target=f"losses equal to {MAX_DIFFERENCE:g}, relative")
     for name in SETS:
-        for seed in range(given.seeds):
-            cell: dict[str, Any] = {"set": name, "seed": seed, **circumstances("cpu")}
-            if results.find(cell) is not None:
+        for seed in range(options.seeds):
+            identity = {"set": name, "seed": seed}
+            if cell_name(identity) in results.cells:
                 continue
-            fast = train(given.data / name / "train.csv", *SETS[name], seed)
-            with plainly():
-                plain = train(given.data / name / "train.csv", *SETS[name], seed)
+            table = options.data / name / "train.csv"
+            fast = losses(table, *SETS[name], seed)
+            with plain_path():
+                plain = losses(table, *SETS[name], seed)
             apart = [abs(a / b - 1) for a, b in zip(fast, plain, strict=True)]
-            cell |= {"fast": fast, "plain": plain, "first": apart[0], "worst": max(apart)}
-            results.put(cell | {"met": max(apart) <= TARGET})
+            cell = {"fast": fast, "plain": plain, "first": apart[0], "worst": max(apart)}
+            cell |= {"met": max(apart) <= MAX_DIFFERENCE}
+            results.put(cell_name(identity), {**identity, **circumstances("cpu"), **cell})
             print(name, seed, f"first step {apart[0]:.1e}, worst {max(apart):.1e}", flush=True)
 
 
 @contextmanager
-def plainly() -> Iterator[None]:
-    """Linear layers run as those of other kinds do."""
+def plain_path() -> Iterator[None]:
+    """Run linear layers as layers of other kinds run."""
     names = ("adapted", "updated")
     with patch.multiple(DeepLoraLinear, **{name: getattr(DeepLoraLayer, name) for name in names}):
         yield
 
 
-def train(table: Path, texts: list[str], label: str, outputs: int, seed: int) -> list[float]:
+def losses(table: Path, texts: list[str], label: str, outputs: int, seed: int) -> list[float]:
     """The loss of every step."""
-    from models import find_minilm
-
     torch.manual_seed(seed)
     rows = pd.read_csv(table).sample(SAMPLES, random_state=seed)
     tokenizer = AutoTokenizer.from_pretrained(find_minilm())
@@ -83,14 +78,14 @@ def train(table: Path, texts: list[str], label: str, outputs: int, seed: int) ->
     model = get_peft_model(base, config)
     corefold.initialize_bases(model, batches, num_batches=4, progress=False)
     optimizer = torch.optim.AdamW(corefold.param_groups(model, lr=1e-2), eps=1e-6)
-    losses = []
+    values = []
     for batch in batches * EPOCHS:
         loss = model.train()(**batch).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(loss.item())
-    return losses
+        values.append(loss.item())
+    return values
 
 
 def batch_of(rows: pd.DataFrame, tokenizer: Any, texts: list[str], label: str, outputs: int) -> Any:

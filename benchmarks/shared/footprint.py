@@ -17,8 +17,9 @@ MARK = "corefold: the peak counts from here"
 class Watch:
     """Within `with Watch(device) as watch:`, tensors are counted; after it, `watch.peak` is in bytes.
 
-    The peak is that after `mark()`, of all that was allocated since the `with` began and not yet freed. On a CPU the
-    allocator's own events are added up (what was there before is left out, also when it is freed); on CUDA its counter.
+    The peak is the most memory, at any time after `mark()`, that was allocated since the `with` began and not yet
+    freed. On a CPU it is the sum of the allocator's events; memory from before the `with` does not count, nor does its
+    release. On CUDA it is the allocator's own counter.
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
@@ -38,7 +39,7 @@ class Watch:
         return self
 
     def mark(self) -> None:
-        """What came and went until here does not count."""
+        """Start the peak anew: memory that was freed before this call does not count."""
         gc.collect()
         if self._profile is None:
             torch.cuda.reset_peak_memory_stats(self.device)
@@ -57,7 +58,7 @@ class Watch:
 
 
 def _peak(tree: Iterable[Any]) -> int:
-    """The highest sum after the mark, in the order of time."""
+    """The highest sum of allocated bytes after the mark, in the order of time."""
     held: dict[int, int] = {}
     total, peak = 0, None
     for event in sorted(_flat(tree), key=lambda event: event.start_time_ns):
@@ -70,7 +71,7 @@ def _peak(tree: Iterable[Any]) -> int:
             held[pointer] = size
             total += size
         else:
-            # The profiler also reports what an earlier profile of this process saw allocated: not ours.
+            # The profiler also reports the release of memory that an earlier profile saw allocated.
             total -= held.pop(pointer, 0)
         peak = None if peak is None else max(peak, total)
     if peak is None:
@@ -86,19 +87,19 @@ def _flat(tree: Iterable[Any]) -> Iterator[Any]:
 
 @contextmanager
 def saved_for_backward(left_out: Collection[int] = ()) -> Iterator[dict[int, int]]:
-    """Within it, the storages that autograd saves: bytes by address. Those at the addresses `left_out` do not count."""
-    found: dict[int, int] = {}
+    """The storages that autograd saves within the `with`: bytes by address, without the addresses `left_out`."""
+    saved: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in left_out:
-            found[storage.data_ptr()] = storage.nbytes()
+            saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        yield found
+        yield saved
 
 
 def addresses(model: nn.Module) -> set[int]:
-    """Where the storages of a model's parameters and buffers lie."""
+    """The addresses of the storages of a model's parameters and buffers."""
     return {tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *model.buffers()]}

@@ -1,24 +1,26 @@
-"""How does the cost of a step depend on width, tokens and hidden size? Deep LoRA and LoRA over the frozen floor.
+"""How does the cost of a step depend on width, tokens and hidden size? Deep LoRA and LoRA beside the frozen model.
 
-    python benchmarks/scaling.py [benchmarks/results/scaling.json] [--device cuda]
+    python -m benchmarks.steps.scaling [benchmarks/steps/scaling.json] [--device cuda]
 
-The model is a stack of four square linear layers, all adapted, and nothing else, so differences show undiluted. One
-size varies, the others stay. `branch` says what Deep LoRA did in each pass: "fold" if it made a matrix of the weight's
-shape, "side" if not. Cells that the file holds are left as they are.
+The model is a stack of four square linear layers, all adapted, and nothing else, so that differences show undiluted.
+One size varies, the others stay. `branch` says which way Deep LoRA took in each pass: "fold" where it formed a matrix
+of the weight's shape, "side" where it did not. Cells that the file holds stay as they are.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
-from peers import MAIN, METHODS, Case, prepare
-from side_by_side import Results, circumstances, measure
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from benchmarks.shared.arguments import timing_parser
+from benchmarks.shared.peers import MAIN, METHODS, BaseModel, initial_model
+from benchmarks.shared.results import ResultFile, cell_name, circumstances
+from benchmarks.shared.training_steps import measure
 
 LAYERS = 4
 FIXED = {"width": 8, "tokens": 1024, "hidden": 768}
@@ -30,91 +32,83 @@ SWEEPS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    default = Path(__file__).with_name("results") / "scaling.json"
-    parser.add_argument("out", type=Path, nargs="?", default=default)
-    parser.add_argument("--rounds", type=int, default=11, help="at least")
-    parser.add_argument("--budget", type=float, default=3, help="seconds for rounds beyond these, a cell")
-    parser.add_argument("--device", default="cpu")
+    parser = timing_parser(__doc__, __file__, min_rounds=11, budget=3)
     parser.add_argument("--largest", type=int, default=8192, help="leave out sizes above")
-    parser.add_argument("--again", action="store_true", help="measure what the file holds, too")
-    given = parser.parse_args()
-    results = Results(
-        given.out,
-        ("width", "tokens", "hidden", "device"),
+    parser.add_argument("--again", action="store_true", help="measure the cells that the file holds, too")
+    options = parser.parse_args()
+    results = ResultFile(
+        options.out,
         question="a step of a stack of adapted linear layers over the frozen stack's, as one size varies",
         layers=LAYERS,
         fixed=FIXED,
         sweeps=SWEEPS,
     )
     for sweep, values in SWEEPS.items():
-        for value in (value for value in values if value <= given.largest):
-            cell = {**FIXED, sweep: value, "device": given.device}
-            if results.find(cell) is not None and not given.again:
+        for value in (value for value in values if value <= options.largest):
+            identity = {**FIXED, sweep: value, "device": options.device}
+            if cell_name(identity) in results.cells and not options.again:
                 continue
             began = time.perf_counter()
-            cell |= run(cell, given)
-            results.put(cell)
+            cell = {**identity, **measured(identity, options)}
+            results.put(cell_name(identity), cell)
             print(line(cell, sweep, time.perf_counter() - began), flush=True)
 
 
-def run(cell: dict[str, Any], given: argparse.Namespace) -> dict[str, Any]:
-    case = stack(cell["hidden"], cell["width"], given.device)
+def measured(sizes: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """The figures of the main methods at these sizes."""
+    base = stack(sizes["hidden"], sizes["width"], options.device)
+    dtype = next(base.module.parameters()).dtype
 
     def batch(seed: int) -> tuple[Tensor, Tensor]:
         stream = torch.Generator().manual_seed(seed)
-        shape = (2, 1, cell["tokens"], cell["hidden"])
-        x, gradient = torch.randn(shape, generator=stream).to(
-            given.device, next(case.base.parameters()).dtype
-        )
+        shape = (2, 1, sizes["tokens"], sizes["hidden"])
+        x, gradient = torch.randn(shape, generator=stream).to(options.device, dtype)
         return x, gradient
 
-    methods = measure(case, MAIN, batch, given.device, given.rounds, given.budget)
+    methods = measure(base, MAIN, batch, options.device, options.rounds, options.budget)
     for name in ("deep_frozen", "deep_trained"):
-        methods[name]["branch"] = branch(name, case, batch(0))
-    return {"methods": methods, **circumstances(given.device)}
+        methods[name]["branch"] = branch(name, base, batch(0))
+    return {"methods": methods, **circumstances(options.device)}
 
 
-def stack(hidden: int, width: int, device: str) -> Case:
-    """Random layers that keep the size of what goes through; bfloat16 on a GPU."""
+def stack(hidden: int, width: int, device: str) -> BaseModel:
+    """Random layers whose outputs are about as large as their inputs; bfloat16 on a GPU."""
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         layers = nn.Sequential(*(nn.Linear(hidden, hidden) for _ in range(LAYERS)))
     for layer in layers:
         nn.init.normal_(layer.weight, std=hidden**-0.5)
-    return Case(
+    return BaseModel(
         layers.to(device, dtype),
-        along,
+        inner_product,
         targets=[str(number) for number in range(LAYERS)],
         rank=width,
         autocast=None if dtype == torch.float32 else dtype,
     )
 
 
-def along(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-    """A loss whose gradient at the output is given: it costs next to nothing."""
+def inner_product(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """A loss whose gradient at the output is part of the batch, so that it costs next to nothing."""
     x, gradient = batch
     y = model(x)
     return torch.vdot(y.flatten(), gradient.flatten().to(y.dtype))
 
 
-def branch(name: str, case: Case, batch: tuple[Tensor, Tensor]) -> dict[str, str]:
-    """What a method's forward and backward make: a matrix of the weight's shape ("fold") or not ("side")."""
-    training = METHODS[name].start(case, prepare(name, case))
-    with _Shapes() as forward:
-        loss = training.forward(batch)
-    with _Shapes() as backward:
+def branch(name: str, base: BaseModel, batch: tuple[Tensor, Tensor]) -> dict[str, str]:
+    """For each pass, "fold" where it forms a matrix of the weight's shape and "side" where it does not."""
+    trained = METHODS[name].start(base, initial_model(name, base))
+    with ShapeRecorder() as forward:
+        loss = trained.forward(batch)
+    with ShapeRecorder() as backward:
         loss.backward()
-    square = (batch[0].shape[-1],) * 2  # no size of a sweep makes the tokens a square, too
+    square = (batch[0].shape[-1],) * 2  # no sweep has as many tokens as hidden units
     passes = {"forward": forward, "backward": backward}
-    return {name: "fold" if square in seen.shapes else "side" for name, seen in passes.items()}
+    return {name: "fold" if square in mode.shapes else "side" for name, mode in passes.items()}
 
 
-class _Shapes(TorchDispatchMode):
-    """Collects the last two sides of all results of matrix products and sums."""
+class ShapeRecorder(TorchDispatchMode):
+    """Collects the last two sides of the results of all matrix products and sums."""
 
     def __init__(self) -> None:
         super().__init__()
