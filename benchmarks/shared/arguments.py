@@ -13,9 +13,7 @@ def benchmark_parser(doc: str | None, out: Path) -> argparse.ArgumentParser:
     return parser
 
 
-def timing_parser(
-    doc: str | None, script: str, *, min_rounds: int, budget: float
-) -> argparse.ArgumentParser:
+def timing_parser(doc: str | None, script: str, *, min_rounds: int, budget: float) -> argparse.ArgumentParser:
     """A parser with the options of a benchmark that times rounds; its result file lies beside the script."""
     parser = benchmark_parser(doc, Path(script).with_suffix(".json"))
     parser.add_argument("--rounds", type=int, default=min_rounds, help="the fewest rounds of a cell")

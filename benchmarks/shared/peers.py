@@ -180,13 +180,19 @@ class PeerMethod:
 XS = partial(peft.PsoftConfig, psoft_orth=False, psoft_mag_a=False, psoft_mag_b=False, psoft_svd="lowrank")
 MAIN = ("floor", "lora", "deep_frozen", "deep_trained")  # the methods that targets are about
 METHODS = {
-    "floor": PeerMethod("frozen model", frozen, "forward, backward to the first adapted layer; the head trains"),
+    "floor": PeerMethod(
+        "frozen model", frozen, "forward, backward to the first adapted layer; the head trains"
+    ),
     "lora": PeerMethod("LoRA", lora),
     "deep_frozen": PeerMethod(
         "square core", partial(deep, ratio=0.0), "the paper's, of the rank of the peers, frozen bases"
     ),
-    "deep_narrow": PeerMethod("Deep LoRA", partial(deep, ratio=0.0, **NARROW), "the default: rank 2, width 112"),
-    "deep_trained": PeerMethod("square core, bases trained", partial(deep, ratio=1e-2), "basis_lr_ratio=1e-2"),
+    "deep_narrow": PeerMethod(
+        "Deep LoRA", partial(deep, ratio=0.0, **NARROW), "the default: rank 2, width 112"
+    ),
+    "deep_trained": PeerMethod(
+        "square core, bases trained", partial(deep, ratio=1e-2), "basis_lr_ratio=1e-2"
+    ),
     "rslora": PeerMethod("rsLoRA", partial(lora, use_rslora=True)),
     "dora": PeerMethod("DoRA", partial(lora, use_dora=True)),
     "adalora": PeerMethod(

@@ -39,7 +39,12 @@ def memory(results: dict[str, Any], ax: Axes) -> None:
     def over(cell: Cell, name: str) -> tuple[float, float, float]:
         return (cell["methods"][name]["peak_bytes"] / cell["methods"]["lora"]["peak_bytes"],) * 3
 
-    _rows([*results["cells"].values()], ax, over, "Peak memory of a training step above the weights, over LoRA's")
+    _rows(
+        [*results["cells"].values()],
+        ax,
+        over,
+        "Peak memory of a training step above the weights, over LoRA's",
+    )
 
 
 def _rows(
@@ -98,7 +103,9 @@ def scales(results: dict[str, Any], ax: Axes) -> None:
     labels = _methods(results["cells"].values())
     hollow = Line2D([], [], color=GREY, linestyle="", label="update folded into the weight", **HOLLOW)
     keys = [*(_key(color, labels[name]) for name, color in SCALED.items()), hollow]
-    title = f"Time of a step of {results['layers']} linear layers over the frozen layers' (median and quartiles)"
+    title = (
+        f"Time of a step of {results['layers']} linear layers over the frozen layers' (median and quartiles)"
+    )
     head(panels[0], title, keys, len(keys))
 
 
@@ -114,9 +121,7 @@ def _lines(panel: Axes, cells: Sequence[Cell], sweep: str) -> None:
         points = [(size, value) for size, value, fold in zip(sizes, mid, folded, strict=True) if fold]
         panel.plot([x for x, _ in points], [y for _, y in points], linestyle="", color=color, ms=5, **HOLLOW)
     panel.set_xscale("log", base=2)
-    panel.set_xticks(
-        sizes, [f"{size:,}" for size in sizes], rotation=45, ha="right", rotation_mode="anchor"
-    )
+    panel.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=45, ha="right", rotation_mode="anchor")
     panel.xaxis.set_minor_locator(NullLocator())
     panel.xaxis.set_minor_formatter(NullFormatter())
     panel.axhline(1, color=GREY, linewidth=1, zorder=1)
@@ -131,7 +136,9 @@ def figure_height(step: dict[str, Any]) -> float:
 
 def _of_sweep(results: dict[str, Any], sweep: str) -> list[Cell]:
     rest = {key: size for key, size in results["fixed"].items() if key != sweep}
-    cells = [cell for cell in results["cells"].values() if all(cell[key] == size for key, size in rest.items())]
+    cells = [
+        cell for cell in results["cells"].values() if all(cell[key] == size for key, size in rest.items())
+    ]
     return sorted(cells, key=lambda cell: cell[sweep])
 
 
