@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from corefold.core import FactorChain
+from corefold.core import DeepCore
 
 SHAPES = [(12, 12), (13, 13), (17, 10), (9, 16)]
 """(out, in): square even and odd, tall, wide."""
@@ -53,7 +53,7 @@ def random_chain(
     core_rank: int | None = None,
     seed: int = 0,
     dtype: torch.dtype = torch.float64,
-) -> FactorChain:
+) -> DeepCore:
     """A chain far from its start: every factor different, bases neither orthonormal nor alike.
 
     With `core_rank` the middle factor has that rank, so with `start=0` the whole chain has it.
@@ -64,4 +64,4 @@ def random_chain(
         u, s, vh = torch.linalg.svd(factors[depth // 2])
         factors[depth // 2] = (u[:, :core_rank] * s[:core_rank]) @ vh[:core_rank]
     left, right = gaussian(out, width, seed=stream), gaussian(in_, width, seed=stream)
-    return FactorChain(left.to(dtype), factors.to(dtype), right.to(dtype), start)
+    return DeepCore(left.to(dtype), factors.to(dtype), right.to(dtype), start)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from corefold._when_imported import when_imported
-from corefold.core import FactorChain
+from corefold.core import DeepCore, PairCore
 
 if TYPE_CHECKING:
     from corefold.adapters import (
@@ -24,7 +24,8 @@ __all__ = [
     "DeepLoraConfig",
     "DeepLoraModel",
     "DeepMatrixCompletion",
-    "FactorChain",
+    "DeepCore",
+    "PairCore",
     "export_lora",
     "initialize_bases",
     "param_groups",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import product
 
 import pytest
@@ -12,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 import laws
 from cases import ROUNDING, SHAPES, gaussian, random_chain
-from corefold.core import FactorChain, adapted_linear, fold_pays
+from corefold.core import DeepCore, PairCore, Update, adapted_linear, fold_pays
 
 FEW, MANY = (2, 1), (6, 11)
 """Batches that take the update beside the weight and in it, both forward and backward."""
@@ -21,7 +22,7 @@ PARTS = ("x", "weight", "bias", "left", "factors", "right")
 SCALES = (1.0, -0.7)
 
 
-def chains_of(out: int, in_: int, how_many: int) -> list[FactorChain]:
+def chains_of(out: int, in_: int, how_many: int) -> list[DeepCore]:
     return [random_chain(out, in_, 3 - k, 3 - k, seed=k) for k in range(how_many)]
 
 
@@ -38,8 +39,8 @@ def operands(out: int, in_: int, batch: tuple[int, ...], chains: int = 1, traine
     return result
 
 
-def as_chains(parts: tuple[Tensor, ...]) -> list[FactorChain]:
-    return [FactorChain(*parts[i : i + 3], 0.3) for i in range(0, len(parts), 3)]
+def as_chains(parts: tuple[Tensor, ...]) -> list[DeepCore]:
+    return [DeepCore(*parts[i : i + 3], 0.3) for i in range(0, len(parts), 3)]
 
 
 def fast(x: Tensor, weight: Tensor, bias: Tensor, *parts: Tensor) -> Tensor:
@@ -233,7 +234,7 @@ def test_a_narrow_chain_is_the_dense_map_with_its_gradients(batch):
         parts = [gaussian(*batch, 8), gaussian(7, 8, seed=1), gaussian(7, seed=2), gaussian(7, 4, seed=3),
                  gaussian(2, 4, 2, seed=4), gaussian(8, 4, seed=5)]  # fmt: skip
         x, weight, bias, left, factors, right = (part.requires_grad_() for part in parts)
-        y = route(x, weight, bias, [FactorChain(left, factors, right)], (1.0,))
+        y = route(x, weight, bias, [PairCore(left, factors, right)], (1.0,))
         y.square().sum().backward()
         found.append([y.detach(), *(part.grad for part in parts)])
     for got, expected in zip(*found, strict=True):
@@ -242,9 +243,7 @@ def test_a_narrow_chain_is_the_dense_map_with_its_gradients(batch):
 
 def test_a_narrow_chain_beside_a_square_one_is_the_sum_of_both():
     chains = [
-        FactorChain(
-            gaussian(7, 5, seed=3), gaussian(2, 5, 2, seed=4).requires_grad_(), gaussian(8, 5, seed=5)
-        ),
+        PairCore(gaussian(7, 5, seed=3), gaussian(2, 5, 2, seed=4).requires_grad_(), gaussian(8, 5, seed=5)),
         random_chain(7, 8, 3, 3),
     ]
     chains[1].factors.requires_grad_()
@@ -260,10 +259,57 @@ def test_of_a_narrow_chain_nothing_as_wide_as_its_bases_is_saved_for_each_token(
     tokens, width, rank = 40, 16, 2
     x, weight = gaussian(tokens, 20), gaussian(24, 20, seed=1)
     factors = gaussian(2, width, rank, seed=4).requires_grad_()
-    chain = FactorChain(gaussian(24, width, seed=3), factors, gaussian(20, width, seed=5))
+    chain = PairCore(gaussian(24, width, seed=3), factors, gaussian(20, width, seed=5))
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
         adapted_linear(x, weight, None, [chain], [1.0])
     own = {tensor.data_ptr() for tensor in (x, weight, chain.left, chain.right)}
     most = max(t.numel() for t in saved if t.data_ptr() not in own)
     assert most <= max(tokens, 24) * rank
+
+
+@dataclass(frozen=True)
+class Squared(Update):
+    """A dense update without a thin form: the squares of a low-rank matrix."""
+
+    tall: Tensor
+    right: Tensor
+
+    def dense(self) -> Tensor:
+        return (self.tall @ self.right.mT).square()
+
+
+@pytest.mark.parametrize("base", [False, True])
+def test_an_update_without_a_thin_form_is_added_as_a_dense_one(base):
+    dense_only, thin = (
+        Squared(gaussian(7, 2, seed=3).requires_grad_(), gaussian(5, 2, seed=4)),
+        random_chain(7, 5, 3, 2),
+    )
+    x, weight, bias = gaussian(4, 3, 5).requires_grad_(), gaussian(7, 5, seed=1), gaussian(7, seed=2)
+    assert dense_only.thin() is None
+    for updates in ([dense_only], [thin, dense_only]):
+        update = sum(scale * each.dense() for scale, each in zip(SCALES, updates, strict=False))
+        expected = functional.linear(x, weight + update, bias)
+        if base:
+            got = adapted_linear(
+                x, None, None, updates, SCALES[: len(updates)], functional.linear(x, weight, bias)
+            )
+        else:
+            got = adapted_linear(x, weight, bias, updates, SCALES[: len(updates)])
+        laws.same_matrix(got, expected, 1e-13)
+        wanted = [x, dense_only.tall]
+        for one, other in zip(
+            *(torch.autograd.grad(y.square().sum(), wanted) for y in (got, expected)), strict=True
+        ):
+            laws.same_matrix(one, other, 1e-12)
+
+
+@pytest.mark.parametrize("broken", ["left", "factors", "right"])
+def test_a_tensor_that_holds_zero_switches_off_even_what_is_not_a_number(broken):
+    x, weight = gaussian(4, 5), gaussian(7, 5, seed=1)
+    sound, off = random_chain(7, 5, 3, 2), random_chain(7, 5, 3, 2, seed=1)
+    narrow = PairCore(gaussian(7, 4, seed=3), gaussian(2, 4, 2, seed=4), gaussian(5, 4, seed=5))
+    for update in (off, narrow):
+        getattr(update, broken).fill_(torch.nan)
+        got = adapted_linear(x, weight, None, [sound, update], [torch.tensor(1.0), torch.tensor(0.0)])
+        laws.same_matrix(got, x @ (weight + sound.dense()).mT, 1e-13)

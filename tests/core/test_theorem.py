@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cases import frame, gaussian, matrix_with_spectrum
-from corefold.core import FactorChain, bases_from_gradient, wide_bases
+from corefold.core import DeepCore, bases_from_gradient, wide_bases
 from laws import same_matrix
 
 D, STEPS, ETA, CHECK_EVERY = 40, 300, 0.02, 50
@@ -41,13 +41,13 @@ def _descend_wide(factors: list[Tensor], target: Tensor, decay: float) -> list[T
     return moved
 
 
-def _descend_chain(chain: FactorChain, target: Tensor, decay: float) -> FactorChain:
+def _descend_chain(chain: DeepCore, target: Tensor, decay: float) -> DeepCore:
     """The same step on the core alone, by autograd through the chain."""
     factors = chain.factors.detach().requires_grad_()
-    trained = FactorChain(chain.left, factors, chain.right)
+    trained = DeepCore(chain.left, factors, chain.right)
     loss = 0.5 * (trained.dense() - target).square().sum()
     (gradient,) = torch.autograd.grad(loss, factors)
-    return FactorChain(chain.left, ((1 - ETA * decay) * factors - ETA * gradient).detach(), chain.right)
+    return DeepCore(chain.left, ((1 - ETA * decay) * factors - ETA * gradient).detach(), chain.right)
 
 
 def _descend_rest(rho: list[float], decay: float) -> list[float]:
@@ -69,9 +69,9 @@ def _start(depth: int) -> tuple[list[float], list[Tensor], Tensor]:
     )
 
 
-def _small_chain(left: Tensor, right: Tensor, scales: list[float]) -> FactorChain:
+def _small_chain(left: Tensor, right: Tensor, scales: list[float]) -> DeepCore:
     eye = torch.eye(left.shape[1], dtype=torch.float64)
-    return FactorChain(left, torch.stack([scale * eye for scale in scales]), right)
+    return DeepCore(left, torch.stack([scale * eye for scale in scales]), right)
 
 
 def _complement(basis: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cases import frame, gaussian, generator, matrix_with_spectrum
-from corefold.core import FactorChain, wide_bases
+from corefold.core import DeepCore, wide_bases
 from corefold.dynamics import descend, deviation, invariant_blocks, leading_directions, predict, product
 from corefold.dynamics import orthogonal_start as start_of_one_scale
 from laws import orthonormal_columns, same_matrix, spans_same_space
@@ -101,7 +101,7 @@ def test_a_square_core_is_the_factor_chain_between_the_closed_form_bases(decay):
     u, v = leading_directions(target)
     blocks = invariant_blocks(start, u, v)
     left, right = wide_bases(u, v, product(blocks.isometries))
-    chain = FactorChain.at_start(left, right, 3, 0.4)
+    chain = DeepCore.at_start(left, right, 3, 0.4)
     factors = list(chain.factors.unbind(0))
     for small, state in islice(
         zip(

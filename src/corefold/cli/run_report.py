@@ -13,7 +13,7 @@ from peft.utils.other import get_pattern_key
 from torch import Tensor
 
 from corefold.adapters import DeepLoraConfig, chains_of
-from corefold.core import FactorChain
+from corefold.core import DeepCore
 from corefold.finetune import InputError, load_settings
 from corefold.finetune.folder import check_adapter
 from corefold.report import (
@@ -59,7 +59,7 @@ def updates_of(folder: Path) -> list[LayerUpdate]:
     ]
 
 
-def _lora_chains(config: PeftConfig, state: Mapping[str, Tensor]) -> dict[str, FactorChain]:
+def _lora_chains(config: PeftConfig, state: Mapping[str, Tensor]) -> dict[str, DeepCore]:
     """A LoRA pair as a chain of depth one, so that both methods are looked at alike."""
     if not isinstance(config, LoraConfig):
         raise ValueError(f"a {config.peft_type} adapter; expected Deep LoRA or LoRA")
@@ -71,7 +71,7 @@ def _lora_chains(config: PeftConfig, state: Mapping[str, Tensor]) -> dict[str, F
             patterns = config.alpha_pattern or {}
             alpha = patterns.get(get_pattern_key(list(patterns), name), config.lora_alpha)
             scale = alpha / (len(a) ** 0.5 if config.use_rslora else len(a))
-            chains[name] = FactorChain(b.float(), scale * torch.eye(len(a)).unsqueeze(0), a.mT.float())
+            chains[name] = DeepCore(b.float(), scale * torch.eye(len(a)).unsqueeze(0), a.mT.float())
     if not chains:
         raise ValueError("the adapter holds no linear LoRA layer")
     return chains

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from corefold.completion.bounds import fits_in_memory
 from corefold.completion.factors import LowRank
 from corefold.completion.solvers.step import Problem, Step
-from corefold.core import FactorChain, bases_from_singular_vectors
+from corefold.core import DeepCore, bases_from_singular_vectors
 
 SMALLEST = 1e-6  # share of the largest singular value below which a direction is none
 
@@ -65,7 +65,7 @@ class Descent:
         # Of the data, as on the path: what few steps have found so far may be much smaller.
         scale = float(problem.leading(step.factors.rank).s[0]) or 1.0
         root = (step.factors.s / scale) ** (1 / self.depth)
-        chain = FactorChain(step.factors.u, root.diag().repeat(self.depth, 1, 1), step.factors.v)
+        chain = DeepCore(step.factors.u, root.diag().repeat(self.depth, 1, 1), step.factors.v)
         return islice(self._descend(problem, _Chain(chain, self.gamma), scale), 3)
 
     def _compressed(self, problem: Problem, start: LowRank) -> _Chain:
@@ -78,7 +78,7 @@ class Descent:
         u = problem.rows.all_of(start.u)
         left, right = bases_from_singular_vectors(u * signs, start.v * signs, width, "gradient", stream)
         left = left[problem.own]
-        return _Chain(FactorChain.at_start(left, right, self.depth, self.init_scale), self.gamma)
+        return _Chain(DeepCore.at_start(left, right, self.depth, self.init_scale), self.gamma)
 
     def _wide(self, problem: Problem) -> _Wide:
         side = max(problem.height, problem.width)
@@ -121,14 +121,14 @@ class Descent:
 class _Chain:
     """The compressed factors: a small core between two bases, which move slower."""
 
-    def __init__(self, chain: FactorChain, gamma: float) -> None:
+    def __init__(self, chain: DeepCore, gamma: float) -> None:
         self.trained = [part.clone().requires_grad_() for part in (chain.factors, chain.left, chain.right)]
         self.ratios = (1.0, gamma, gamma)
         self.of_rows = self.trained[0]
 
     def halves(self) -> tuple[Tensor, Tensor]:
         factors, left, right = self.trained
-        return left @ FactorChain(left, factors, right).core(), right * 1.0
+        return left @ DeepCore(left, factors, right).core(), right * 1.0
 
 
 class _Wide:

@@ -5,14 +5,14 @@ import torch
 from jaxtyping import TypeCheckError
 
 from cases import DEPTHS, DTYPES, ROUNDING, SHAPES, frame, gaussian, random_chain
-from corefold.core import FactorChain, low_rank_svd, start_product
+from corefold.core import DeepCore, PairCore, low_rank_svd, start_product
 from laws import applied_in_order, best_error, orthonormal_columns, same_matrix, spans_same_space
 
 WIDTH = 5
 SCALES = [0.1, 1e-3, 0.3]
 
 
-def _dense(chain: FactorChain) -> torch.Tensor:
+def _dense(chain: DeepCore) -> torch.Tensor:
     return applied_in_order(chain.left, chain.factors, chain.right, chain.start)
 
 
@@ -28,7 +28,7 @@ def test_dense_applies_factors_in_order(out, in_, depth, dtype):
 @pytest.mark.parametrize("depth", DEPTHS[1:])
 def test_the_order_of_factors_matters(depth):
     chain = random_chain(9, 16, WIDTH, depth)
-    turned = FactorChain(chain.left, chain.factors.flip(0), chain.right, chain.start)
+    turned = DeepCore(chain.left, chain.factors.flip(0), chain.right, chain.start)
     assert (turned.dense() - chain.dense()).norm() > 0.1 * chain.dense().norm()
 
 
@@ -54,7 +54,7 @@ def test_gradients_flow_to_every_part(start):
     x = gaussian(2, 4, seed=1)
     parts = [part.requires_grad_() for part in (chain.left, chain.factors, chain.right, x)]
     assert torch.autograd.gradcheck(
-        lambda left, factors, right, x: FactorChain(left, factors, right, start)(x), parts
+        lambda left, factors, right, x: DeepCore(left, factors, right, start)(x), parts
     )
 
 
@@ -64,7 +64,7 @@ class TestAtStart:
     @pytest.mark.parametrize("dtype", DTYPES)
     def test_is_exactly_zero(self, dtype, depth, scale):
         left, right = frame(17, WIDTH, 1).to(dtype), frame(10, WIDTH, 2).to(dtype)
-        chain = FactorChain.at_start(left, right, depth, scale)
+        chain = DeepCore.at_start(left, right, depth, scale)
         assert chain.factors.shape == (depth, WIDTH, WIDTH)
         for factor in chain.factors:
             assert torch.equal(factor, scale * torch.eye(WIDTH, dtype=dtype))
@@ -75,7 +75,7 @@ class TestAtStart:
     @pytest.mark.parametrize("dtype", DTYPES)
     def test_collapses_to_exactly_zero(self, dtype, scale):
         left, right = frame(17, WIDTH, 1).to(dtype), frame(10, WIDTH, 2).to(dtype)
-        chain = FactorChain.at_start(left, right, 3, scale)
+        chain = DeepCore.at_start(left, right, 3, scale)
         assert not chain.singular_values().any()
         for kept, (b, a) in (
             (WIDTH, chain.collapse()),
@@ -89,13 +89,13 @@ class TestAtStart:
     @pytest.mark.parametrize("dtype", DTYPES)
     def test_without_the_offset_is_the_small_start(self, dtype):
         left, right = frame(17, WIDTH, 1).to(dtype), frame(10, WIDTH, 2).to(dtype)
-        chain = FactorChain(left, FactorChain.at_start(left, right, 3, 0.1).factors, right)
+        chain = DeepCore(left, DeepCore.at_start(left, right, 3, 0.1).factors, right)
         same_matrix(chain.dense(), 1e-3 * frame(17, WIDTH, 1) @ frame(10, WIDTH, 2).mT, ROUNDING[dtype])
 
     def test_trained_factors_leave_zero(self):
         left, right = frame(17, WIDTH, 1), frame(10, WIDTH, 2)
-        chain = FactorChain.at_start(left, right, 3, 0.1)
-        moved = FactorChain(left, chain.factors + 0.01 * gaussian(3, WIDTH, WIDTH), right, chain.start)
+        chain = DeepCore.at_start(left, right, 3, 0.1)
+        moved = DeepCore(left, chain.factors + 0.01 * gaussian(3, WIDTH, WIDTH), right, chain.start)
         same_matrix(moved.dense(), _dense(moved), 1e-12)
         assert moved.dense().norm() > 1e-5
 
@@ -116,7 +116,7 @@ class TestFromSvd:
     def test_is_the_matrix(self, dtype, depth, scale):
         u, v = frame(17, WIDTH, 1), frame(10, WIDTH, 2)
         s = torch.tensor(self.VALUES, dtype=torch.float64)
-        chain = FactorChain.from_svd(u.to(dtype), s.to(dtype), v.to(dtype), depth, scale)
+        chain = DeepCore.from_svd(u.to(dtype), s.to(dtype), v.to(dtype), depth, scale)
         assert chain.dense().dtype == dtype
         assert chain.start == start_product(scale, depth, dtype)
         same_matrix(chain.dense(), u * s @ v.mT, ROUNDING[dtype])
@@ -126,7 +126,7 @@ class TestFromSvd:
     def test_factors_are_equal_and_balanced(self, depth):
         u, v = frame(17, WIDTH, 1), frame(10, WIDTH, 2)
         s = torch.tensor(self.VALUES, dtype=torch.float64)
-        factors = FactorChain.from_svd(u, s, v, depth, 0.1).factors
+        factors = DeepCore.from_svd(u, s, v, depth, 0.1).factors
         assert factors.shape == (depth, WIDTH, WIDTH)
         for factor in factors:
             assert torch.equal(factor, factors[0])
@@ -138,7 +138,7 @@ class TestFromSvd:
     def test_takes_any_chain_back(self):
         chain = random_chain(9, 16, WIDTH, 3)
         u, s, v = low_rank_svd(chain.left @ chain.core(), chain.right)
-        same_matrix(FactorChain.from_svd(u, s, v, 2, 0.3).dense(), _dense(chain), 1e-13)
+        same_matrix(DeepCore.from_svd(u, s, v, 2, 0.3).dense(), _dense(chain), 1e-13)
 
 
 class TestLowRankSvd:
@@ -222,14 +222,14 @@ class TestCollapse:
         same_matrix(b.double() @ a.double(), _dense(chain), max(1e-12, ROUNDING[dtype]))
 
     def test_zero_factors_keep_one_zero_direction(self):
-        chain = FactorChain(frame(9, 3), torch.zeros(2, 3, 3, dtype=torch.float64), frame(7, 3))
+        chain = DeepCore(frame(9, 3), torch.zeros(2, 3, 3, dtype=torch.float64), frame(7, 3))
         b, a = chain.collapse(tol=0.5)
         assert (b.shape, a.shape) == ((9, 1), (1, 7))
         assert torch.equal(b @ a, torch.zeros(9, 7, dtype=torch.float64))
 
     def test_tiny_products_survive(self):
         factors = 1e-12 * gaussian(3, 4, 4, dtype=torch.float32)  # the squares of 1e-36 underflow in float32
-        chain = FactorChain(frame(9, 4).float(), factors, frame(7, 4).float())
+        chain = DeepCore(frame(9, 4).float(), factors, frame(7, 4).float())
         b, a = chain.collapse(tol=1e-6)
         same_matrix(b.double() @ a.double(), _dense(chain), ROUNDING[torch.float32])
 
@@ -239,7 +239,7 @@ class TestCollapse:
 
     @pytest.mark.parametrize("rank", [0, -1, 5])
     def test_refuses_a_rank_outside_the_width(self, rank):
-        with pytest.raises(ValueError, match=rf"between 1 and the chain's 4; got {rank}"):
+        with pytest.raises(ValueError, match=rf"between 1 and the update's 4; got {rank}"):
             random_chain(6, 7, 4, 2).collapse(rank=rank)
 
     @pytest.mark.parametrize("tol", [-0.1, 1.0, float("nan")])
@@ -284,11 +284,11 @@ class TestShapesAreChecked:
     )
     def test_in_a_dataclass(self, left, factors, right):
         with pytest.raises(TypeCheckError):
-            FactorChain(torch.ones(left), torch.ones(factors), torch.ones(right))
+            DeepCore(torch.ones(left), torch.ones(factors), torch.ones(right))
 
     def test_in_a_method(self):
         with pytest.raises(TypeCheckError):
-            FactorChain.at_start(torch.ones(6, 3), torch.ones(7, 4), 2, 0.1)
+            DeepCore.at_start(torch.ones(6, 3), torch.ones(7, 4), 2, 0.1)
 
 
 class TestNarrow:
@@ -297,7 +297,7 @@ class TestNarrow:
     @staticmethod
     def chain(out=9, in_=16, width=6, rank=2, dtype=torch.float64):
         left, right = gaussian(out, width), gaussian(in_, width, seed=1)
-        return FactorChain(left.to(dtype), gaussian(2, width, rank, seed=2).to(dtype), right.to(dtype))
+        return PairCore(left.to(dtype), gaussian(2, width, rank, seed=2).to(dtype), right.to(dtype))
 
     @pytest.mark.parametrize("dtype", DTYPES)
     @pytest.mark.parametrize(("out", "in_"), SHAPES)
@@ -317,17 +317,17 @@ class TestNarrow:
         assert (chain.rank, b.shape, a.shape) == (rank, (9, rank), (rank, 16))
         same_matrix(b @ a, chain.dense(), 1e-12)
         assert chain.singular_values().shape == (rank,)
-        with pytest.raises(ValueError, match=f"between 1 and the chain's {rank}; got {rank + 1}"):
+        with pytest.raises(ValueError, match=f"between 1 and the update's {rank}; got {rank + 1}"):
             chain.collapse(rank=rank + 1)
 
     @pytest.mark.parametrize("dtype", DTYPES)
     def test_starts_at_zero_with_an_orthonormal_choice(self, dtype):
         left, right = frame(17, WIDTH, 1).to(dtype), frame(10, WIDTH, 2).to(dtype)
-        chain = FactorChain.at_narrow_start(left, right, 2, torch.Generator().manual_seed(3))
+        chain = PairCore.at_start(left, right, 2, torch.Generator().manual_seed(3))
         assert torch.equal(chain.dense(), torch.zeros(17, 10, dtype=dtype))
         assert not chain.factors[1].any()
         orthonormal_columns(chain.factors[0], ROUNDING[dtype])
-        again = FactorChain.at_narrow_start(left, right, 2, torch.Generator().manual_seed(3))
+        again = PairCore.at_start(left, right, 2, torch.Generator().manual_seed(3))
         assert torch.equal(chain.factors, again.factors)
 
     def test_gradients_flow_to_every_part(self):
@@ -336,5 +336,5 @@ class TestNarrow:
             part.requires_grad_() for part in (chain.left, chain.factors, chain.right, gaussian(2, 4, seed=1))
         ]
         assert torch.autograd.gradcheck(
-            lambda left, factors, right, x: FactorChain(left, factors, right)(x), parts
+            lambda left, factors, right, x: PairCore(left, factors, right)(x), parts
         )

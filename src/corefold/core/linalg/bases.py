@@ -1,8 +1,8 @@
-"""Bases of a chain from a gradient, in closed form, and the angles between subspaces.
+"""Bases from a gradient, in closed form, and the angles between subspaces.
 
-Gradient descent from a small orthogonal start moves each wide factor in one fixed subspace of dimension twice
-the gradient's rank (Yaras et al. 2024, theorem 2.1). With G = U S V^T the gradient of the loss with respect to
-the full matrix and Q the orthogonal map that the wide factors multiply to at the start, that subspace is
+Gradient descent from a small orthogonal start moves each wide factor in one fixed subspace, whose dimension is twice
+the gradient's rank (Yaras et al. 2024, theorem 2.1). Let G = U S V^T be the gradient of the loss with respect to the
+full matrix, and Q the orthogonal map that the wide factors multiply to at the start. That subspace is
 
     right = orth[ V , Q^T U ]        left = Q right = orth[ Q V , U ]
 
@@ -17,6 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from corefold.core.linalg.svd import significant, with_positive_peaks
+
 Bases = Literal["fisher", "gradient", "spectral", "random"]
 GradientBases = Literal["gradient", "spectral", "random"]
 
@@ -26,10 +28,16 @@ def wide_bases(
 ) -> tuple[Float[Tensor, "out width"], Float[Tensor, "in width"]]:
     """The closed form for a given start `q` (semi-orthogonal, out x in); width is 2k.
 
-    For a rectangular `q` only the larger side sees both halves, so the smaller one follows from it and is then
-    orthonormalised (the authors leave it as it falls). Square: exactly `left = q @ right`.
+    A square `q` gives exactly `left = q @ right`. Only the larger side of a rectangular one sees both halves; the
+    authors leave the smaller side as it falls, and here it is orthonormalised. The pair that `q` maps without loss is
+    left as it is, and the other one made orthogonal to it: `(Q V, V)` is exact where out >= in, `(U, Q^T U)` where
+    in > out.
     """
-    return _orth(torch.cat([q @ v, u], 1)), _orth(torch.cat([v, q.mT @ u], 1))
+    if u.shape[0] >= v.shape[0]:
+        return _orth(torch.cat([q @ v, u], 1)), _orth(torch.cat([v, q.mT @ u], 1))
+    k = u.shape[1]
+    left, right = _orth(torch.cat([u, q @ v], 1)), _orth(torch.cat([q.mT @ u, v], 1))
+    return left.roll(k, 1), right.roll(k, 1)
 
 
 def bases_from_singular_vectors(
@@ -41,17 +49,17 @@ def bases_from_singular_vectors(
 ) -> tuple[Float[Tensor, "out width"], Float[Tensor, "in width"]]:
     """Orthonormal `(left, right)` of `width` columns from a gradient's top singular vectors, largest first.
 
-    Column i of `left` is paired with column i of `right` by the core's start. A gradient of too small a rank, or
-    of rank zero, is completed with random directions.
+    The core's start pairs column i of `left` with column i of `right`. Random directions complete a gradient whose rank
+    is too small, or zero.
 
     Args:
-        u: left singular vectors of the gradient; only those that carry something.
+        u: left singular vectors of the gradient, of its nonzero singular values only.
         v: right singular vectors, as many.
         width: columns wanted, at most min(out, in).
-        kind: `"gradient"`, the paper's: half the columns follow the gradient on each side, their partners are
+        kind: `"gradient"`, the paper's: half the columns follow the gradient on each side, and their partners are
             random (the frames `Q V` and `Q^T U`, made orthogonal to the other half so that the pair stays exactly
-            aligned in every shape); `"spectral"`: all columns follow it, `left = -u`, `right = v`, and the chain
-            starts downhill (Kwon et al. 2023, arXiv 2311.05061); `"random"`: neither side follows it.
+            aligned in every shape). `"spectral"`: all columns follow it, `left = -u`, `right = v`, and training
+            starts downhill (Kwon et al. 2023, arXiv 2311.05061). `"random"`: neither side follows it.
         generator: source of the random directions, on the CPU.
 
     Raises:
@@ -82,11 +90,11 @@ def paired_bases(
     width: int,
     generator: torch.Generator | None = None,
 ) -> tuple[Float[Tensor, "out width"], Float[Tensor, "in width"]]:
-    """`width` columns that span `left` and `right`, turned so that the chain starts downhill.
+    """`width` columns that span `left` and `right`, turned so that training starts downhill.
 
-    With M = left^T G right = P diag(s) R^T they are `-left P` and `right R`: the gradient of the core is then
-    `-diag(s)`, and its start, a multiple of the identity, pairs what the gradient pairs. Where there are fewer
-    directions than columns, random ones are added first.
+    With M = left^T G right = P diag(s) R^T they are `-left P` and `right R`. The gradient of the core is then
+    `-diag(s)`, and the core's start, a multiple of the identity, makes the same pairs as the gradient. Random
+    directions are added first where there are fewer directions than columns.
 
     Args:
         left: orthonormal columns, for instance `MomentSketch.directions`.
@@ -99,9 +107,8 @@ def paired_bases(
     u, s, v = gradient
     p, _, rh = torch.linalg.svd((left.mT @ u * s) @ (v.mT @ right))
     left, right = left @ p, right @ rh.mT
-    # An SVD leaves the signs of its pairs open.
-    signs = left.gather(0, left.abs().argmax(0, keepdim=True)).sign()
-    return -left * signs, right * signs
+    left, right = with_positive_peaks(left, right)
+    return -left, right
 
 
 def bases_from_gradient(
@@ -112,8 +119,8 @@ def bases_from_gradient(
 ) -> tuple[Float[Tensor, "out width"], Float[Tensor, "in width"]]:
     """`bases_from_singular_vectors` of a dense gradient; see there."""
     u, s, vh = torch.linalg.svd(gradient, full_matrices=False)
-    carried = int((s > s[0] * max(gradient.shape) * torch.finfo(s.dtype).eps).sum())
-    return bases_from_singular_vectors(u[:, :carried], vh[:carried].mT, width, kind, generator)
+    rank = significant(s, max(gradient.shape))
+    return bases_from_singular_vectors(u[:, :rank], vh[:rank].mT, width, kind, generator)
 
 
 def complete(
@@ -123,7 +130,7 @@ def complete(
     missing = width - basis.shape[1]
     if missing <= 0:
         return basis[:, :width]
-    # Drawn on the CPU in float64 so that a seed means the same bases on every device and dtype.
+    # Draw on the CPU in float64, so that a seed means the same bases on every device and in every dtype.
     noise = torch.randn(basis.shape[0], missing, generator=generator, dtype=torch.float64).to(basis)
     return torch.cat([basis, _orth(torch.cat([basis, noise], 1))[:, basis.shape[1] :]], 1)
 
@@ -131,8 +138,8 @@ def complete(
 def principal_angles(a: Float[Tensor, "rows k"], b: Float[Tensor, "rows l"]) -> Float[Tensor, " angles"]:
     """Angles between the column spaces of `a` and `b`, in radians, smallest first, min(k, l) of them.
 
-    The columns of each must be independent.
-    Small angles come from sines and large ones from cosines (Bjorck and Golub 1973), so both are accurate.
+    The columns of each must be independent. Small angles come from sines and large ones from cosines (Bjorck and Golub
+    1973), so both are accurate.
     """
     if a.shape[1] < b.shape[1]:
         a, b = b, a
@@ -143,6 +150,6 @@ def principal_angles(a: Float[Tensor, "rows k"], b: Float[Tensor, "rows l"]) -> 
 
 
 def _orth(columns: Tensor) -> Tensor:
-    # QR is unique once R's diagonal is positive, so that orth[q @ x] is q @ orth[x] for an orthogonal q.
+    # A positive diagonal of R makes QR unique, so that orth[q @ x] is q @ orth[x] for an orthogonal q.
     q, r = torch.linalg.qr(columns)
     return q * torch.where(r.diagonal() < 0, -1.0, 1.0).to(q)

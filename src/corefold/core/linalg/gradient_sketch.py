@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from corefold.core.chain import low_rank_svd
+from corefold.core.linalg.svd import low_rank_svd, significant, with_positive_peaks
 
 POWER_ITERATIONS = 4
 
@@ -22,10 +22,9 @@ class GradientSketch:
     """The running sum `G = sum(g^T x)` of a linear layer's weight gradient, kept as `left diag(values) right^T`.
 
     Neither `G` (out x in) nor any past batch is held: memory is O((out + in) size). One batch of rank `size` or less
-    is exact; beyond that, what truncation discards enters the subspace at second order, so `size` should exceed the
-    number of directions wanted. Each `add` is a truncated randomised SVD of old sketch plus new batch (Halko,
-    Martinsson, Tropp 2011, algorithm 4.4). Signs, which an SVD leaves open, are such that the largest entry of every
-    column of `left` is positive.
+    is exact. Beyond that, truncation errors enter the subspace at second order, so `size` should exceed the number of
+    directions wanted. Each `add` is a truncated randomised SVD of the old sketch plus the new batch (Halko, Martinsson,
+    Tropp 2011, algorithm 4.4). Signs follow `with_positive_peaks`.
 
     Attributes:
         left: (out, size), orthonormal columns.
@@ -55,11 +54,11 @@ class GradientSketch:
         inputs: Shaped[Tensor, "*batch in"],
         generator: torch.Generator | None = None,
     ) -> GradientSketch:
-        """The sketch of `G + output_grad^T inputs`, both flattened to (tokens, features); inputs may be sparse then."""
+        """The sketch of `G + output_grad^T inputs`, both flattened to (tokens, features); flat inputs may be sparse."""
         g = output_grad.reshape(-1, self.left.shape[0]).to(self.left)
         x = (inputs if inputs.is_sparse else inputs.reshape(-1, self.right.shape[0])).to(self.right)
         multiply, multiply_transposed = self._products_with(g, x)
-        # Drawn on the CPU in float64 so that a seed means the same start on every device and dtype.
+        # Draw on the CPU in float64, so that a seed means the same start on every device and in every dtype.
         p = torch.randn(self.right.shape, generator=generator, dtype=torch.float64).to(self.right)
         for _ in range(POWER_ITERATIONS):
             q = torch.linalg.qr(multiply(p)).Q
@@ -67,16 +66,16 @@ class GradientSketch:
         q = torch.linalg.qr(multiply(p)).Q
         p, r = torch.linalg.qr(multiply_transposed(q))
         u, s, vh = torch.linalg.svd(r)  # G ~ q (p r)^T = (q v) diag(s) (p u)^T
-        left, right = _with_signs(q @ vh.mT, p @ u)
+        left, right = with_positive_peaks(q @ vh.mT, p @ u)
         return GradientSketch(left, s, right, self.tokens + x.shape[0])
 
     @classmethod
     def merge(cls, sketches: Sequence[GradientSketch]) -> GradientSketch:
-        """The sketch of the sum of their gradients, all of one shape and size: the best of that size, nothing drawn."""
+        """The sketch of the sum of several gradients: the best one of the sketches' common shape and size."""
         size = sketches[0].values.shape[0]
         tall = torch.cat([sketch.left * sketch.values for sketch in sketches], 1)
         u, s, v = low_rank_svd(tall, torch.cat([sketch.right for sketch in sketches], 1))
-        left, right = _with_signs(u[:, :size], v[:, :size])
+        left, right = with_positive_peaks(u[:, :size], v[:, :size])
         return cls(left, s[:size], right, sum(sketch.tokens for sketch in sketches))
 
     def _products_with(
@@ -84,11 +83,11 @@ class GradientSketch:
     ) -> tuple[Product, Product]:
         """`columns -> G columns` and `columns -> G^T columns` for `G` the sketch plus `g^T x`.
 
-        A column costs `(out + in) tokens` multiplications from the factors, and `out in` from `G` once it is formed,
-        which pays for many tokens or a large sketch; `G` then has at most twice the entries of the larger factor.
+        A column costs `(out + in) tokens` multiplications from the factors, and `out in` from `G` once it is formed.
+        Forming `G` pays for many tokens or a large sketch; it then has at most twice the entries of the larger factor.
         """
         terms = [(g, x)]
-        if self.tokens:  # the old sketch is as many tokens more as it has directions
+        if self.tokens:  # The old sketch costs as much as one token for each of its directions.
             terms.append(((self.left * self.values).mT, self.right.mT))
         tokens = sum(len(a) for a, _ in terms)
         (out, size), in_ = self.left.shape, len(self.right)
@@ -96,21 +95,12 @@ class GradientSketch:
         if not x.is_sparse and out * in_ * (tokens + columns) < (out + in_) * tokens * columns:
             dense = reduce(torch.add, (a.mT @ b for a, b in terms))
             return lambda q: (q.mT @ dense.mT).mT, lambda q: (q.mT @ dense).mT
-        # As rows: the layout that QR takes, and the faster product.
+        # Rows are the layout that QR takes, and multiply faster.
         return (
             lambda q: reduce(torch.add, ((b @ q).mT @ a for a, b in terms)).mT,
             lambda q: reduce(torch.add, ((a @ q).mT @ b for a, b in terms)).mT,
         )
 
-    def carried(self) -> int:
-        """How many directions stand above rounding."""
-        floor = (
-            self.values[0] * max(self.left.shape[0], self.right.shape[0]) * torch.finfo(self.values.dtype).eps
-        )
-        return int((self.values > floor).sum())
-
-
-def _with_signs(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    largest = left.gather(0, left.abs().argmax(0, keepdim=True))
-    signs = torch.where(largest < 0, -1.0, 1.0).to(left)
-    return left * signs, right * signs
+    def rank(self) -> int:
+        """How many directions of the sketch stand above rounding."""
+        return significant(self.values, max(len(self.left), len(self.right)))

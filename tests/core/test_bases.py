@@ -11,7 +11,7 @@ from jaxtyping import TypeCheckError
 
 from cases import DTYPES, SHAPES, frame, gaussian, generator, matrix_with_spectrum
 from corefold.core import (
-    FactorChain,
+    DeepCore,
     bases_from_gradient,
     bases_from_singular_vectors,
     complete,
@@ -92,6 +92,20 @@ class TestWideBases:
         with pytest.raises(AssertionError):
             lies_within(larger, back @ smaller, 0.1)
 
+    @pytest.mark.parametrize(("out", "in_"), [(17, 10), (9, 16), (12, 12)])
+    def test_the_pair_that_the_start_maps_without_loss_stays_as_it_is(self, out, in_):
+        k = 2
+        _, u, v = _gradient(out, in_, k)
+        q = _wide_start(out, in_, 3)
+        left, right = wide_bases(u, v, q)
+        if out >= in_:
+            spans_same_space(right[:, :k], v, 1e-10)
+            same_matrix(left[:, :k], q @ right[:, :k], 1e-10)
+        if in_ > out:
+            spans_same_space(left[:, k:], u, 1e-10)
+        if in_ >= out:
+            same_matrix(right[:, k:], q.mT @ left[:, k:], 1e-10)
+
     def test_shapes_must_agree(self):
         with pytest.raises(TypeCheckError):
             wide_bases(frame(6, 2), frame(7, 3), frame(6, 7))
@@ -162,7 +176,7 @@ class TestBasesFromGradient:
         for i in range(held):
             spans_same_space(left[:, i : i + 1], u[:, i : i + 1], 1e-10)
         # Its small start lowers the loss at first order, by all the singular values it holds.
-        start = FactorChain(left, FactorChain.at_start(left, right, 3, 0.1).factors, right).dense()
+        start = DeepCore(left, DeepCore.at_start(left, right, 3, 0.1).factors, right).dense()
         slope = (gradient * start).sum().item()
         assert slope == pytest.approx(-1e-3 * torch.linalg.svdvals(gradient)[:held].sum().item(), rel=1e-10)
 

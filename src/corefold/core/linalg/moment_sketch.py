@@ -8,8 +8,10 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-TOKENS = 512  # as many at a time: larger products are faster, and float64 copies of them take memory
-DRAWN = 0  # seed of the test matrices: the same in every process, so that their sketches add up
+from corefold.core.linalg.svd import significant
+
+TOKENS_A_CHUNK = 512  # Larger products are faster, but their float64 copies take memory.
+TEST_MATRIX_SEED = 0  # Every process draws the same test matrices, so that their sketches add up.
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,10 @@ class MomentSketch:
     ) -> MomentSketch:
         """A sketch of no sample, on the device of `like`; `size` should exceed the directions wanted by a few."""
         size = min(size, out_features, in_features)
-        # The sums are of squares: in float32 they would lose what is a thousandth of the largest gradient.
+        # The sums are of squares: float32 would lose gradients of a thousandth of the largest.
         dtype = torch.float32 if like.device.type == "mps" else torch.float64
         # Drawn on the CPU in float64 so that every device and dtype gets the same.
-        generator = torch.Generator().manual_seed(DRAWN)
+        generator = torch.Generator().manual_seed(TEST_MATRIX_SEED)
         tests = (
             torch.randn(rows, size, generator=generator, dtype=torch.float64).to(like.device, dtype)
             for rows in (out_features, in_features)
@@ -53,9 +55,9 @@ class MomentSketch:
     def add(
         self, output_grad: Shaped[Tensor, "*rows out"], inputs: Shaped[Tensor, "*rows in"]
     ) -> MomentSketch:
-        """With more samples: along the first axis; of two axes, each row is a sample. Inputs of two may be sparse.
+        """The sketch with more samples, which lie along the first axis; inputs of two axes may be sparse.
 
-        The loss is taken for a mean over them, so that it does not matter how samples are cut into batches.
+        The loss counts as a mean over samples, so that it does not matter how they are cut into batches.
         """
         count, g, x = len(output_grad), output_grad, inputs
         if x.is_sparse or x.ndim == 2:
@@ -67,35 +69,36 @@ class MomentSketch:
             return replace(self, left=self.left + left, right=self.right + right)
         left, right = self.left.clone(), self.right.clone()
         g, x = g.flatten(1, -2), x.flatten(1, -2)
-        together = max(1, TOKENS // max(1, g.shape[1]))  # samples in float64 at a time
+        together = max(1, TOKENS_A_CHUNK // max(1, g.shape[1]))  # samples in float64 at a time
         for pair in zip(g.split(together), x.split(together), strict=True):
             g, x = (each.to(self.left) for each in pair)
-            left += count**2 * _gathered(g, x, self.left_test)
-            right += count**2 * _gathered(x, g, self.right_test)
+            left += count**2 * _second_moment_times(g, x, self.left_test)
+            right += count**2 * _second_moment_times(x, g, self.right_test)
         return replace(self, left=left, right=right)
 
     def directions(self, width: int) -> tuple[Float[Tensor, "out k"], Float[Tensor, "in l"]]:
-        """Leading eigenvectors of both sums, largest first: at most `width`, and none that rounding made."""
+        """Leading eigenvectors of both sums, largest first: at most `width`, and only those above rounding."""
         return _leading(self.left, self.left_test, width), _leading(self.right, self.right_test, width)
 
 
-def _gathered(
+def _second_moment_times(
     g: Float[Tensor, "samples tokens out"], x: Float[Tensor, "samples tokens in"], test: Tensor
 ) -> Tensor:
-    """`sum(g_i^T x_i x_i^T g_i) @ test`, from the right; of few tokens, `x_i x_i^T` is made first."""
+    """`sum(g_i^T x_i x_i^T g_i) @ test`; for few tokens it is cheaper to form `x_i x_i^T` first."""
     y = g @ test
-    short = x.shape[1] < 2 * test.shape[1]
-    y = (x @ x.mT) @ y if short else x @ (x.mT @ y)
+    few_tokens = x.shape[1] < 2 * test.shape[1]
+    y = (x @ x.mT) @ y if few_tokens else x @ (x.mT @ y)
     return g.flatten(0, 1).mT @ y.flatten(0, 1)
 
 
 def _leading(image: Tensor, test: Tensor, width: int) -> Tensor:
     """Eigenvectors of a positive semidefinite C from `image = C @ test`, by a Nystroem approximation."""
-    dtype, device, floor = image.dtype, image.device, len(image) * torch.finfo(image.dtype).eps
+    dtype, device, size = image.dtype, image.device, len(image)
     image, test = image.cpu().double(), test.cpu().double()
     gram = test.mT @ image
     values, vectors = torch.linalg.eigh((gram + gram.mT) / 2)
-    sound = values > floor * values[-1]
-    u, s, _ = torch.linalg.svd(image @ (vectors[:, sound] / values[sound].sqrt()), full_matrices=False)
-    carried = s.square() > floor * s[:1].square()
-    return u[:, carried][:, :width].to(device, dtype)
+    kept = significant(values.to(dtype), size)  # `image` is only as exact as its own dtype.
+    values, vectors = values[len(values) - kept :], vectors[:, len(values) - kept :]
+    u, s, _ = torch.linalg.svd(image @ (vectors / values.sqrt()), full_matrices=False)
+    kept = significant(s.square().to(dtype), size)
+    return u[:, : min(kept, width)].to(device, dtype)

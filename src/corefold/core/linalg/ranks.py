@@ -1,4 +1,4 @@
-"""What a list of singular values says about rank. All take the values of one matrix, in any order."""
+"""Measures of rank. Each takes the singular values of one matrix, in any order."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from corefold.core.linalg.svd import significant
+
 
 def numerical_rank(values: Float[Tensor, " n"], rtol: float | None = None) -> int:
-    """How many singular values exceed `rtol` times the largest; by default rtol is n x machine epsilon."""
+    """How many singular values exceed `rtol` times the largest; by default those that are `significant`."""
     if rtol is None:
-        rtol = values.numel() * torch.finfo(values.dtype).eps
+        return significant(values, values.numel())
     return int((values > rtol * values.max()).sum())
 
 
@@ -31,24 +33,22 @@ def effective_rank(values: Float[Tensor, " n"]) -> float:
 
 
 def widths_by_energy(spectra: Sequence[Float[Tensor, " _"]], budget: int, widest: Sequence[int]) -> list[int]:
-    """Widths of several chains that sum to `budget` at most and follow the most energy, `sum(s^2)`, of all spectra.
+    """Widths of the cores of several layers, at most `budget` in sum, that follow the most energy `sum(s^2)` of all.
 
-    A direction costs 2 of width, one column for each side's random half; every chain gets one direction, unless its
-    `widest` is 1.
+    A direction costs a width of 2, because each side has a random column for it. Every layer gets one direction,
+    unless its `widest` is 1.
 
     Args:
-        spectra: singular values of each gradient, largest first.
-        budget: the sum of widths, at least `sum(min(2, widest))`.
-        widest: the largest width that each chain may have.
+        spectra: singular values of each layer's gradient, largest first.
+        budget: the sum of the widths, at least `sum(min(2, widest))`.
+        widest: the largest width that each layer may have.
     """
     widths = [min(2, limit) for limit in widest]
-    offers = sorted(
-        (
-            (-(float(value) ** 2), chain)
-            for chain, (values, limit) in enumerate(zip(spectra, widest, strict=True))
-            for value in values[1 : limit // 2]
-        ),
+    directions = sorted(
+        (-(float(value) ** 2), layer)
+        for layer, (values, limit) in enumerate(zip(spectra, widest, strict=True))
+        for value in values[1 : limit // 2]
     )
-    for _, chain in offers[: max(0, budget - sum(widths)) // 2]:
-        widths[chain] += 2
+    for _, layer in directions[: max(0, budget - sum(widths)) // 2]:
+        widths[layer] += 2
     return widths

@@ -1,7 +1,7 @@
-"""A chain's small projections in one launch: what a GPU waits for when an adapted layer runs on few tokens.
+"""An update's two small projections in one launch: on few tokens a GPU waits for launches, not for arithmetic.
 
-Unmeasured on a GPU: `benchmarks/step.py --device cuda` measures it. This module imports Triton where it is installed,
-so import it where tensors lie on a GPU, not with the package.
+Nobody has measured it on a GPU yet; `benchmarks/step.py --device cuda` does. Import this module only where tensors lie
+on a GPU, because it imports Triton wherever that is installed.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from torch import Tensor
 try:
     import triton  # type: ignore[import-not-found]
     import triton.language as tl  # type: ignore[import-not-found]
-except ImportError:  # macOS, Windows, a CPU build of torch
+except ImportError:  # macOS, Windows and CPU builds of torch have none.
     triton = tl = None
 
 HALF = (torch.bfloat16, torch.float16)
-WIDEST = {torch.bfloat16: 128, torch.float16: 128, torch.float32: 64}
-"""The core is one tile. In float32, which no tensor core multiplies, ptxas reports spilled registers beyond this."""
-PROGRAMS = 256  # a large GPU has work for about as many
-TILE_BYTES = 16 * 1024  # of one step of the loop over features; four are in flight
+MAX_WIDTH = {torch.bfloat16: 128, torch.float16: 128, torch.float32: 64}
+"""The core is one tile. No tensor core multiplies float32, and ptxas reports spilled registers beyond this width."""
+PROGRAMS_A_GPU = 256  # A large GPU runs about as many at once.
+TILE_BYTES = 16 * 1024  # One step of the loop over features reads this much; four steps are in flight.
 
 
 def project(
@@ -32,17 +32,17 @@ def project(
 ) -> tuple[Float[Tensor, "tokens width"], Float[Tensor, "tokens width"]]:
     """`z = x @ basis` in float32 (float64 for a float64 x), and `z @ core` in x's dtype.
 
-    z is what the core's gradient is computed from, so the kernel does not round it to x's dtype, as the plain path
-    does; `z @ core` meets the other basis in a product of x's dtype. On an NVIDIA GPU, one Triton kernel if no gradient
-    is to pass through (inside an `autograd.Function`, say), else plain PyTorch. Either is deterministic. torch.compile
-    traces the launch itself, as dynamo knows `@triton.jit` functions; `torch.library.triton_op` would load dynamo and
-    inductor to be registered.
+    The core's gradient is computed from z, so the kernel does not round z to x's dtype, as the plain path does.
+    `z @ core` meets the other basis in a product of x's dtype. An NVIDIA GPU runs one Triton kernel if no gradient
+    passes through (inside an `autograd.Function`, say); all else runs plain PyTorch. Either is deterministic.
+    torch.compile traces the launch itself, as dynamo knows `@triton.jit` functions; registering with
+    `torch.library.triton_op` would load dynamo and inductor.
     """
     if not _has_kernel(x, basis, core):
         return project_plain(x, basis, core)
-    if torch.compiler.is_compiling():  # a compiled graph minds the device itself
+    if torch.compiler.is_compiling():  # A compiled graph chooses the device itself.
         return _launch(x, basis, core)
-    with torch.cuda.device(x.device):  # Triton launches on the current GPU, which need not be x's
+    with torch.cuda.device(x.device):  # Triton launches on the current GPU, which may not be x's.
         return _launch(x, basis, core)
 
 
@@ -59,11 +59,12 @@ def project_plain(
 def _has_kernel(x: Tensor, basis: Tensor, core: Tensor) -> bool:
     if triton is None or not x.is_cuda or torch.version.hip is not None:
         return False
-    if not x.numel() or not 1 <= basis.shape[1] <= WIDEST.get(x.dtype, 0):
+    if not x.numel() or not 1 <= basis.shape[1] <= MAX_WIDTH.get(x.dtype, 0):
         return False
     if torch.is_grad_enabled() and (x.requires_grad or basis.requires_grad or core.requires_grad):
         return False
-    # bfloat16 and tf32 in tensor cores; dynamo folds these properties, but would put get_device_capability in the graph
+    # Tensor cores for bfloat16 and tf32 start here. Dynamo folds these properties into constants, unlike
+    # `get_device_capability`, which it would put into the graph.
     return torch.cuda.get_device_properties(x.device).major >= 8
 
 
@@ -79,18 +80,19 @@ def _launch(x: Tensor, basis: Tensor, core: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _tiles(tokens: int, width: int, dtype: torch.dtype) -> dict[str, Any]:
-    """Few tokens in a program while there are few, or most of a GPU would idle; more later, to read the basis less.
+    """Tile sizes of one program.
 
-    No tile is so large, or of so few warps, that ptxas reports spilled registers for Ampere or Hopper; what is fastest
-    of the rest, a GPU must say.
+    With few tokens a program takes few of them, or most of a GPU would idle; with many it takes more, to read the basis
+    less often. No tile makes ptxas report spilled registers for Ampere or Hopper; which of the rest is fastest has not
+    been measured.
     """
     half = dtype in HALF
     columns = max(16, 1 << (width - 1).bit_length())
     rows = 16
-    # A compiled graph for any number of tokens takes one size, rather than a guard on each threshold.
+    # A compiled graph for any number of tokens takes one size; a choice would put a guard on each threshold.
     known = isinstance(tokens, int)
     most = min(128 if known else 32, (2048 if half else 1024) // columns)
-    while 2 * rows <= most and (not known or tokens >= 2 * rows * PROGRAMS):
+    while 2 * rows <= most and (not known or tokens >= 2 * rows * PROGRAMS_A_GPU):
         rows *= 2
     depth = TILE_BYTES // (rows * dtype.itemsize + 4 * columns)
     return {
@@ -106,7 +108,7 @@ def _tiles(tokens: int, width: int, dtype: torch.dtype) -> dict[str, Any]:
 if triton is not None:
 
     @triton.jit
-    @no_type_check  # by jaxtyping, in the tests
+    @no_type_check  # The tests let jaxtyping check everything else.
     def _project_kernel(
         x_ptr,
         basis_ptr,

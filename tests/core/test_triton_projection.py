@@ -23,7 +23,7 @@ if __name__ == "__main__":
     )  # where the other tests find corefold, if it is not installed
 
 from cases import gaussian
-from corefold.core import kernels
+from corefold.core.updates import triton_projection
 
 WIDTHS = [1, 2, 7, 8, 16, 33, 128]
 TOKENS = [1, 5, 64, 100]
@@ -66,21 +66,21 @@ def within_rounding(got, x, basis, core, rounded):
 @pytest.mark.parametrize(("tokens", "features", "width"), [(1, 8, 1), (5, 48, 7), (64, 130, 33), (0, 8, 2)])
 def test_on_a_cpu_it_is_the_plain_path(tokens, features, width, dtype):
     given = operands(tokens, features, width, dtype)
-    got, plain = kernels.project(*given), kernels.project_plain(*given)
+    got, plain = triton_projection.project(*given), triton_projection.project_plain(*given)
     assert all(torch.equal(a, b) for a, b in zip(got, plain, strict=True))
     within_rounding(got, *given, rounded=0 if dtype == torch.float64 else torch.finfo(dtype).eps)
 
 
 def test_plain_passes_gradients():
     given = [t.double().requires_grad_() for t in operands(5, 8, 3, torch.float64)]
-    assert torch.autograd.gradcheck(kernels.project_plain, given)
+    assert torch.autograd.gradcheck(triton_projection.project_plain, given)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("tokens", [1, 100, 4096, 1 << 20])
 @pytest.mark.parametrize("width", WIDTHS)
 def test_tiles_are_powers_of_two_that_hold_the_width(width, tokens, dtype):
-    tiles = kernels._tiles(tokens, width, dtype)
+    tiles = triton_projection._tiles(tokens, width, dtype)
     sides = [tiles[name] for name in ("TOKENS", "FEATURES", "WIDTH")]
     assert all(side >= 16 and side.bit_count() == 1 for side in sides)
     assert tiles["WIDTH"] >= width
@@ -117,7 +117,7 @@ def check_interpreted_accuracy():
             for features in FEATURES:
                 for width in WIDTHS:
                     given = operands(tokens, features, width, dtype)
-                    within_rounding(kernels._launch(*given), *given, rounded=0)
+                    within_rounding(triton_projection._launch(*given), *given, rounded=0)
 
 
 def check_interpreted_strides():
@@ -127,8 +127,8 @@ def check_interpreted_strides():
         for layout in (x[::2], x[:, ::3], x.mT.contiguous().mT):
             columns = layout.shape[1]
             right = basis[:columns].mT.contiguous().mT
-            got = kernels._launch(layout, right, core.mT)
-            same = kernels._launch(layout.contiguous(), right.contiguous(), core.mT.contiguous())
+            got = triton_projection._launch(layout, right, core.mT)
+            same = triton_projection._launch(layout.contiguous(), right.contiguous(), core.mT.contiguous())
             assert all(torch.equal(a, b) for a, b in zip(got, same, strict=True))
             within_rounding(got, layout, right, core.mT, rounded=0)
 
@@ -136,9 +136,9 @@ def check_interpreted_strides():
 def check_interpreted_many_tokens():
     """Larger tiles, which start at many tokens, hold the same numbers."""
     given = operands(100, 130, 16, torch.float16)
-    kernels.PROGRAMS = 1
-    assert kernels._tiles(100, 16, torch.float16)["TOKENS"] == 64
-    within_rounding(kernels._launch(*given), *given, rounded=0)
+    triton_projection.PROGRAMS_A_GPU = 1
+    assert triton_projection._tiles(100, 16, torch.float16)["TOKENS"] == 64
+    within_rounding(triton_projection._launch(*given), *given, rounded=0)
 
 
 def check_compiled_for_gpus():
@@ -150,14 +150,14 @@ def check_compiled_for_gpus():
     types = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
     for capability in (80, 90):
         for dtype in DTYPES:
-            for width in (8, 64, kernels.WIDEST[dtype]):
-                constants = kernels._tiles(1 << 20, width, dtype)
+            for width in (8, 64, triton_projection.MAX_WIDTH[dtype]):
+                constants = triton_projection._tiles(1 << 20, width, dtype)
                 options = {name: constants.pop(name) for name in ("num_warps", "num_stages")}
-                signature = dict.fromkeys(kernels._project_kernel.arg_names, "i32")
+                signature = dict.fromkeys(triton_projection._project_kernel.arg_names, "i32")
                 signature |= {f"{name}_ptr": "*fp32" for name in ("basis", "core", "z")}
                 signature |= {f"{name}_ptr": f"*{types[dtype]}" for name in ("x", "zc")}
                 signature |= dict.fromkeys(constants, "constexpr")
-                source = ASTSource(kernels._project_kernel, signature, constants)
+                source = ASTSource(triton_projection._project_kernel, signature, constants)
                 built = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
                 assert built.metadata.shared <= 99 * 1024
 
@@ -167,19 +167,19 @@ def check_traced_whole():
     import torch.utils._triton
 
     torch.utils._triton.has_triton = lambda: True  # a CPU stands in for the GPU; nothing below runs the graph
-    kernels._has_kernel = lambda x, basis, core: not torch.is_grad_enabled()
+    triton_projection._has_kernel = lambda x, basis, core: not torch.is_grad_enabled()
 
     class Both(torch.autograd.Function):
         @staticmethod
         def forward(ctx, x, basis, core):
-            z, zc = kernels.project(x, basis, core)
+            z, zc = triton_projection.project(x, basis, core)
             ctx.save_for_backward(z, basis)
             return zc
 
         @staticmethod
         def backward(ctx, grad):
             z, basis = ctx.saved_tensors
-            g, _ = kernels.project(grad, basis[: grad.shape[1]], basis[: basis.shape[1]])
+            g, _ = triton_projection.project(grad, basis[: grad.shape[1]], basis[: basis.shape[1]])
             return None, None, g.mT @ z
 
     class Seen(Exception):
@@ -206,7 +206,7 @@ CHECKS = {
 def results(tmp_path_factory):
     """For each check "" or how it failed."""
     found = {
-        "FOUND_BY_PYTEST": str(Path(kernels.__file__).parents[2]),
+        "FOUND_BY_PYTEST": str(Path(triton_projection.__file__).parents[3]),
         "TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("triton")),
     }
     outcomes = {}

@@ -73,7 +73,7 @@ class TestWhatFitsIsExact:
         total = _total(batches)
         same_matrix(_dense(sketch), total, rtol)
         same_matrix(sketch.values[:6], torch.linalg.svdvals(total)[:6], rtol)
-        assert sketch.carried() == 6
+        assert sketch.rank() == 6
         # An angle is lost as many times more as the largest value exceeds the smallest.
         spans_same_space(sketch.left[:, :6], total, 10 * rtol)
         spans_same_space(sketch.right[:, :6], total.mT, 10 * rtol)
@@ -81,7 +81,7 @@ class TestWhatFitsIsExact:
     def test_fewer_tokens_than_size(self):
         batches = [(gaussian(2, 30, seed=b), gaussian(2, 20, seed=b + 50)) for b in range(3)]
         sketch = _sketch(batches, 10)
-        assert sketch.carried() == 6
+        assert sketch.rank() == 6
         same_matrix(_dense(sketch), _total(batches), 1e-10)
 
     @pytest.mark.parametrize(("out", "in_"), [(9, 5), (5, 9), (7, 7), (1, 4)])
@@ -107,7 +107,7 @@ class TestAnyNumberOfTokens:
         batches = _low_rank_batches(out, in_, 6, 2, tokens)
         sketch = _sketch(batches, 9, dtype)
         same_matrix(_dense(sketch), _total(batches), 1e-10 if dtype == torch.float64 else 1e-5)
-        assert sketch.carried() == min(6, 2 * tokens)
+        assert sketch.rank() == min(6, 2 * tokens)
         for side in (sketch.left, sketch.right):
             orthonormal_columns(side, 1e-12 if dtype == torch.float64 else 1e-5)
 
@@ -185,7 +185,7 @@ class TestSpectralGap:
     def test_bases_from_the_sketch_follow_the_dense_gradient(self, out, in_):
         batches = list(_signal_and_noise(out, in_, 4, 8, 8e3, 0))
         sketch, total = _sketch(batches, 24, torch.float32), _total(batches)
-        k = sketch.carried()
+        k = sketch.rank()
         streamed = bases_from_singular_vectors(
             sketch.left[:, :k], sketch.right[:, :k], 8, generator=generator(5)
         )
@@ -241,9 +241,9 @@ class TestInputs:
     @pytest.mark.parametrize("dtype", DTYPES)
     def test_a_zero_gradient_carries_nothing(self, dtype):
         empty = _empty(9, 7, 3, dtype)
-        assert empty.carried() == 0
+        assert empty.rank() == 0
         zero = empty.add(torch.zeros(5, 9), gaussian(5, 7))
-        assert zero.carried() == 0
+        assert zero.rank() == 0
         assert zero.tokens == 5
         assert not _dense(zero).any()
 
@@ -252,13 +252,13 @@ class TestInputs:
         g, x = gaussian(4, 9), gaussian(4, 7, seed=1)
         zero = (torch.zeros_like(g), x)
         sketch = _sketch([zero, (g, x)] if before else [(g, x), zero], 5)
-        assert sketch.carried() == 4
+        assert sketch.rank() == 4
         same_matrix(_dense(sketch), g.mT @ x, 1e-12)
 
     @pytest.mark.parametrize("scale", [1e-12, 1e12])
     def test_carried_does_not_depend_on_scale(self, scale):
         batches = [(scale * g, x) for g, x in _low_rank_batches(30, 20, 3, 2)]
-        assert _sketch(batches, 8, torch.float32).carried() == 3
+        assert _sketch(batches, 8, torch.float32).rank() == 3
 
     def test_a_seed_means_the_same_sketch(self):
         batches = list(_signal_and_noise(30, 20, 2, 3, 300, 0))
@@ -284,7 +284,7 @@ class TestMerge:
         same_matrix(_dense(merged), _total(batches), 1e-10 if dtype == torch.float64 else 1e-5)
         assert merged.left.dtype == dtype
         assert merged.tokens == 40 * count
-        assert merged.carried() == 6
+        assert merged.rank() == 6
 
     @pytest.mark.parametrize(("out", "in_"), [*SHAPES, (9, 5), (5, 9), (7, 7)])
     def test_the_rest_is_the_best_of_its_size(self, out, in_):
@@ -302,7 +302,7 @@ class TestMerge:
             _empty(9, 7, 3).add(gaussian(2, 9), gaussian(2, 7, seed=1), generator()),
         )
         same_matrix(_dense(GradientSketch.merge([empty, some, empty])), _dense(some), 1e-12)
-        assert GradientSketch.merge([empty, empty]).carried() == 0
+        assert GradientSketch.merge([empty, empty]).rank() == 0
 
     def test_signs_do_not_depend_on_the_way(self):
         # Bases pair random columns with these, so another sign would mean another chain.
