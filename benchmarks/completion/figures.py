@@ -123,7 +123,9 @@ def _entry(one: MethodError | None, best: float, seeds: int) -> str:
 
 def completion_dots(results: dict[str, Any], ax: Axes) -> None:
     """A row a set, a dot a method: its error over that of the set's best peer, at the edge where it is beyond it."""
-    table = {name: methods for name, methods in errors(results["cells"].values()).items() if name not in NOISELESS}
+    table = {
+        name: methods for name, methods in errors(results["cells"].values()).items() if name not in NOISELESS
+    }
     for row, methods in enumerate(table.values()):
         peers = [one.over_ours for method, one in methods.items() if method not in OURS]
         if not peers:

@@ -69,7 +69,8 @@ def descent(cells: Sequence[Cell]) -> Verdict:
     """The fastest of the basis rates, where both forms reached the error."""
     measured = [cell for cell in cells if "wide_over" in cell]
     best = {
-        cell["side"]: max(((ratio or 0.0), name) for name, ratio in cell["wide_over"].items()) for cell in measured
+        cell["side"]: max(((ratio or 0.0), name) for name, ratio in cell["wide_over"].items())
+        for cell in measured
     }
     parts = (f"{ratio:.1f}× at {side} × {side}, {name}" for side, (ratio, name) in best.items())
     return ("; ".join(parts), min(ratio for ratio, _ in best.values()) >= 7) if measured else None
@@ -111,7 +112,9 @@ def reading(cells: Sequence[Cell]) -> Verdict:
 
 def processes(cells: Sequence[Cell]) -> Verdict:
     """Memory of the largest process of each run, above that before it reads data."""
-    measured = sorted((cell for cell in cells if "processes" in cell), key=lambda cell: len(cell["processes"]))
+    measured = sorted(
+        (cell for cell in cells if "processes" in cell), key=lambda cell: len(cell["processes"])
+    )
     most = [max(one["above_bytes"] for one in cell["processes"]) for cell in measured]
     parts = (
         f"{above / 1e6:.0f} MB each in {len(cell['processes'])}"

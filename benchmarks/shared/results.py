@@ -28,8 +28,10 @@ class ResultFile:
     """The file at `path`: what it is about, and its cells by name."""
 
     def __init__(self, path: Path, **about: Any) -> None:
-        self.path, self.about = path, about
-        self.cells: dict[str, Cell] = read(path)["cells"] if path.exists() else {}
+        self.path = path
+        content = read(path) if path.exists() else {"cells": {}}
+        self.cells: dict[str, Cell] = content.pop("cells")
+        self.about: dict[str, Any] = {**content, **about}
 
     def put(self, name: str, cell: Cell) -> None:
         """Keep a cell, in the place of an earlier one of this name, and write the file."""

@@ -1,8 +1,8 @@
-"""What was tried, many runs at once, to choose rank, width and rate: tables and a figure from `search.json`.
+"""The search for rank, width and rate, of many runs at once: tables and a figure from `search.json`.
 
-    python -m reproduce.defaults.searched
+    python -m reproduce.defaults.search
 
-The script of the search is gone; variants around the default can be run by `reproduce.many.run --held-back 600`.
+The script of the search is gone; `reproduce.many.run --held-back 600` runs variants around the default.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from reproduce.common import draw
 
+from benchmarks.shared.blocks import markdown_table
+from benchmarks.shared.drawing import draw_panels
 from corefold.compare.statistics import bootstrap_interval
 from corefold.report.plots import BLUE, GREEN, GREY, PURPLE, VERMILION
 
@@ -29,16 +30,16 @@ SHAPES = {
     "rank 8, width 26": GREY,
 }
 SIZES = (16, 64, 256)
-Scores = Mapping[str, Mapping[str, float]]  # place, seed
+Scores = Mapping[str, Mapping[str, float]]  # by place and seed
 
 
-def tables(told: Mapping[str, Any]) -> str:
+def tables(content: Mapping[str, Any]) -> str:
     """A table a part of the search."""
-    return "\n\n".join(_table(part) for part in told["parts"].values())
+    return "\n\n".join(_table(part) for part in content["parts"].values())
 
 
 def _table(part: Mapping[str, Scores]) -> str:
-    """Differences to LoRA on the same rows, or to a part's first; the best mean over shared places first."""
+    """Differences to LoRA on the same rows, or to a part's first variant; the best mean over shared places first."""
     baseline = BASELINE if BASELINE in part else next(iter(part))
     base, rows = part[baseline], []
     header = ["variant" if baseline == BASELINE else f"less {baseline}", *base, "all (95 %)"]
@@ -46,17 +47,16 @@ def _table(part: Mapping[str, Scores]) -> str:
         if name == baseline:
             continue
         apart = {
-            at: [score - base[at][seed] for seed, score in found.items()]
-            for at, found in places.items()
+            at: [score - base[at][seed] for seed, score in seeds.items()]
+            for at, seeds in places.items()
             if at in base
         }
-        every = [each for found in apart.values() for each in found]
+        every = [one for differences in apart.values() for one in differences]
         low, high = bootstrap_interval(np.array(every))
-        shown = [f"{fmean(apart[at]):+.3f}" if at in apart else "" for at in base]
-        rows.append((fmean(every), [name, *shown, f"{fmean(every):+.4f} ({low:+.4f} to {high:+.4f})"]))
+        means = [f"{fmean(apart[at]):+.3f}" if at in apart else "" for at in base]
+        rows.append((fmean(every), [name, *means, f"{fmean(every):+.4f} ({low:+.4f} to {high:+.4f})"]))
     rows.sort(key=lambda row: -row[0])
-    lines = [f"| {' | '.join(header)} |", "| --- |" + " ---: |" * (len(header) - 1)]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for _, row in rows)])
+    return markdown_table(header, "l" + "r" * (len(header) - 1), [row for _, row in rows])
 
 
 def read(folder: Path = Path(__file__).parent) -> Mapping[str, Any]:
@@ -64,9 +64,9 @@ def read(folder: Path = Path(__file__).parent) -> Mapping[str, Any]:
     return json.loads((folder / "search.json").read_text(encoding="utf-8"))
 
 
-def figure(path: Path, told: Mapping[str, Any]) -> None:
+def figure(content: Mapping[str, Any], path: Path) -> None:
     """Mean score by rate, a line a shape, a panel a number of rows: how high, and how flat."""
-    part = told["parts"]["first"]
+    part = content["parts"]["first"]
 
     def fill(axes: list[Axes]) -> None:
         for ax, samples in zip(axes, SIZES, strict=True):
@@ -79,7 +79,7 @@ def figure(path: Path, told: Mapping[str, Any]) -> None:
             ax.set_xlabel("rate over 1e-3 (LoRA), or 0.005 / root of the rank", fontsize=8)
             ax.set_ylabel("mean score of three sets", fontsize=8)
 
-    draw(path, 1, len(SIZES), fill)
+    draw_panels(path, 1, len(SIZES), fill)
 
 
 def _line(
@@ -101,4 +101,4 @@ def _line(
 
 
 if __name__ == "__main__":
-    figure(Path(__file__).with_name("search.svg"), read())
+    figure(read(), Path(__file__).with_name("search.svg"))

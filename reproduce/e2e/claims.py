@@ -1,4 +1,4 @@
-"""What the generated texts come to: rows of the table, and the figure."""
+"""The claims about generated texts, from the cells: rows of the table, and the figure."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from pathlib import Path
 from statistics import fmean
 
 from matplotlib.axes import Axes
-from reproduce.common import AGREES, DIFFERS, PARTLY, Cell, claim, draw, paper
 
+from benchmarks.shared.drawing import draw_panels
+from benchmarks.shared.results import Cell
 from corefold.compare.statistics import paired
 from corefold.report.plots import BLUE, GREEN, PURPLE, VERMILION
+from reproduce.experiment import AGREES, DIFFERS, PARTLY, Cells, claim, paper
 
 COMMAND = "python -m reproduce.e2e.run"
 METRICS = ("BLEU", "ROUGE-L", "METEOR")
@@ -23,20 +25,19 @@ FORMS: dict[str, dict[str, object]] = {
     UNTOUCHED: {"method": "untouched"},
 }
 COLORS = {OURS: BLUE, BASELINES[0]: VERMILION, BASELINES[1]: PURPLE, UNTOUCHED: GREEN}
-Cells = Mapping[str, Cell]
 
 
 def claims(cells: Cells) -> list[Cell]:
     """One row a LoRA."""
-    said = paper(Path(__file__).parent)["texts"]
+    published = paper(__file__)["texts"]
     return [
-        _against(f"Texts from data, SmolLM2-135M: not below {name} of rank 8", said, cells, name)
+        _against(f"Texts from data, SmolLM2-135M: not below {name} of rank 8", published, cells, name)
         for name in BASELINES
     ]
 
 
 def _against(text: str, published: str, cells: Cells, other: str) -> Cell:
-    told, used, differences, behind = [], [], [], False
+    parts, used, differences, behind = [], [], [], False
     for samples in sorted({cell["samples"] for cell in cells.values()} - {0}):
         mine, theirs = of(cells, OURS, samples), of(cells, other, samples)
         pairs = {metric: paired(_scores(mine, metric), _scores(theirs, metric)) for metric in METRICS}
@@ -50,14 +51,14 @@ def _against(text: str, published: str, cells: Cells, other: str) -> Cell:
             f"{metric} {_mean(mine, theirs, metric):.1f}, {pair.mean:+.1f} [{pair.low:+.1f}, {pair.high:+.1f}]"
             for metric, pair in found.items()
         )
-        told.append(f"{samples} rows, {next(iter(found.values())).pairs} seeds: {listed}")
+        parts.append(f"{samples} rows, {next(iter(found.values())).pairs} seeds: {listed}")
     below = bool(differences) and fmean(differences) < 0
     status = DIFFERS if below and behind else PARTLY if below or behind else AGREES
     untouched = next((cell["scores"] for cell in cells.values() if cell["form"] == UNTOUCHED), None)
     if untouched:
-        told.append("untouched " + ", ".join(f"{metric} {untouched[metric]:.1f}" for metric in METRICS))
+        parts.append("untouched " + ", ".join(f"{metric} {untouched[metric]:.1f}" for metric in METRICS))
     judged = {cell["judged"] for cell in used}
-    ours = f"{'; '.join(told)}; {', '.join(map(str, sorted(judged)))} meanings"
+    ours = f"{'; '.join(parts)}; {', '.join(map(str, sorted(judged)))} meanings"
     return claim(text, published, ours, status, COMMAND, used)
 
 
@@ -76,7 +77,7 @@ def _scores(cells: Mapping[int, Cell], metric: str) -> dict[int, float]:
     return {seed: cell["scores"][metric] for seed, cell in cells.items()}
 
 
-def figure(path: Path, cells: Cells) -> None:
+def figure(cells: Cells, path: Path) -> None:
     """Each metric over the number of rows, a dot a seed."""
     places = sorted({cell["samples"] for cell in cells.values()} - {0})
 
@@ -94,4 +95,4 @@ def figure(path: Path, cells: Cells) -> None:
             ax.set_xlim(-0.5, len(places) - 0.5)
             ax.set_title(metric, fontsize=9)
 
-    draw(path, 1, len(METRICS), fill, width=3.6)
+    draw_panels(path, 1, len(METRICS), fill, width=3.6)

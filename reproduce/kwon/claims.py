@@ -1,4 +1,4 @@
-"""What the cells of Kwon et al. come to: rows of the table, and the figure."""
+"""The claims of Kwon et al., from the cells: rows of the table, and the figure."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from reproduce.common import AGREES, DIFFERS, PARTLY, Cell, claim, draw, paper
 
+from benchmarks.shared.drawing import draw_panels
+from benchmarks.shared.results import Cell
 from corefold.report.plots import BLUE, GREEN, GREY, PURPLE, VERMILION
+from reproduce.experiment import AGREES, DIFFERS, PARTLY, Cells, claim, not_run, paper
 
 COMMAND = "python -m reproduce.kwon.run --only"
 COLORS = {
@@ -20,24 +22,26 @@ COLORS = {
     "dense": PURPLE,
     "no layer": "#b8860b",
 }
-SPEEDUP, LOSS = 2.0, 0.005  # half a point of accuracy
-SIZED = ", paper's size"
-Cells = Mapping[str, Cell]
+MIN_SPEEDUP = 2.0
+MAX_LOSS = 0.005  # of accuracy
+PAPER_SIZE = ", paper's size"
 
 
 def claims(cells: Cells) -> list[Cell]:
     """One row a claim, from the cells alone."""
-    said = paper(Path(__file__).parent)
+    published = paper(__file__)
     matrices = [*of(cells, "completion"), *of(cells, "sensing")]
     return [
-        *_factorization(of(cells, "factorization"), said),
-        _speed("Completion", "completion", cells, said),
-        _speed("Sensing", "sensing", cells, said),
-        _speed("Sensing, the paper's size", f"sensing{SIZED}", cells, said),
-        _alpha(matrices, said),
-        _start(matrices, said),
-        _layer("Digits: the 256 x 256 layer before an MLP's head", "digits", cells, said),
-        _layer("Film sentiment: the 384 x 384 layer of MiniLM's head, MiniLM frozen", "minilm", cells, said),
+        *_factorization(of(cells, "factorization"), published),
+        _speed("Completion", "completion", cells, published),
+        _speed("Sensing", "sensing", cells, published),
+        _speed("Sensing, the paper's size", f"sensing{PAPER_SIZE}", cells, published),
+        _alpha(matrices, published),
+        _start(matrices, published),
+        _layer("Digits: the 256 x 256 layer before an MLP's head", "digits", cells, published),
+        _layer(
+            "Film sentiment: the 384 x 384 layer of MiniLM's head, MiniLM frozen", "minilm", cells, published
+        ),
     ]
 
 
@@ -46,27 +50,27 @@ def of(cells: Cells, part: str) -> list[Cell]:
     return [cell for name, cell in cells.items() if name.startswith(f"{part}, seed=")]
 
 
-def _factorization(cells: list[Cell], said: Mapping[str, str]) -> list[Cell]:
+def _factorization(cells: list[Cell], published: Mapping[str, str]) -> list[Cell]:
     text, command = (
         "Factorization: compressed is nearer to the target than wide at every step",
         f"{COMMAND} factorization",
     )
     if not cells:
-        return [claim(text, said["factorization"], None, DIFFERS, command, [])]
+        return [not_run(text, published["factorization"], command)]
     below = sum(cell["worst_over_wide"] <= 1 for cell in cells)
     worst, points = max(cell["worst_over_wide"] for cell in cells), min(cell["points"] for cell in cells)
     ours = (
         f"{_about(cells)}: so in {below} of {len(cells)}, at {points} or more steps looked at; compressed over wide "
-        f"at most {worst:.6f}, at the start; {_came(cells, ('wide', 'compressed'))}; {_faster(cells)}"
+        f"at most {worst:.6f}, at the start; {_outcomes(cells, ('wide', 'compressed'))}; {_faster(cells)}"
     )
     status = AGREES if below == len(cells) else PARTLY if below else DIFFERS
-    return [claim(text, said["factorization"], ours, status, command, cells)]
+    return [claim(text, published["factorization"], ours, status, command, cells)]
 
 
-def _speed(name: str, part: str, cells: Cells, said: Mapping[str, str]) -> Cell:
+def _speed(name: str, part: str, cells: Cells, published: Mapping[str, str]) -> Cell:
     text = f"{name}: compressed comes to the error in half the time of wide"
-    option = " --paper" if part.endswith(SIZED) else ""
-    command = f"{COMMAND} {part.removesuffix(SIZED)}{option}"
+    option = " --paper" if part.endswith(PAPER_SIZE) else ""
+    command = f"{COMMAND} {part.removesuffix(PAPER_SIZE)}{option}"
     own = of(cells, part)
     ratios = _ratios(own)
     missed = sum(not cell["forms"]["compressed"]["met"] for cell in own)
@@ -74,37 +78,39 @@ def _speed(name: str, part: str, cells: Cells, said: Mapping[str, str]) -> Cell:
     if own:
         counts = own[0]["forms"]
         ours = (
-            f"{_about(own)}: {_faster(own)}; {_came(own, ('wide', 'compressed'))}; "
+            f"{_about(own)}: {_faster(own)}; {_outcomes(own, ('wide', 'compressed'))}; "
             f"{counts['wide']['parameters']:,} and {counts['compressed']['parameters']:,} parameters"
         )
         faster = bool(ratios) and statistics.median(ratios) > 1 and not missed
-        status = AGREES if faster and min(ratios) >= SPEEDUP else PARTLY if faster else DIFFERS
-    return claim(text, said["speed"], ours, status, command, own)
+        status = AGREES if faster and min(ratios) >= MIN_SPEEDUP else PARTLY if faster else DIFFERS
+    return claim(text, published["speed"], ours, status, command, own)
 
 
-def _alpha(cells: list[Cell], said: Mapping[str, str]) -> Cell:
+def _alpha(cells: list[Cell], published: Mapping[str, str]) -> Cell:
     text = "Outer factors at five times the rate come to the error sooner than at the same"
-    return _fewer(text, said["alpha"], cells, "compressed, alpha 5", "compressed")
+    return _fewer(text, published["alpha"], cells, "compressed, alpha 5", "compressed")
 
 
-def _start(cells: list[Cell], said: Mapping[str, str]) -> Cell:
+def _start(cells: list[Cell], published: Mapping[str, str]) -> Cell:
     text = "The spectral start, not the small width, brings the steps down"
-    return _fewer(text, said["start"], cells, "compressed", "random bases")
+    return _fewer(text, published["start"], cells, "compressed", "random bases")
 
 
-def _fewer(text: str, said: str, cells: list[Cell], one: str, other: str) -> Cell:
+def _fewer(text: str, published: str, cells: list[Cell], one: str, other: str) -> Cell:
     command = f"{COMMAND} completion,sensing"
     if not cells:
-        return claim(text, said, None, DIFFERS, command, [])
+        return not_run(text, published, command)
     wins = [_sooner(cell["forms"][one], cell["forms"][other]) for cell in cells]
     sides = sorted({cell["side"] for cell in cells}, reverse=True)
-    told = "; ".join(
-        f"{_about(same)}: {_came(same, (one, other))}"
+    listed = "; ".join(
+        f"{_about(same)}: {_outcomes(same, (one, other))}"
         for side in sides
         if (same := [cell for cell in cells if cell["side"] == side])
     )
-    ours = f"sooner in {sum(wins)} of {len(wins)}, each at the rate chosen for it; {told}"
-    return claim(text, said, ours, AGREES if all(wins) else PARTLY if any(wins) else DIFFERS, command, cells)
+    ours = f"sooner in {sum(wins)} of {len(wins)}, each at the rate chosen for it; {listed}"
+    return claim(
+        text, published, ours, AGREES if all(wins) else PARTLY if any(wins) else DIFFERS, command, cells
+    )
 
 
 def _sooner(one: Cell, other: Cell) -> bool:
@@ -117,7 +123,7 @@ def _about(cells: list[Cell]) -> str:
 
 
 def _ratios(cells: Iterable[Cell]) -> list[float]:
-    """Seconds of wide over those of compressed, of pairs that both came to the error."""
+    """Seconds of wide over those of compressed, where both reached the error."""
     pairs = [(cell["forms"]["wide"], cell["forms"]["compressed"]) for cell in cells]
     return [
         wide["cpu_seconds"] / small["cpu_seconds"] for wide, small in pairs if wide["met"] and small["met"]
@@ -133,29 +139,29 @@ def _faster(cells: list[Cell]) -> str:
     )
 
 
-def _came(cells: list[Cell], forms: Sequence[str]) -> str:
-    return ", ".join(_one_came(cells, form) for form in forms)
+def _outcomes(cells: list[Cell], forms: Sequence[str]) -> str:
+    return ", ".join(_form_outcome(cells, form) for form in forms)
 
 
-def _one_came(cells: list[Cell], form: str) -> str:
+def _form_outcome(cells: list[Cell], form: str) -> str:
     runs = [cell["forms"][form] for cell in cells]
     steps = [run["steps"] for run in runs if run["met"]]
     missed = len(runs) - len(steps)
     rates = ", ".join(f"{lr:g}" for lr in sorted({run["lr"] for run in runs}))
-    told = f"{_spread(steps, '.0f')} steps" if steps else "never"
-    return f"{form} {told} at lr {rates}" + (f" (not in {missed} of {len(runs)})" if missed else "")
+    taken = f"{_spread(steps, '.0f')} steps" if steps else "never"
+    return f"{form} {taken} at lr {rates}" + (f" (not in {missed} of {len(runs)})" if missed else "")
 
 
 def _spread(values: Sequence[float], digits: str) -> str:
-    """The median, and from where to where."""
+    """The median, the least and the greatest."""
     low, middle, high = min(values), statistics.median(values), max(values)
     return f"{middle:{digits}} [{low:{digits}}, {high:{digits}}]"
 
 
-def _layer(what: str, part: str, cells: Cells, said: Mapping[str, str]) -> Cell:
+def _layer(what: str, part: str, cells: Cells, published: Mapping[str, str]) -> Cell:
     text, own = f"{what}: a chain trains in half the time as well", of(cells, part)
     if not own:
-        return claim(text, said["layers"], None, DIFFERS, f"{COMMAND} {part}", [])
+        return not_run(text, published["layers"], f"{COMMAND} {part}")
     forms, first = list(own[0]["forms"]), own[0]
     each = "; ".join(f"{form}: {_trained([cell['forms'][form] for cell in own])}" for form in forms)
     others = [form for form in forms if form != "compressed"]
@@ -163,14 +169,14 @@ def _layer(what: str, part: str, cells: Cells, said: Mapping[str, str]) -> Cell:
     fast = statistics.median(
         cell["forms"]["wide"]["cpu_seconds"] / cell["forms"]["compressed"]["cpu_seconds"] for cell in own
     )
-    as_well = all(statistics.fmean(_differences(own, form)) >= -LOSS for form in ("wide", "dense"))
+    as_well = all(statistics.fmean(_differences(own, form)) >= -MAX_LOSS for form in ("wide", "dense"))
     ours = (
         f"{first['rows']} rows, {first['test_rows']} test rows, {first['steps']} steps of {first['batch']}, "
         f"{len(own)} seeds, each form at the rate chosen for it. {each}. Accuracy of compressed {paired}"
     )
-    good = (fast >= SPEEDUP) + as_well
+    good = (fast >= MIN_SPEEDUP) + as_well
     status = {2: AGREES, 1: PARTLY, 0: DIFFERS}[good]
-    return claim(text, said["layers"], ours, status, f"{COMMAND} {part}", own)
+    return claim(text, published["layers"], ours, status, f"{COMMAND} {part}", own)
 
 
 def _trained(runs: list[Cell]) -> str:
@@ -191,9 +197,9 @@ def _differences(cells: list[Cell], other: str) -> list[float]:
 
 
 def _paired(cells: list[Cell], other: str) -> str:
-    found = _differences(cells, other)
-    wins, losses = sum(one > 0 for one in found), sum(one < 0 for one in found)
-    mean, low, high = statistics.fmean(found), min(found), max(found)
+    apart = _differences(cells, other)
+    wins, losses = sum(one > 0 for one in apart), sum(one < 0 for one in apart)
+    mean, low, high = statistics.fmean(apart), min(apart), max(apart)
     return f"{mean:+.4f} [{low:+.4f}, {high:+.4f}], {wins} wins, {losses} losses"
 
 
@@ -208,14 +214,14 @@ def figure(cells: Cells, path: Path) -> None:
             _draw_curves(of(cells, part), ax, "accuracies", f"Test accuracy, {name}, first seed", "linear")
         _draw_layers([cell for part in names for cell in of(cells, part)], axes[5])
 
-    draw(path, 2, 3, fill)
+    draw_panels(path, 2, 3, fill)
 
 
 def _draw_curves(cells: list[Cell], ax: Axes, values: str, title: str, scale: str) -> None:
     for form, run in (cells[0]["forms"] if cells else {}).items():
         curve = run["curve"]
         ax.plot(curve["steps"], curve[values], color=COLORS[form], linewidth=1.2, label=form)
-    # Runs that never came to the error are long.
+    # Runs that never reach the error are long, so steps have a logarithmic scale too.
     ax.set(title=title, xlabel="step", yscale=scale, xscale=scale)
 
 

@@ -1,8 +1,8 @@
 """Many small trainings of one encoder at once: K runs, each with rows, start, bases and rate of its own.
 
-A batch holds the K runs' batches one after another, so that the frozen weights meet all of them in one product, and the
-K low-rank updates are one batched product: a GPU trains hundreds of runs in the time of a few. What is computed is what
-`corefold.finetune` computes for each run alone, but for rounding, the order of rows and the noise of dropout.
+A batch holds the K runs' batches one after another. The frozen weights multiply all of them in one product, and the K
+low-rank updates are one batched product, so a GPU trains hundreds of runs in the time of a few. Each run is the one
+that `corefold.finetune` trains alone, except for rounding, the order of rows and the noise of dropout.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from transformers import PreTrainedModel
 from corefold.finetune.fitting import WARMUP
 
 BETAS = (0.9, 0.999)
-PARTS = (0.5, 0.8125, 1.0)  # of a batch by length: short rows apart from long ones need less padding
+CUTS = (0.5, 0.8125, 1.0)  # of a batch sorted by length: parts of similar lengths need less padding
 
 Pairs = dict[str, tuple[Tensor, Tensor]]
 
 
 @dataclass
-class Texts:
+class EncodedTexts:
     """Encoded rows: tokens (texts, rows, length), padded by -1, and labels (rows,); a row of a pair has two texts."""
 
     tokens: Tensor
@@ -36,9 +36,9 @@ class Texts:
         """Tokens of each row's longest text."""
         return (self.tokens >= 0).sum(-1).amax(0)
 
-    def to(self, device: torch.device) -> Texts:
-        """The same rows there."""
-        return Texts(self.tokens.to(device), self.labels.to(device))
+    def to(self, device: torch.device) -> EncodedTexts:
+        """The same rows on a device."""
+        return EncodedTexts(self.tokens.to(device), self.labels.to(device))
 
     def batch(self, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens (texts, runs, rows, length), their mask, and labels (runs, rows), of the rows at (runs, rows)."""
@@ -47,16 +47,15 @@ class Texts:
         return tokens.clamp(min=0), tokens >= 0, self.labels[places]
 
 
-class Layer(nn.Module):
+class BatchedLinear(nn.Module):
     """A frozen linear layer and one low-rank update a run."""
 
     def __init__(self, base: nn.Linear) -> None:
         super().__init__()
         self.base = base
         self.pair: tuple[Tensor, Tensor] | None = None  # (runs, in, r) and (runs, out, r)
-        self.watch: Callable[[Tensor, Tensor], None] | None = (
-            None  # gets the inputs and the outputs' gradient
-        )
+        # Called with the inputs and the outputs' gradient.
+        self.watch: Callable[[Tensor, Tensor], None] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """The layer's outputs; runs are outermost in `x`."""
@@ -70,17 +69,17 @@ class Layer(nn.Module):
         return (y + update.view(y.shape)).to(y.dtype)
 
 
-class Body:
-    """An encoder whose linear layers are all `Layer`s; a text's embedding is the mean of its tokens'."""
+class BatchedEncoder:
+    """An encoder whose linear layers are all `BatchedLinear`; a text's embedding is the mean of its tokens'."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model.requires_grad_(False)
-        self.layers: dict[str, Layer] = {}
+        self.layers: dict[str, BatchedLinear] = {}
         encoder = model.get_submodule("encoder")
         for name, module in list(encoder.named_modules()):
             if isinstance(module, nn.Linear):
                 parent, _, child = name.rpartition(".")
-                self.layers[name] = Layer(module)
+                self.layers[name] = BatchedLinear(module)
                 setattr(encoder.get_submodule(parent), child, self.layers[name])
 
     def embed(self, tokens: Tensor, mask: Tensor) -> Tensor:
@@ -93,8 +92,8 @@ class Body:
 
 
 @dataclass
-class Heads:
-    """A linear head for each run; without them the cosine of a pair answers.
+class BatchedHeads:
+    """A linear head for each run; without heads, a pair's answer is the cosine of its embeddings.
 
     Attributes:
         weight: (runs, classes, width).
@@ -120,24 +119,24 @@ class Heads:
         )
 
     def parameters(self) -> list[Tensor]:
-        """What trains of them."""
+        """The trained tensors."""
         return [] if self.weight is None or self.bias is None else [self.weight, self.bias]
 
-    def repeated(self, times: int) -> Heads:
-        """Fresh copies, all runs once, then all of them again."""
-        return Heads(
+    def repeated(self, times: int) -> BatchedHeads:
+        """Fresh copies of all runs' heads, one set after the other."""
+        return BatchedHeads(
             *(each if each is None else each.repeat(times, 1, 1) for each in (self.weight, self.bias))
         )
 
 
 @dataclass
-class Updates:
+class BatchedUpdates:
     """K updates of every layer: `scale * left P Q^T right^T`, or `scale * P Q^T` where there are no bases.
 
     Attributes:
         q, p: factors by layer, (runs, width or in, r) and (runs, width or out, r).
         bases: left (runs, out, width) and right (runs, in, width) by layer.
-        scale: of all.
+        scale: of all updates.
     """
 
     q: dict[str, Tensor]
@@ -145,9 +144,9 @@ class Updates:
     bases: Pairs | None = None
     scale: float = 1.0
 
-    def set(self, body: Body) -> None:
-        """Give each layer the thin pair that its update is the product of."""
-        for name, layer in body.layers.items():
+    def set(self, encoder: BatchedEncoder) -> None:
+        """Give each layer the thin pair whose product is its update."""
+        for name, layer in encoder.layers.items():
             if name not in self.q:
                 layer.pair = None
                 continue
@@ -158,20 +157,20 @@ class Updates:
             layer.pair = (q, p * self.scale)
 
 
-NO_UPDATES = Updates({}, {})
+NO_UPDATES = BatchedUpdates({}, {})
 
 
 @dataclass(frozen=True)
-class Pace:
-    """How fast what trains: AdamW, its rate warmed up, then falling to zero as in `corefold.finetune`.
+class Schedule:
+    """AdamW with a rate that is warmed up and then falls linearly to zero, as in `corefold.finetune`.
 
     Attributes:
-        steps: how many.
+        steps: their number.
         rates: of each run's factors, (runs,).
         decays: weight decay of each run's factors, (runs,); heads have none.
         head_rate: of all heads.
         eps: of Adam.
-        batch: rows a step.
+        batch: rows of a step.
     """
 
     steps: int
@@ -188,40 +187,48 @@ class Pace:
 
 
 def train(
-    body: Body, updates: Updates, heads: Heads, texts: Texts, rows: Tensor, pace: Pace, order: Sequence[int]
+    encoder: BatchedEncoder,
+    updates: BatchedUpdates,
+    heads: BatchedHeads,
+    texts: EncodedTexts,
+    rows: Tensor,
+    schedule: Schedule,
+    order: Sequence[int],
 ) -> Tensor:
     """Train all runs, in place.
 
     Args:
-        body: the encoder.
+        encoder: shared by all runs.
         updates: at their start.
-        heads: at theirs.
+        heads: at their start.
         texts: all rows.
-        rows: which of them each run trains on, (runs, rows).
-        pace: rates and steps.
+        rows: places of the rows on which each run trains, (runs, rows).
+        schedule: rates and steps.
         order: seeds of the runs' orders of rows.
 
     Returns:
         Each run's losses, (steps, runs).
     """
-    body.model.train()
+    encoder.model.train()
     factors = [*updates.q.values(), *updates.p.values()]
     linear = heads.parameters()
     every = [p.requires_grad_() for p in (*factors, *linear)]
-    rates = [pace.rates] * len(factors) + [torch.full_like(pace.rates, pace.head_rate)] * len(linear)
-    decays = [pace.decays] * len(factors) + [torch.zeros_like(pace.decays)] * len(linear)
-    adam = _AdamW(every, rates, decays, pace)
+    rates = [schedule.rates] * len(factors) + [torch.full_like(schedule.rates, schedule.head_rate)] * len(
+        linear
+    )
+    decays = [schedule.decays] * len(factors) + [torch.zeros_like(schedule.decays)] * len(linear)
+    adam = _AdamW(every, rates, decays, schedule)
     lengths, losses = texts.lengths, []
-    for step, places in zip(range(pace.steps), _batches(rows, pace.batch, order), strict=False):
+    for step, places in zip(range(schedule.steps), _batches(rows, schedule.batch, order), strict=False):
         places = places.gather(1, lengths[places].argsort(1))
-        cuts = [math.ceil(share * places.shape[1]) for share in PARTS]
-        grads, loss = [], torch.zeros_like(pace.rates)
+        cuts = [math.ceil(share * places.shape[1]) for share in CUTS]
+        grads, loss = [], torch.zeros_like(schedule.rates)
         for begin, end in zip([0, *cuts], cuts, strict=False):
             if begin == end:
                 continue
-            updates.set(body)
+            updates.set(encoder)
             tokens, mask, labels = texts.batch(places[:, begin:end])
-            part = heads.losses(body.embed(tokens, mask), labels).sum(1) / places.shape[1]
+            part = heads.losses(encoder.embed(tokens, mask), labels).sum(1) / places.shape[1]
             loss += part.detach()
             more = torch.autograd.grad(part.sum(), every)
             grads = more if not grads else torch._foreach_add(grads, more)
@@ -231,12 +238,12 @@ def train(
 
 
 class _AdamW:
-    """AdamW whose rate and decay are others for each run; torch's has one of each a tensor."""
+    """AdamW with a rate and a decay for each run; torch's has one of each for a tensor."""
 
     def __init__(
-        self, parameters: list[Tensor], rates: list[Tensor], decays: list[Tensor], pace: Pace
+        self, parameters: list[Tensor], rates: list[Tensor], decays: list[Tensor], schedule: Schedule
     ) -> None:
-        self.parameters, self.rates, self.decays, self.pace = parameters, rates, decays, pace
+        self.parameters, self.rates, self.decays, self.schedule = parameters, rates, decays, schedule
         self.means, self.squares = ([torch.zeros_like(p) for p in parameters] for _ in range(2))
 
     @torch.no_grad()
@@ -246,8 +253,8 @@ class _AdamW:
         torch._foreach_mul_(self.squares, BETAS[1])
         torch._foreach_addcmul_(self.squares, grads, grads, 1 - BETAS[1])
         roots = torch._foreach_sqrt(torch._foreach_div(self.squares, 1 - BETAS[1] ** (step + 1)))
-        torch._foreach_add_(roots, self.pace.eps)
-        now, unbiased = self.pace.at(step), 1 - BETAS[0] ** (step + 1)
+        torch._foreach_add_(roots, self.schedule.eps)
+        now, unbiased = self.schedule.at(step), 1 - BETAS[0] ** (step + 1)
         moves = torch._foreach_div(self.means, roots)
         for p, move, rate, decay in zip(self.parameters, moves, self.rates, self.decays, strict=True):
             kept = 1 - rate * now * decay
@@ -263,16 +270,21 @@ def _batches(rows: Tensor, size: int, order: Sequence[int]) -> Iterator[Tensor]:
 
 @torch.no_grad()
 def answers(
-    body: Body, updates: Updates, heads: Heads, texts: Texts, rows: Tensor, together: int = 4096
+    encoder: BatchedEncoder,
+    updates: BatchedUpdates,
+    heads: BatchedHeads,
+    texts: EncodedTexts,
+    rows: Tensor,
+    together: int = 4096,
 ) -> Tensor:
-    """What each run answers to its rows, (runs, rows) or (runs, rows, classes); that many rows in all `together`."""
-    body.model.eval()
-    updates.set(body)
+    """Each run's answers to its rows, (runs, rows) or (runs, rows, classes), computed `together` rows at a time."""
+    encoder.model.eval()
+    updates.set(encoder)
     by_length = texts.lengths[rows].argsort(1)
     parts = []
     for places in rows.gather(1, by_length).split(max(1, together // len(rows)), 1):
         tokens, mask, _ = texts.batch(places)
-        parts.append(heads.outputs(body.embed(tokens, mask)))
-    found = torch.cat(parts, 1)
+        parts.append(heads.outputs(encoder.embed(tokens, mask)))
+    answered = torch.cat(parts, 1)
     back = by_length.argsort(1)
-    return found.gather(1, back if found.ndim == 2 else back[..., None].expand_as(found))
+    return answered.gather(1, back if answered.ndim == 2 else back[..., None].expand_as(answered))

@@ -1,4 +1,4 @@
-"""Where many runs start: bases from the gradients of single samples, narrow chains in them, and LoRA's pairs."""
+"""The starts of many runs: bases from the gradients of single samples, pair cores in them, and LoRA's pairs."""
 
 from __future__ import annotations
 
@@ -6,52 +6,61 @@ from collections.abc import Sequence
 from functools import partial
 
 import torch
-from reproduce.many.engine import NO_UPDATES, Body, Heads, Pairs, Texts, Updates
 from torch import Tensor
 
-from corefold.core import FactorChain
+from corefold.core import PairCore
 from corefold.finetune import RunConfig
+from reproduce.many.batched_training import (
+    NO_UPDATES,
+    BatchedEncoder,
+    BatchedHeads,
+    BatchedUpdates,
+    EncodedTexts,
+    Pairs,
+)
 
-ITERATIONS, OVERSAMPLE = 10, 16  # of the eigenvectors
-LORA_SCALE = 2.0  # alpha over rank, as corefold and PEFT's defaults have it
+ITERATIONS, EXTRA_COLUMNS = 10, 16  # of the orthogonal iteration
+LORA_SCALE = 2.0  # alpha over rank in corefold's and PEFT's defaults
 
 
-def fisher_bases(body: Body, heads: Heads, texts: Texts, rows: Tensor, width: int) -> Pairs:
-    """Left and right bases of each layer and run, (runs, side, width at most), as `bases="fisher"` reads them off.
+def fisher_bases(
+    encoder: BatchedEncoder, heads: BatchedHeads, texts: EncodedTexts, rows: Tensor, width: int
+) -> Pairs:
+    """Left and right bases of each layer and run, (runs, side, width at most), as `bases="fisher"` has them.
 
     They are leading eigenvectors of `sum(G_i G_i^T)` and `sum(G_i^T G_i)`, largest first, with G_i the gradient of text
-    i's share of the loss without update and dropout; here of the sums themselves, not of sketches, and not turned to
-    one another.
+    i's share of the loss without update and dropout. Unlike the library's, they come from the sums themselves, not from
+    sketches, and their columns are not paired.
     """
-    body.model.eval()
-    NO_UPDATES.set(body)
+    encoder.model.eval()
+    NO_UPDATES.set(encoder)
     sums: dict[tuple[str, int], Tensor] = {}
 
     def watch(name: str, x: Tensor, g: Tensor) -> None:
         x, g = (each.reshape(len(rows), -1, *each.shape[1:]).float() for each in (x, g))
         for side, (a, b) in enumerate(((g, x), (x, g))):
             a = a / a.flatten(1).norm(dim=1)[:, None, None, None]
-            weighted = ((b @ b.mT) @ a).flatten(1, 2)  # of a row G = a^T b: G G^T = a^T (b b^T a)
+            weighted = ((b @ b.mT) @ a).flatten(1, 2)  # for a row with G = a^T b: G G^T = a^T (b b^T a)
             square = a.flatten(1, 2).mT @ weighted
             sums[name, side] = square / square.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
 
-    for name, layer in body.layers.items():
+    for name, layer in encoder.layers.items():
         layer.watch = partial(watch, name)
-    embeddings = body.model.get_submodule("embeddings")
-    handle = embeddings.register_forward_hook(lambda module, given, out: out.requires_grad_())
+    embeddings = encoder.model.get_submodule("embeddings")
+    handle = embeddings.register_forward_hook(lambda module, inputs, output: output.requires_grad_())
     try:
         tokens, mask, labels = texts.batch(rows)
-        heads.losses(body.embed(tokens, mask), labels).sum().backward()
+        heads.losses(encoder.embed(tokens, mask), labels).sum().backward()
     finally:
         handle.remove()
-        for layer in body.layers.values():
+        for layer in encoder.layers.values():
             layer.watch = None
-    found: dict[tuple[str, int], Tensor] = {}
+    bases: dict[tuple[str, int], Tensor] = {}
     for size in {each.shape[-1] for each in sums.values()}:
         keys = [key for key, each in sums.items() if each.shape[-1] == size]
         leading = _leading(torch.cat([sums.pop(key).double() for key in keys]), min(width, size))
-        found |= dict(zip(keys, leading.float().split(len(rows)), strict=True))
-    pairs = {name: (found[name, 0], found[name, 1]) for name in body.layers}
+        bases |= dict(zip(keys, leading.float().split(len(rows)), strict=True))
+    pairs = {name: (bases[name, 0], bases[name, 1]) for name in encoder.layers}
     least = {name: min(each.shape[-1] for each in pair) for name, pair in pairs.items()}
     return {
         name: (left[..., : least[name]], right[..., : least[name]]) for name, (left, right) in pairs.items()
@@ -62,11 +71,11 @@ def _leading(square: Tensor, width: int) -> Tensor:
     """Leading eigenvectors of many matrices by orthogonal iteration, (many, side, width)."""
     side = square.shape[-1]
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(side, min(side, width + OVERSAMPLE), dtype=torch.float64, generator=generator)
+    noise = torch.randn(side, min(side, width + EXTRA_COLUMNS), dtype=torch.float64, generator=generator)
     q = noise.to(square.device).expand(len(square), -1, -1)
     for _ in range(ITERATIONS):
         q = square @ q + 1e-12 * q
-        for _ in range(2):  # Cholesky QR, twice, is as accurate as Householder's and one batched product
+        for _ in range(2):  # Cholesky QR, done twice, is as accurate as Householder's and is batched products
             q = q / q.norm(dim=1, keepdim=True)
             gram = q.mT @ q
             gram.diagonal(dim1=-2, dim2=-1).add_(1e-10)
@@ -74,8 +83,8 @@ def _leading(square: Tensor, width: int) -> Tensor:
     return q[..., :width]
 
 
-def deep_start(configs: Sequence[RunConfig], seeds: Sequence[int], bases: Pairs) -> Updates:
-    """Narrow chains at their start, for every setting all seeds; what is narrower than another is filled with zeros.
+def deep_start(configs: Sequence[RunConfig], seeds: Sequence[int], bases: Pairs) -> BatchedUpdates:
+    """Pair cores at their start, all seeds of each setting; zeros fill the narrower ones up to the widest.
 
     Raises:
         ValueError: a rank that leaves no narrow core in some layer.
@@ -93,27 +102,27 @@ def deep_start(configs: Sequence[RunConfig], seeds: Sequence[int], bases: Pairs)
             if config.rank >= blank.shape[1]:
                 raise ValueError(f"{name}: rank {config.rank} in bases of {blank.shape[1]} is no narrow core")
             for run, seed in enumerate(seeds):
-                chain = FactorChain.at_narrow_start(blank, blank, config.rank, generators[place, seed])
-                starts[place, run, : blank.shape[1], : config.rank] = chain.factors[0]
+                core = PairCore.at_start(blank, blank, config.rank, generators[place, seed])
+                starts[place, run, : blank.shape[1], : config.rank] = core.factors[0]
             kept[place, : blank.shape[1]] = 1.0
         q[name] = starts.flatten(0, 1).to(left)
         p[name] = torch.zeros_like(q[name])
         share = kept.repeat_interleave(len(seeds), 0)[:, None].to(left)
         both[name] = (left.repeat(len(configs), 1, 1) * share, right.repeat(len(configs), 1, 1) * share)
-    return Updates(q, p, both)
+    return BatchedUpdates(q, p, both)
 
 
-def lora_start(configs: Sequence[RunConfig], seeds: Sequence[int], body: Body) -> Updates:
-    """LoRA as PEFT starts it, for every setting all seeds."""
+def lora_start(configs: Sequence[RunConfig], seeds: Sequence[int], encoder: BatchedEncoder) -> BatchedUpdates:
+    """LoRA's pairs at PEFT's start, all seeds of each setting."""
     rank = max(config.rank for config in configs)
     q, p = {}, {}
     generators = [torch.Generator().manual_seed(seed) for _ in configs for seed in seeds]
     ranks = [config.rank for config in configs for _ in seeds]
-    for name, layer in body.layers.items():
+    for name, layer in encoder.layers.items():
         out, in_ = layer.base.weight.shape
         a = torch.zeros(len(ranks), in_, rank)
         for run, (own, generator) in enumerate(zip(ranks, generators, strict=True)):
             a[run, :, :own] = (2 * torch.rand(in_, own, generator=generator) - 1) / in_**0.5
         q[name] = a.to(layer.base.weight.device)
         p[name] = q[name].new_zeros(len(ranks), out, rank)
-    return Updates(q, p, None, LORA_SCALE)
+    return BatchedUpdates(q, p, None, LORA_SCALE)

@@ -1,4 +1,4 @@
-"""What the theorem's cells come to: rows of the table, and the figure."""
+"""The claims of the theorem, from the cells: rows of the table, and the figure."""
 
 from __future__ import annotations
 
@@ -6,23 +6,30 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from reproduce.common import AGREES, DIFFERS, PARTLY, Cell, claim, draw, paper
 
+from benchmarks.shared.drawing import draw_panels
+from benchmarks.shared.results import Cell
 from corefold.report.plots import BLUE, CYCLE, GREEN, GREY, VERMILION
+from reproduce.experiment import AGREES, DIFFERS, PARTLY, Cells, claim, not_run, paper
 
-TOL = 1e-10
+MAX_DEVIATION = 1e-10  # relative; above rounding, below anything that the theorem leaves out
 COMMAND = "python -m reproduce.theorem.run"
 
 
-def claims(cells: Mapping[str, Cell]) -> list[Cell]:
+def claims(cells: Cells) -> list[Cell]:
     """One row a claim, from the cells alone."""
-    said = paper(Path(__file__).parent)
+    published = paper(__file__)
     grid = [cell for cell in cells.values() if "core" in cell and "target_outside" not in cell]
-    rows = [_exact(text, said[key], grid, names) for key, (text, names) in EXACT.items()]
+    rows = [_exact(text, published[key], grid, names) for key, (text, names) in EXACT.items()]
     small = [cells[name] for name in cells if name.startswith("2r core")]
     first = [cells[name] for name in cells if name.startswith("first gradient")]
     angles = [cells["angles"]] if "angles" in cells else []
-    return [*rows, *_rectangular(said, grid, small), *_gradient(said, first), *_angles(said, angles)]
+    return [
+        *rows,
+        *_rectangular(published, grid, small),
+        *_gradient(published, first),
+        *_angles(published, angles),
+    ]
 
 
 EXACT = {
@@ -33,9 +40,9 @@ EXACT = {
 }
 
 
-def _exact(text: str, said: str, grid: list[Cell], names: list[str]) -> Cell:
+def _exact(text: str, published: str, grid: list[Cell], names: list[str]) -> Cell:
     if not grid:
-        return claim(text, said, None, DIFFERS, COMMAND, [])
+        return not_run(text, published, COMMAND)
     worst = max(cell["worst"][name] for cell in grid for name in names)
     cases = [cell["case"] for cell in grid]
     varied = {
@@ -44,34 +51,36 @@ def _exact(text: str, said: str, grid: list[Cell], names: list[str]) -> Cell:
         "depth": [case["depth"] for case in cases],
         "decay": [case["decay"] for case in cases],
     }
-    told = "; ".join(f"{name} {', '.join(map(str, sorted(set(values))))}" for name, values in varied.items())
-    ours = f"worst relative deviation {worst:.1e} in {len(grid)} runs ({told})"
-    return claim(text, said, ours, AGREES if worst < TOL else DIFFERS, COMMAND, grid)
+    listed = "; ".join(
+        f"{name} {', '.join(map(str, sorted(set(values))))}" for name, values in varied.items()
+    )
+    ours = f"worst relative deviation {worst:.1e} in {len(grid)} runs ({listed})"
+    return claim(text, published, ours, AGREES if worst < MAX_DEVIATION else DIFFERS, COMMAND, grid)
 
 
-def _rectangular(said: Mapping[str, str], grid: list[Cell], small: list[Cell]) -> list[Cell]:
+def _rectangular(published: Mapping[str, str], grid: list[Cell], small: list[Cell]) -> list[Cell]:
     odd = [cell for cell in grid if cell["case"]["out"] != cell["case"]["in_"]]
     text = "Rectangular matrices"
     if not odd or not small:
-        return [claim(text, said["rectangular"], None, DIFFERS, COMMAND, [])]
+        return [not_run(text, published["rectangular"], COMMAND)]
     worst = max(cell["worst"]["product"] for cell in odd)
     core = max(max(cell["core"]) for cell in odd if cell["case"]["width"] is None)
-    told = "; ".join(
+    listed = "; ".join(
         f"{cell['v_first']['worst']:.1e} or {cell['u_first']['worst']:.1e} "
         f"({cell['case']['out']} x {cell['case']['in_']}, init_scale {cell['case']['init_scale']:g})"
         for cell in small
     )
     ours = (
         f"exact ({worst:.1e}) with a core of up to 3r = {core} on the larger side; with 2r the products part on the "
-        f"way by this share of the target's norm, v's or u's pair put first: {told}"
+        f"way by this share of the target's norm, v's or u's pair put first: {listed}"
     )
-    return [claim(text, said["rectangular"], ours, PARTLY, COMMAND, [*odd, *small])]
+    return [claim(text, published["rectangular"], ours, PARTLY, COMMAND, [*odd, *small])]
 
 
-def _gradient(said: Mapping[str, str], first: list[Cell]) -> list[Cell]:
+def _gradient(published: Mapping[str, str], first: list[Cell]) -> list[Cell]:
     text = "Bases from the first gradient are those of the target"
     if not first:
-        return [claim(text, said["first_gradient"], None, DIFFERS, COMMAND, [])]
+        return [not_run(text, published["first_gradient"], COMMAND)]
     worst = max(cell["worst"]["product"] for cell in first)
     outside = max(cell["target_outside"] for cell in first)
     scales = [cell["case"]["init_scale"] for cell in first]
@@ -79,30 +88,39 @@ def _gradient(said: Mapping[str, str], first: list[Cell]) -> list[Cell]:
         f"worst relative deviation {worst:.1e} at init_scale {min(scales):g} to {max(scales):g}, though up to "
         f"{outside:.1e} of the target is outside the gradient's own top r directions"
     )
-    return [claim(text, said["first_gradient"], ours, AGREES if worst < TOL else DIFFERS, COMMAND, first)]
+    return [
+        claim(
+            text,
+            published["first_gradient"],
+            ours,
+            AGREES if worst < MAX_DEVIATION else DIFFERS,
+            COMMAND,
+            first,
+        )
+    ]
 
 
-def _angles(said: Mapping[str, str], angles: list[Cell]) -> list[Cell]:
+def _angles(published: Mapping[str, str], angles: list[Cell]) -> list[Cell]:
     text = "The leading singular space of W_1 settles early, the loss goes on falling"
     if not angles:
-        return [claim(text, said["angles"], None, DIFFERS, COMMAND, [])]
+        return [not_run(text, published["angles"], COMMAND)]
     (cell,) = angles
     ours = (
         f"within .05 rad of the last from step {cell['settled_step']} on, where the loss is "
         f"{cell['loss_when_settled']:.1e} of the first; it ends at {cell['loss_at_end']:.1e}"
     )
     agrees = cell["loss_at_end"] < 0.1 * cell["loss_when_settled"]
-    return [claim(text, said["angles"], ours, AGREES if agrees else DIFFERS, COMMAND, angles)]
+    return [claim(text, published["angles"], ours, AGREES if agrees else DIFFERS, COMMAND, angles)]
 
 
-def figure(cells: Mapping[str, Cell], path: Path) -> None:
+def figure(cells: Cells, path: Path) -> None:
     """Singular values, angles and loss over time as in the paper's first figure; deviations beside them."""
 
     def fill(axes: list[Axes]) -> None:
         _over_time(cells["angles"], axes)
         _deviations(cells, axes[3])
 
-    draw(path, 2, 2, fill)
+    draw_panels(path, 2, 2, fill)
 
 
 def _over_time(cell: Cell, axes: list[Axes]) -> None:
@@ -123,7 +141,7 @@ def _over_time(cell: Cell, axes: list[Axes]) -> None:
     axes[2].set(title="Loss", xlabel="step", yscale="log")
 
 
-def _deviations(cells: Mapping[str, Cell], ax: Axes) -> None:
+def _deviations(cells: Cells, ax: Axes) -> None:
     for depth, color in zip((2, 3, 4), CYCLE, strict=False):
         for kind, dash in (("square", "-"), ("tall", "--")):
             cell = cells[f"{kind}, depth {depth}, decay 0.01"]
@@ -135,5 +153,5 @@ def _deviations(cells: Mapping[str, Cell], ax: Axes) -> None:
                 linewidth=1.1,
                 label=f"L={depth}, {kind}",
             )
-    ax.axhline(TOL, color=GREY, linewidth=1, linestyle=":")
+    ax.axhline(MAX_DEVIATION, color=GREY, linewidth=1, linestyle=":")
     ax.set(title="Wide less predicted product, relative", xlabel="step", yscale="log")

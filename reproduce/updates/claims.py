@@ -1,16 +1,17 @@
-"""What is run, and what its cells come to: rows of the table, and the figure."""
+"""The forms that are trained, and the claims about them, from the cells: rows of the table, and the figure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from matplotlib.axes import Axes
-from reproduce.common import AGREES, DIFFERS, PARTLY, Cell, claim, draw, paper
 
+from benchmarks.shared.drawing import draw_panels
+from benchmarks.shared.results import Cell
 from corefold.report.plots import BLUE, GREEN, GREY, PURPLE, VERMILION
+from reproduce.experiment import AGREES, DIFFERS, PARTLY, Cells, claim, not_run, paper
 
 COMMAND = "python -m reproduce.updates.run"
 SQUARE = {"width": 0, "depth": 3}
@@ -23,32 +24,31 @@ FORMS: dict[str, dict[str, Any]] = {
     "Deep LoRA, rank 32": {"method": "deep-lora", "rank": 32},
     "square core, rank 8": {"method": "deep-lora", "rank": 8, **SQUARE},
     "square core, rank 32": {"method": "deep-lora", "rank": 32, **SQUARE},
-    # As the authors run them: DeepLoraConfig.paper(), the model that it compresses, and one of its size without bases.
+    # The authors' settings: DeepLoraConfig.paper(), the model that it compresses, and one of its size without bases.
     COMPRESSED: {**PAPER, "bases": "gradient", "basis_lr_ratio": 1e-2, "lr": 1e-2},
     WIDE: {**PAPER, "bases": "random", "rank": 384},
     NARROW: {**PAPER, "bases": "random"},
 }
 COLORS = dict(zip(FORMS, (VERMILION, VERMILION, BLUE, BLUE, GREY, GREY, GREEN, GREY, PURPLE), strict=True))
 DASHED = {"LoRA, rank 32", "Deep LoRA, rank 32", "square core, rank 32"}
-Cells = Mapping[str, Cell]
 
 
 def claims(cells: Cells) -> list[Cell]:
     """One row a claim."""
-    said = paper(Path(__file__).parent)
+    published = paper(__file__)
     return [
         *(
-            _ranks(f"Deep LoRA's updates are of lower rank than LoRA's: rank {rank} given", said["rank"], cells,
+            _ranks(f"Deep LoRA's updates are of lower rank than LoRA's: rank {rank} given", published["rank"], cells,
                    f"Deep LoRA, rank {rank}", f"LoRA, rank {rank}")
             for rank in (8, 32)
         ),
         *(
-            _ranks(f"Those of a square core are: rank {rank} given", said["rank"], cells,
+            _ranks(f"Those of a square core are: rank {rank} given", published["rank"], cells,
                    f"square core, rank {rank}", f"LoRA, rank {rank}")
             for rank in (8, 32)
         ),
-        _ranks("As its authors run it, too: rank 8 given", said["rank"], cells, COMPRESSED, "LoRA, rank 8"),
-        _tracks(cells, said["track"]),
+        _ranks("As its authors run it, too: rank 8 given", published["rank"], cells, COMPRESSED, "LoRA, rank 8"),
+        _tracks(cells, published["track"]),
     ]  # fmt: skip
 
 
@@ -56,7 +56,7 @@ def _ranks(text: str, published: str, cells: Cells, one: str, other: str) -> Cel
     mine, theirs = of(cells, one), of(cells, other)
     lower = [m < t for a, b in zip(mine, theirs, strict=False) for m, t in _layers(a, b)]
     if not lower:
-        return claim(text, published, None, DIFFERS, COMMAND, [])
+        return not_run(text, published, COMMAND)
     share = fmean(lower)
     ours = (
         f"lower in {share:.0%} of layers over {min(len(mine), len(theirs))} seeds; singular values above 1 % of the "
@@ -78,20 +78,20 @@ def _mean(cells: list[Cell], part: str) -> float:
 
 def _tracks(cells: Cells, published: str) -> Cell:
     text = "The compressed model's loss follows the full-width one's, a narrow random one's lags"
-    wide, told, gaps = of(cells, WIDE), [], {}
+    wide, parts, gaps = of(cells, WIDE), [], {}
     for form in (COMPRESSED, NARROW):
         pairs = list(zip(of(cells, form), wide, strict=False))
         if not pairs:
-            return claim(text, published, None, DIFFERS, COMMAND, [])
+            return not_run(text, published, COMMAND)
         gaps[form] = fmean(
             abs(a - b)
             for one, other in pairs
             for (_, a), (_, b) in zip(one["losses"], other["losses"], strict=True)
         )
-        told.append(f"{form} {gaps[form]:.3f} off on average")
+        parts.append(f"{form} {gaps[form]:.3f} off on average")
     falls = fmean(cell["losses"][0][1] - cell["losses"][-1][1] for cell in wide)
     ends = ", ".join(f"{form} {_end(of(cells, form)):.3f}" for form in (WIDE, COMPRESSED, NARROW))
-    ours = f"{'; '.join(told)}, where the full-width one's falls by {falls:.3f}; loss at the end: {ends}"
+    ours = f"{'; '.join(parts)}, where the full-width one's falls by {falls:.3f}; loss at the end: {ends}"
     good = gaps[COMPRESSED] < 0.1 * falls and gaps[COMPRESSED] < gaps[NARROW]
     status = AGREES if good else PARTLY if gaps[COMPRESSED] < gaps[NARROW] else DIFFERS
     return claim(text, published, ours, status, COMMAND,
@@ -111,28 +111,28 @@ def of(cells: Cells, form: str) -> list[Cell]:
     ]
 
 
-def figure(path: Path, cells: Cells) -> None:
+def figure(cells: Cells, path: Path) -> None:
     """Ranks layer by layer, and losses step by step: means over seeds."""
 
     def fill(axes: list[Axes]) -> None:
         ranks, losses = axes
         for form, color in COLORS.items():
-            found = of(cells, form)
-            if not found:
+            own = of(cells, form)
+            if not own:
                 continue
             style: dict[str, Any] = {
                 "color": color,
                 "linestyle": "--" if form in DASHED else "-",
                 "label": form,
             }
-            by_layer = [fmean(each) for each in zip(*(cell["ranks"] for cell in found), strict=True)]
+            by_layer = [fmean(each) for each in zip(*(cell["ranks"] for cell in own), strict=True)]
             ranks.plot(range(1, len(by_layer) + 1), by_layer, linewidth=1.2, **style)
-            steps = [step for step, _ in found[0]["losses"]]
+            steps = [step for step, _ in own[0]["losses"]]
             means = [
-                fmean(loss for _, loss in at) for at in zip(*(cell["losses"] for cell in found), strict=True)
+                fmean(loss for _, loss in at) for at in zip(*(cell["losses"] for cell in own), strict=True)
             ]
             losses.plot(steps, means, linewidth=1.2, **style)
         ranks.set(xlabel="layer", ylabel="singular values above 1 % of the largest", yscale="log")
         losses.set(xlabel="step", ylabel="training loss")
 
-    draw(path, 1, 2, fill, width=5.6, height=3.8)
+    draw_panels(path, 1, 2, fill, width=5.6, height=3.8)
