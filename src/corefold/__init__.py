@@ -12,23 +12,27 @@ if TYPE_CHECKING:
         BasesCallback,
         DeepLoraConfig,
         DeepLoraModel,
+        Recipe,
         export_lora,
         initialize_bases,
         param_groups,
+        recipe,
     )
     from corefold.completion import DeepMatrixCompletion
 
 __version__ = "0.1.0"
 __all__ = [
     "BasesCallback",
+    "DeepCore",
     "DeepLoraConfig",
     "DeepLoraModel",
     "DeepMatrixCompletion",
-    "DeepCore",
     "PairCore",
+    "Recipe",
     "export_lora",
     "initialize_bases",
     "param_groups",
+    "recipe",
 ]
 
 

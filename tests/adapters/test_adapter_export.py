@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import corefold
-from corefold.adapters import DeepLoraConfig, DeepLoraLayer, chains_of, to_lora
+from corefold.adapters import DeepLoraConfig, DeepLoraLayer, saved_updates, to_lora
 from models import (
     adapter_state,
     find,
@@ -372,7 +372,7 @@ NAME = "base_model.model.model.layers.1.self_attn.v_proj"
 
 
 def test_chains_of_a_saved_adapter(state):
-    chains = chains_of(*state)
+    chains = saved_updates(*state)
     assert len(chains) == 4
     chain = chains[NAME.removeprefix("base_model.model.")]
     assert chain.left.shape == (12, 4)
@@ -384,7 +384,7 @@ def test_chains_of_names_a_missing_tensor(state, part):
     config, tensors = state
     del tensors[f"{NAME}.{part}"]
     with pytest.raises(ValueError, match=rf"{NAME}\.{part} is missing"):
-        chains_of(config, tensors)
+        saved_updates(config, tensors)
 
 
 @pytest.mark.parametrize(
@@ -403,12 +403,12 @@ def test_chains_of_names_a_wrong_shape(state, part, shape):
     config, tensors = state
     tensors[f"{NAME}.{part}"] = torch.zeros(shape)
     with pytest.raises(ValueError, match=rf"{NAME}.*depth 3"):
-        chains_of(config, tensors)
+        saved_updates(config, tensors)
 
 
 def test_chains_of_another_adapter(state):
     with pytest.raises(ValueError, match="no Deep LoRA layer"):
-        chains_of(state[0], {"base_model.model.fc.lora_A.weight": torch.zeros(2, 2)})
+        saved_updates(state[0], {"base_model.model.fc.lora_A.weight": torch.zeros(2, 2)})
 
 
 def test_peft_cannot_take_the_deep_adapter_for_a_lora(tmp_path):

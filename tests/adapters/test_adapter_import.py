@@ -12,9 +12,9 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.utils.peft_types import PeftType
 
 import corefold
-from corefold.adapters.config import DeepLoraConfig
-from corefold.adapters.model import DeepLoraModel
-from corefold.adapters.registry import enum_member, register
+from corefold.adapters import DeepLoraConfig, DeepLoraModel
+from corefold.adapters.host.internals import enum_member
+from corefold.adapters.host.registry import register
 from models import fresh_python
 
 HEAVY = ["transformers", "peft", "numba", "scipy", "sklearn", "pandas", "matplotlib"]

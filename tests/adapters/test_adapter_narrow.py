@@ -7,8 +7,7 @@ import torch
 from peft import PeftModel, get_peft_model_state_dict
 
 import corefold
-from corefold.adapters import DeepLoraConfig
-from corefold.adapters.export import chains_of
+from corefold.adapters import DeepLoraConfig, saved_updates
 from corefold.core import principal_angles
 from laws import orthonormal_columns, same_matrix
 from models import batches, layers, load, randomise, tiny_llama, wrap
@@ -75,10 +74,10 @@ def test_saved_loaded_merged_and_exported(tmp_path):
     model.merge_adapter()
     torch.testing.assert_close(model(**tokens).logits, wanted, rtol=0, atol=1e-10)
     config, state = model.peft_config["default"], get_peft_model_state_dict(model)
-    assert {chain.rank for chain in chains_of(config, state).values()} == {3}
+    assert {chain.rank for chain in saved_updates(config, state).values()} == {3}
     name = next(key for key in state if "deeplora_factors" in key)
     with pytest.raises(ValueError, match=r"factors \(1, 10, 3\)"):
-        chains_of(config, {**state, name: state[name][:1]})
+        saved_updates(config, {**state, name: state[name][:1]})
 
 
 def test_sums_of_narrow_adapters_are_exact():

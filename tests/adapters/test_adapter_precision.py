@@ -92,7 +92,7 @@ def test_two_small_updates_are_rounded_together(dtype, calls):
         for name in ("one", "two"):  # each alone is less than half a step from 1
             layer.deeplora_left[name].fill_(0)[:, 0] = 0.3 * SPACING[dtype]
             layer.deeplora_right[name].fill_(0)[:, 0] = 1
-            depth, start = len(layer.deeplora_factors[name]), layer.deeplora_start[name][torch.float32]
+            depth, start = len(layer.deeplora_factors[name]), layer.start_products[name][torch.float32]
             layer.deeplora_factors[name].fill_(0)[:, 0, 0] = (1 + start) ** (1 / depth)
     before = weights(model)
     for names in calls:

@@ -176,5 +176,5 @@ def test_gates_made_while_evaluating_serve_a_compiled_training_step():
     with torch.inference_mode(), model.disable_adapter():
         logits(model, BATCH)
     for layer in layers(model).values():
-        assert not layer.deeplora_gate["default"].is_inference()
-        assert layer.deeplora_gate["default"] == 1
+        assert not layer.gates["default"].is_inference()
+        assert layer.gates["default"] == 1

@@ -12,7 +12,7 @@ from peft import LoraConfig, PeftConfig
 from peft.utils.other import get_pattern_key
 from torch import Tensor
 
-from corefold.adapters import DeepLoraConfig, chains_of
+from corefold.adapters import DeepLoraConfig, saved_updates
 from corefold.core import DeepCore
 from corefold.finetune import InputError, load_settings
 from corefold.finetune.folder import check_adapter
@@ -40,7 +40,9 @@ def updates_of(folder: Path) -> list[LayerUpdate]:
     config, state = check_adapter(folder)
     try:
         chains = (
-            chains_of(config, state) if isinstance(config, DeepLoraConfig) else _lora_chains(config, state)
+            saved_updates(config, state)
+            if isinstance(config, DeepLoraConfig)
+            else _lora_chains(config, state)
         )
     except (ValueError, KeyError) as error:
         raise InputError(f"{folder}: {error}") from error

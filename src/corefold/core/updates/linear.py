@@ -64,10 +64,8 @@ def adapted_linear(
 
 
 def switched(part: Tensor, scale: float | Tensor) -> Tensor:
-    """`part`, or zeros where `scale` is a tensor that holds 0: a product with it would let NaN and infinity through."""
-    return (
-        part if isinstance(scale, float) else torch.where(scale != 0, part, torch.zeros((), dtype=part.dtype))
-    )
+    """`part`, or zeros if `scale` is a tensor that holds 0: a product with it would let NaN and infinity through."""
+    return torch.where(scale.ne(0), part, 0.0) if isinstance(scale, Tensor) else part
 
 
 def fold_pays(tokens: int, in_: int, out: int, width: int, projected: bool = True, itemsize: int = 4) -> bool:

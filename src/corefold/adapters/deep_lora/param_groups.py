@@ -6,33 +6,32 @@ from typing import Any
 
 from torch import nn
 
-from corefold.adapters.layer import DeepLoraLayer
+from corefold.adapters.deep_lora.layer import DeepLoraLayer
+from corefold.adapters.deep_lora.recipe import HEAD_LR
 
 
 def param_groups(
     model: nn.Module,
     lr: float,
     basis_lr_ratio: float | None = None,
-    other_lr: float | None = None,
+    other_lr: float = HEAD_LR,
     weight_decay: float = 0.0,
     other_weight_decay: float = 0.0,
 ) -> list[dict[str, Any]]:
-    """Trainable parameters in groups: cores, bases, and whatever else trains (a classifier head, biases).
+    """Trainable parameters in groups: cores, bases, and everything else that trains (a classifier head, biases).
 
-    Recommended under a head, in up to 160 steps: `torch.optim.AdamW(param_groups(model, lr=0.05 / (r * epochs)**0.5,
-    weight_decay=3, other_lr=1e-3), eps=1e-6)`, epochs being the passes over the rows, at least 1. Without a head, and
-    in more steps, half that rate and no decay; in more steps over (steps / 160)**0.8 as well, and a quarter for the
-    cosine of two embeddings. For square cores `lr=0.1 / r` without decay; their first gradients are of the order of
-    init_scale**(depth - 1), so that AdamW's own eps matters.
+    `corefold.recipe` returns rates that suit your rows and steps, and the eps for AdamW:
+    `AdamW(param_groups(model, **recipe.rates), eps=recipe.eps)`.
 
     Args:
         model: a model with Deep LoRA adapters; only what requires a gradient is returned.
         lr: learning rate of the cores.
-        basis_lr_ratio: learning rate of the bases over `lr` (gamma in the paper). 0 freezes them; default: what
-            the adapter's configuration says. The configuration is updated.
-        other_lr: learning rate of everything else; default `lr`.
-        weight_decay: of the cores. Bases never decay: they are orthonormal.
-        other_weight_decay: of everything else.
+        basis_lr_ratio: learning rate of the bases over `lr` (gamma in the paper). 0 freezes them; by default the
+            adapter's configuration decides. The adapter keeps the ratio and saves it.
+        other_lr: learning rate of everything else, by default the recipe's for a head. A head at the rate of the
+            cores would fit the rows before they move.
+        weight_decay: weight decay of the cores. Bases never decay: they are orthonormal.
+        other_weight_decay: weight decay of everything else.
 
     Raises:
         ValueError: the model has no Deep LoRA adapter that trains, or a negative ratio.
@@ -48,9 +47,9 @@ def param_groups(
             if not factors.requires_grad:
                 continue
             cores.append(factors)
-            config = layer.deeplora_config[name]
+            config = layer.configs[name]
             if basis_lr_ratio is not None:
-                config.decide(basis_lr_ratio=basis_lr_ratio)
+                config.basis_lr_ratio = basis_lr_ratio
             layer.train_bases(name, config.basis_lr_ratio > 0)
             if config.basis_lr_ratio > 0:
                 bases.setdefault(config.basis_lr_ratio, []).extend(layer.tensors(name)[1:])  # type: ignore[arg-type]
@@ -62,6 +61,7 @@ def param_groups(
     seen = {id(p) for group in groups for p in group["params"]}
     others = [p for p in model.parameters() if p.requires_grad and id(p) not in seen]
     if others:
-        rate = lr if other_lr is None else other_lr
-        groups.append({"name": "others", "params": others, "lr": rate, "weight_decay": other_weight_decay})
+        groups.append(
+            {"name": "others", "params": others, "lr": other_lr, "weight_decay": other_weight_decay}
+        )
     return groups

@@ -7,18 +7,16 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from peft.utils import ModulesToSaveWrapper
 from peft.utils.merge_utils import dare_linear, dare_ties, magnitude_prune, ties
 from torch import Tensor
 
-from corefold.adapters.layer import DeepLoraLayer
-from corefold.core import FactorChain, low_rank_svd
-
-if TYPE_CHECKING:
-    from corefold.adapters.model import DeepLoraModel
+from corefold.adapters.deep_lora.layer import DeepLoraLayer
+from corefold.adapters.host.tuner import AdapterTuner
+from corefold.core import DeepCore, low_rank_svd
 
 Combination = Literal[
     "cat",
@@ -37,7 +35,7 @@ Svd = tuple[Tensor, Tensor, Tensor]
 
 
 def add_weighted(
-    model: DeepLoraModel,
+    model: AdapterTuner,
     adapters: list[str],
     weights: list[float],
     adapter_name: str,
@@ -46,28 +44,28 @@ def add_weighted(
     density: float | None = None,
     majority_sign_method: Literal["total", "frequency"] = "total",
 ) -> None:
-    """Add the adapter `sum(weight * adapter)`; it starts frozen and inactive, as PEFT's own does.
+    """Add the adapter `sum(weight * adapter)`, with square cores; it starts frozen and inactive, as PEFT's own does.
 
     Args:
         model: the tuner that has the adapters.
         adapters: names of adapters.
         weights: one number each, of either sign.
         adapter_name: the new name.
-        combination_type: `"cat"`, the sum itself, exact: a wider chain where the adapters' directions need it;
-            `"svd"` and `"linear"`, the sum cut to `svd_rank` directions (default: the widest adapter's), the best
-            ones; the others prune the dense updates as PEFT does for LoRA before they are summed and cut.
-        svd_rank: width of the new adapter.
+        combination_type: `"cat"`, the sum itself, exact: a larger core where the adapters' directions need it;
+            `"svd"` and `"linear"`, the sum cut to its `svd_rank` best directions (default: as many as the largest
+            adapter has); the others prune the dense updates as PEFT does for LoRA before they are summed and cut.
+        svd_rank: rank of the new adapter.
         density: share of the entries that the pruning combinations keep, 0 to 1.
         majority_sign_method: how `ties` elects a sign.
 
     Raises:
         ValueError: an unknown adapter or combination, a name that is taken, numbers that do not match, adapters of
-            unequal width where PEFT wants equal ones, or several adapters with a saved module in the same place, or
+            unequal rank where PEFT wants equal ones, or several adapters with a saved module in the same place, or
             trained biases.
     """
     _check(model, adapters, weights, adapter_name, combination_type)
     if svd_rank is not None and svd_rank < 1:
-        raise ValueError(f"svd_rank is a width, at least 1; got {svd_rank}")
+        raise ValueError(f"svd_rank is a rank, at least 1; got {svd_rank}")
     combined = _combined(model, adapters, weights, combination_type, svd_rank, density, majority_sign_method)
     config = _configuration(model, adapters, combined)
     model.peft_config[adapter_name] = config
@@ -75,17 +73,17 @@ def add_weighted(
     for module in model.modules():
         if isinstance(module, ModulesToSaveWrapper):
             heads = module.modules_to_save
-            for owner in {*adapters} & {*heads}:  # one at most
+            for owner in {*adapters} & {*heads}:  # There is at most one.
                 module.update(adapter_name)
                 heads[adapter_name].load_state_dict(heads[owner].state_dict())
     for path, layer in model.adapted_layers().items():
         if path in combined:
             u, s, v = (part.to(layer.deeplora_left[adapter_name]) for part in combined[path])
-            layer.set_chain(adapter_name, FactorChain.from_svd(u, s, v, config.depth, config.init_scale))
+            layer.set_update(adapter_name, DeepCore.from_svd(u, s, v, config.depth, config.init_scale))
 
 
 def _combined(
-    model: DeepLoraModel,
+    model: AdapterTuner,
     adapters: list[str],
     weights: list[float],
     combination: str,
@@ -94,23 +92,23 @@ def _combined(
     majority: Literal["total", "frequency"],
 ) -> dict[str, Svd]:
     """The new update of each layer that one of the adapters adapts."""
-    width = svd_rank or max(_width(model, name) for name in adapters)
+    rank = svd_rank or max(_rank(model, name) for name in adapters)
     merge = _pruning(combination, density, majority)
     combined = {}
     for path, layer in model.adapted_layers().items():
         here = [(name, weight) for name, weight in zip(adapters, weights, strict=True) if name in layer.r]
         if here:
             u, s, v = _sum(layer, here) if merge is None else _pruned(layer, here, merge)
-            kept = len(s) if combination == "cat" else min(len(s), width)
+            kept = len(s) if combination == "cat" else min(len(s), rank)
             combined[path] = (u[:, :kept], s[:kept], v[:, :kept])
     return combined
 
 
-def _configuration(model: DeepLoraModel, adapters: list[str], combined: dict[str, Svd]) -> Any:
+def _configuration(model: AdapterTuner, adapters: list[str], combined: dict[str, Svd]) -> Any:
     configs: dict[str, Any] = model.peft_config
-    # A layer inside an adapted one, an attention's output projection, comes with it.
+    # An attention's output projection lies inside an adapted layer and comes with it.
     paths = [path for path in combined if ".base_layer." not in path]
-    # PEFT takes a name for the end of one: `fc` would be `block.fc` as well.
+    # PEFT takes a name for the end of a path: `fc` would be `block.fc` as well.
     others = {name for name, _ in model.model.named_modules() if name.endswith(tuple(f".{p}" for p in paths))}
     return replace(
         configs[adapters[0]],
@@ -129,7 +127,7 @@ def _configuration(model: DeepLoraModel, adapters: list[str], combined: dict[str
 
 
 def _check(
-    model: DeepLoraModel, adapters: list[str], weights: list[float], adapter_name: str, combination: str
+    model: AdapterTuner, adapters: list[str], weights: list[float], adapter_name: str, combination: str
 ) -> None:
     if unknown := [name for name in adapters if name not in model.peft_config]:
         raise ValueError(f"Adapter {unknown[0]} does not exist; the model has {', '.join(model.peft_config)}")
@@ -149,10 +147,10 @@ def _check(
         raise ValueError(
             f"Invalid combination_type: {combination}; one of {', '.join(get_args(Combination))}"
         )
-    widths = {_width(model, name) for name in adapters}
-    if combination in ("linear", "ties", "dare_linear", "dare_ties", "magnitude_prune") and len(widths) > 1:
+    ranks = {_rank(model, name) for name in adapters}
+    if combination in ("linear", "ties", "dare_linear", "dare_ties", "magnitude_prune") and len(ranks) > 1:
         raise ValueError(
-            f"All adapters must have the same r value when using combination_type {combination}; got {sorted(widths)}. "
+            f"All adapters must have the same r value when using combination_type {combination}; got {sorted(ranks)}. "
             "'cat' and the svd combinations take any."
         )
     for path, module in model.model.named_modules():
@@ -165,14 +163,14 @@ def _check(
             )
 
 
-def _width(model: DeepLoraModel, adapter_name: str) -> int:
+def _rank(model: AdapterTuner, adapter_name: str) -> int:
     config: Any = model.peft_config[adapter_name]
     return max([config.r, *config.rank_pattern.values()])
 
 
 def _sum(layer: DeepLoraLayer, adapters: list[tuple[str, float]]) -> Svd:
-    chains = [(layer.chain(name), weight * layer.scaling[name]) for name, weight in adapters]
-    thin = [(weight, *chain.thin(torch.float64)) for chain, weight in chains]
+    updates = [(layer.update(name), weight * layer.scaling[name]) for name, weight in adapters]
+    thin = [(weight, *update.thin(torch.float64)) for update, weight in updates]
     tall = torch.cat([weight * tall for weight, tall, _ in thin], 1)
     return low_rank_svd(tall.detach(), torch.cat([right for _, _, right in thin], 1).detach())
 
@@ -180,7 +178,7 @@ def _sum(layer: DeepLoraLayer, adapters: list[tuple[str, float]]) -> Svd:
 def _pruned(
     layer: DeepLoraLayer, adapters: list[tuple[str, float]], merge: Callable[[list[Tensor], Tensor], Tensor]
 ) -> Svd:
-    updates = [(layer.chain(name).dense() * layer.scaling[name]).detach() for name, _ in adapters]
+    updates = [(layer.update(name).dense() * layer.scaling[name]).detach() for name, _ in adapters]
     dense = merge(updates, torch.tensor([weight for _, weight in adapters]).to(updates[0]))
     u, s, vh = torch.linalg.svd(dense, full_matrices=False)
     return u, s, vh.mT

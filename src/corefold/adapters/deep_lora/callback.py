@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from typing import Any
 
@@ -11,16 +10,18 @@ from torch import nn
 from torch.optim import Optimizer
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from corefold.adapters.bases import Loss, initialize_bases, layers_of
-from corefold.adapters.layer import DeepLoraLayer
+from corefold.adapters.deep_lora.adapted_layers import AdaptedLayers, adapted_layers
+from corefold.adapters.deep_lora.initialize import Loss, initialize_bases
+from corefold.adapters.deep_lora.layer import DeepLoraLayer
+from corefold.adapters.host.internals import metrics_restored
 
 
 class BasesCallback(TrainerCallback):
     """Runs `initialize_bases` on the training batches when training starts.
 
-    Not when it resumes, nor when the adapter's bases already come from data: that would undo what it has learned.
-    A trainer with a loss of its own, as TRL's preference trainers have, is made with the callback and then lends it:
-    `callback.loss_fn = trainer.compute_loss`.
+    It does nothing when training resumes, or when the adapter's bases already come from data: that would undo the
+    training so far. A trainer with a loss of its own, as TRL's preference trainers have, is made with the callback and
+    then lends it: `callback.loss_fn = trainer.compute_loss`.
 
     Args:
         num_batches: batches used for the bases.
@@ -57,48 +58,46 @@ class BasesCallback(TrainerCallback):
     ) -> None:
         """Called by Trainer."""
         _make_exact(model)
-        layers = layers_of(model)
+        layers = adapted_layers(model)
         if optimizer is not None:
             _warn_of_one_rate(layers, optimizer)
-        configs = [layer.deeplora_config[name] for layer, name in layers.values()]
-        if state.global_step > 0:  # resumed: the checkpoint holds the bases
+        configs = [layer.configs[name] for layer, name in layers.values()]
+        if state.global_step > 0:  # Training resumes, and the checkpoint holds the bases.
             for config in configs:
-                config.decide(initialized=True)
+                config.initialized = True
         if all(config.initialized for config in configs):
             return
         trainer = getattr(self.loss_fn, "__self__", None)
-        metrics = copy.deepcopy(getattr(trainer, "_metrics", None))
-        self.gradient_values = initialize_bases(
-            model,
-            train_dataloader,
-            self.num_batches,
-            loss_fn=self.loss_fn,
-            generator=self.generator,
-            progress=not args.disable_tqdm,
-        )
-        if trainer is not None and metrics is not None:
-            trainer._metrics = metrics  # TRL would average these batches into its first evaluation
+        with metrics_restored(trainer):
+            self.gradient_values = initialize_bases(
+                model,
+                train_dataloader,
+                self.num_batches,
+                loss_fn=self.loss_fn,
+                generator=self.generator,
+                progress=not args.disable_tqdm,
+            )
 
 
 def _make_exact(model: nn.Module) -> None:
     """Make half-precision adapters float32 again, in place: TRL casts what trains on a quantized base to bfloat16."""
     for layer in model.modules():
         if isinstance(layer, DeepLoraLayer):
-            for part in layer.adapter_layer_names:
-                for tensor in getattr(layer, part).values():
+            for container in layer.containers():
+                for tensor in container.values():
                     if tensor.dtype in (torch.bfloat16, torch.float16):
                         tensor.data = tensor.data.float()
 
 
-def _warn_of_one_rate(layers: dict[str, tuple[DeepLoraLayer, str]], optimizer: Optimizer) -> None:
+def _warn_of_one_rate(layers: AdaptedLayers, optimizer: Optimizer) -> None:
     rates = {
         id(parameter): group.get("initial_lr", group["lr"])
         for group in optimizer.param_groups
         for parameter in group["params"]
     }
     for layer, name in layers.values():
-        ratio = layer.deeplora_config[name].basis_lr_ratio
-        core, basis = (rates.get(id(getattr(layer, part)[name])) for part in layer.adapter_layer_names[:2])
+        ratio = layer.configs[name].basis_lr_ratio
+        core, basis = (rates.get(id(tensor)) for tensor in layer.tensors(name)[:2])
         if ratio not in (0, 1) and basis is not None and basis == core:
             warnings.warn(
                 f"the optimizer trains the bases at the core's learning rate, not at {ratio:g} times that "

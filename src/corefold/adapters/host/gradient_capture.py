@@ -1,8 +1,8 @@
-"""Seeing every adapted layer's gradient in one backward pass, with nothing of the model changed."""
+"""Capturing every adapted layer's gradient in one backward pass, with nothing of the model changed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from corefold.adapters.layer import DeepLoraLayer, one_sample
+from corefold.adapters.host.layer import AdapterLayer, one_sample
 
 Sink = Callable[[str, Tensor, Tensor], None]
 
 
 @contextmanager
 def capturing(
-    model: nn.Module, layers: dict[str, tuple[DeepLoraLayer, str]], sink: Sink
+    model: nn.Module, layers: Mapping[str, tuple[AdapterLayer, str]], sink: Sink
 ) -> Iterator[Callable[[Tensor], None]]:
     """Yields the function that runs the backward pass of a loss computed inside.
 
@@ -26,18 +26,20 @@ def capturing(
     checkpointing. For each layer the loss reaches, `sink(name, g, x)` is called with the two factors of its weight's
     gradient `g^T x`, (rows, out) and (rows, in).
     """
-    anchor = torch.zeros((), requires_grad=True)  # gives every layer's output a gradient, whatever is frozen
+    anchor = torch.zeros(
+        (), requires_grad=True
+    )  # It gives every layer's output a gradient, whatever is frozen.
 
     def run_backward(loss: Tensor) -> None:
-        if loss.requires_grad:  # else it reaches no layer
-            # Parameters stay as they are: FSDP2 looks at what trains only once.
+        if loss.requires_grad:  # Otherwise it reaches no layer.
+            # Which parameters train must not change: FSDP2 looks at that only once.
             loss.backward(inputs=[anchor])
 
     with ExitStack() as stack:
         stack.enter_context(_evaluating(model))
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         for name, (layer, adapter) in layers.items():
-            stack.callback(setattr, layer, "_active_adapter", layer._active_adapter)
+            stack.callback(layer.activate, layer.active_adapter)
             stack.callback(layer.register_forward_pre_hook(partial(_leave_out, adapter)).remove)
             if layer.called:
                 watch = partial(_watch_output, anchor, partial(sink, name))
@@ -50,12 +52,12 @@ def capturing(
         yield run_backward
 
 
-def _leave_out(adapter: str, layer: DeepLoraLayer, args: Any) -> None:
-    # At every call, for a loss may switch adapters on its way: TRL's do, to run their reference. An attention is asked
-    # for its output projection too, which nobody calls.
+def _leave_out(adapter: str, layer: AdapterLayer, args: Any) -> None:
+    # At every call, because a loss may switch adapters on its way: TRL's do, to run their reference. Nobody calls an
+    # attention's output projection, so that it is switched with the attention.
     for part in layer.modules():
-        if isinstance(part, DeepLoraLayer):
-            part._active_adapter = [name for name in part.active_adapters if name != adapter]
+        if isinstance(part, AdapterLayer):
+            part.activate([name for name in part.active_adapters if name != adapter])
 
 
 class _Capture(torch.autograd.Function):
@@ -70,7 +72,7 @@ class _Capture(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(inputs)
         ctx.sink = sink
-        ctx.mark_dirty(output)  # a view would forbid in-place operations that may follow
+        ctx.mark_dirty(output)  # Autograd would forbid in-place operations on a view.
         return output
 
     @staticmethod
@@ -83,7 +85,7 @@ class _Capture(torch.autograd.Function):
 def _watch_output(
     anchor: Tensor,
     sink: Callable[[Tensor, Tensor], None],
-    layer: DeepLoraLayer,
+    layer: AdapterLayer,
     args: tuple[Tensor, ...],
     kwargs: dict[str, Any],
     output: Tensor,
@@ -104,7 +106,7 @@ def _watch_output(
 
 
 def _watch_weight(anchor: Tensor, sink: Callable[[Tensor, Tensor], None], weight: Tensor) -> Tensor:
-    # For a weight whose layer PyTorch never calls.
+    # The weight belongs to a layer that PyTorch never calls.
     return _Capture.apply(  # type: ignore[return-value]
         weight.clone(),
         weight.new_empty(0),
@@ -133,7 +135,9 @@ def _checkpointing(model: nn.Module) -> Iterator[None]:
     blocks = _blocks(model) if configs else []
     caching = [config for config in configs if getattr(config, "use_cache", False)] if blocks else []
     with ExitStack() as stack:
-        for block in blocks:  # not by the model's own switch, which a loss may turn: TRL's do
+        for (
+            block
+        ) in blocks:  # A loss may turn the model's own switch, as TRL's do, so that it does not serve here.
             if "forward" in vars(block):
                 stack.callback(setattr, block, "forward", block.forward)
             else:
@@ -146,7 +150,7 @@ def _checkpointing(model: nn.Module) -> Iterator[None]:
 
 
 def _blocks(model: nn.Module) -> list[nn.Module]:
-    """What transformers would recompute; of a model that cannot (MPNet), the members of its lists of modules."""
+    """The blocks that transformers would recompute; in a model that it cannot (MPNet), the members of module lists."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     modules = list(model.modules())

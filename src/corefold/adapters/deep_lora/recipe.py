@@ -1,0 +1,193 @@
+"""The recipe of Deep LoRA: rate, rank, width, weight decay and batches for the bases, for so many rows and steps.
+
+This is the only place where the rule is written down. `reproduce/defaults` says how it was found: on up to 256 rows in
+at most 160 steps, and on 1,024 rows in 500. Between the two it passes from one to the other evenly in log(steps).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+Head = Literal["classifier", "cosine", "language-model"]
+
+SHORT_RUN_STEPS, LONG_RUN_STEPS = 160, 500
+SHORT_RUN_RANK, LONG_RUN_RANK = 2, 4
+RANK_TIMES_WIDTH = 224  # any rank of the rule trains as many numbers
+CORE_LR = 0.025  # of one direction and one pass over the rows, without weight decay
+COSINE_LR_FACTOR = 0.25  # two embeddings are good as they stand
+LONG_RUN_LR_POWER = 0.8  # of the steps beyond SHORT_RUN_STEPS; a slower core learns fewer rows by heart
+WEIGHT_DECAY = 3.0  # of the core of a short run under a head, which lets the rate double
+HEAD_LR = 1e-3  # slow enough that the adapter, not the head, does the fitting
+ADAM_EPS = 1e-6  # the first gradients of a core are small
+
+SQUARE_CORE_LR = {"classifier": 1e-1, "cosine": 8e-3, "language-model": 8e-2}  # over the rank
+SQUARE_CORE_FULL_LR_ROWS = 64  # below, the rate under a head falls with the rows
+
+PASSES_OVER_ROWS = 10  # of a run whose steps are not set
+MIN_STEPS, MAX_STEPS = 100, 500
+MIN_BASES_BATCHES = 4
+STEPS_PER_BASES_BATCH = 40  # a long run can afford more batches
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train Deep LoRA on some rows: everything that `DeepLoraConfig`, `param_groups` and AdamW want to know.
+
+    Attributes:
+        r: rank.
+        width: columns of the bases; None for a square core.
+        depth: number of core factors.
+        lr: learning rate of the cores.
+        weight_decay: AdamW's weight decay of the cores; nothing else decays.
+        head_lr: learning rate of a head, and of anything else that trains beside the cores.
+        steps: optimizer steps.
+        num_batches: batches from which the bases are read, for `initialize_bases` or `BasesCallback`.
+        eps: AdamW's eps.
+    """
+
+    r: int
+    width: int | None
+    depth: int
+    lr: float
+    weight_decay: float
+    head_lr: float
+    steps: int
+    num_batches: int
+    eps: float = ADAM_EPS
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Arguments of `DeepLoraConfig`."""
+        return {"r": self.r, "width": self.width, "depth": self.depth}
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """Arguments of `param_groups`."""
+        return {"lr": self.lr, "weight_decay": self.weight_decay, "other_lr": self.head_lr}
+
+
+def recipe(
+    *,
+    rows: int,
+    batch_size: int = 16,
+    head: Head = "classifier",
+    steps: int | None = None,
+    r: int | None = None,
+    width: int | None = None,
+    depth: int = 2,
+    lr: float | None = None,
+    weight_decay: float | None = None,
+    head_lr: float | None = None,
+) -> Recipe:
+    """The settings that `corefold finetune` would train Deep LoRA with.
+
+    What is given stays as it is, and the rest follows from it.
+
+    Args:
+        rows: training rows.
+        batch_size: rows a step, over all processes and accumulated batches.
+        head: `"classifier"`, a head that trains with the adapter, for classes or for numbers; `"cosine"` of two
+            embeddings; or `"language-model"`, whose own head stays frozen.
+        steps: optimizer steps; by default ten passes over the rows, at least 100 steps and at most 500.
+        r: rank.
+        width: columns of the bases; 0 for the paper's square core, as wide as its rank. A rank of the default width
+            or more makes a square core, too.
+        depth: number of core factors, 2 unless `width` is 0.
+        lr: learning rate of the cores.
+        weight_decay: AdamW's weight decay of the cores.
+        head_lr: learning rate of everything else.
+
+    Raises:
+        ValueError: a number out of range, a width below the rank, or a head that is none of the three.
+
+    >>> recipe(rows=64, steps=100).rates
+    {'lr': 0.007071067811865475, 'weight_decay': 3.0, 'other_lr': 0.001}
+    >>> recipe(rows=1024, batch_size=16).config
+    {'r': 4, 'width': 56, 'depth': 2}
+    """
+    _check_at_least(1, rows=rows, batch_size=batch_size, steps=steps, r=r, depth=depth)
+    _check_at_least(0, width=width, lr=lr, weight_decay=weight_decay, head_lr=head_lr)
+    if head not in get_args(Head):
+        raise ValueError(f"head must be one of {', '.join(get_args(Head))}; got {head!r}")
+    steps = default_steps(rows, batch_size) if steps is None else steps
+    r, columns = _shape(steps, r, width)
+    if depth != 2 and width != 0:
+        raise ValueError(f"depth={depth} needs a square core, width=0; got width={width}")
+    if r < columns:
+        passes = max(1.0, steps * batch_size / rows)
+        rates = _narrow_core_rates(r, steps, passes, head, weight_decay)
+    else:
+        rates = _square_core_lr(r, rows, head), 0.0 if weight_decay is None else weight_decay
+    return Recipe(
+        r=r,
+        width=columns if r < columns else None,
+        depth=depth,
+        lr=rates[0] if lr is None else lr,
+        weight_decay=rates[1],
+        head_lr=HEAD_LR if head_lr is None else head_lr,
+        steps=steps,
+        num_batches=num_bases_batches(steps),
+    )
+
+
+def default_steps(rows: int, batch_size: int) -> int:
+    """Ten passes over the rows, within bounds."""
+    return min(MAX_STEPS, max(MIN_STEPS, PASSES_OVER_ROWS * math.ceil(rows / batch_size)))
+
+
+def num_bases_batches(steps: int) -> int:
+    """From how many batches the bases are read: four, or of a long run a share that costs it little."""
+    return max(MIN_BASES_BATCHES, steps // STEPS_PER_BASES_BATCH)
+
+
+def _check_at_least(least: int, **numbers: float | None) -> None:
+    for name, value in numbers.items():
+        if value is not None and not least <= value < math.inf:
+            raise ValueError(f"{name} must be at least {least}; got {value}")
+
+
+def _length(steps: int) -> float:
+    """How far a run of so many steps lies between a short one, 0, and a long one, 1."""
+    share = math.log(steps / SHORT_RUN_STEPS) / math.log(LONG_RUN_STEPS / SHORT_RUN_STEPS)
+    return min(1.0, max(0.0, share))
+
+
+def _shape(steps: int, r: int | None, width: int | None) -> tuple[int, int]:
+    """Rank, and columns of the bases: few directions in wide bases, in a long run more in narrower ones."""
+    if width == 0:
+        r = SHORT_RUN_RANK if r is None else r
+        return r, r
+    own_rank = SHORT_RUN_RANK + math.floor((LONG_RUN_RANK - SHORT_RUN_RANK) * _length(steps) + 0.5)
+    if width is None:
+        r = own_rank if r is None else r
+        return r, max(r, round(RANK_TIMES_WIDTH / own_rank))
+    r = min(own_rank, width) if r is None else r
+    if width < r:
+        raise ValueError(f"width must be at least the rank {r}, or 0 for a square core; got {width}")
+    return r, width
+
+
+def _narrow_core_rates(
+    r: int, steps: int, passes: float, head: Head, weight_decay: float | None
+) -> tuple[float, float]:
+    """Learning rate and weight decay.
+
+    The rate falls with the directions, with the passes over the rows, and with the length of a long run. It rises with
+    the weight decay as far as the rule itself would let the core decay.
+    """
+    own_decay = WEIGHT_DECAY * (1 - _length(steps)) if head == "classifier" else 0.0
+    weight_decay = own_decay if weight_decay is None else weight_decay
+    lr = CORE_LR * (COSINE_LR_FACTOR if head == "cosine" else 1.0) / math.sqrt(r * passes)
+    lr /= max(1.0, steps / SHORT_RUN_STEPS) ** LONG_RUN_LR_POWER
+    return lr * (1 + min(weight_decay, own_decay) / WEIGHT_DECAY), weight_decay
+
+
+def _square_core_lr(r: int, rows: int, head: Head) -> float:
+    """Adam moves the norm of a square core by up to its width times the rate.
+
+    Under a head few rows come often, and what they agree on is learned early.
+    """
+    share = min(1.0, rows / SQUARE_CORE_FULL_LR_ROWS) if head == "classifier" else 1.0
+    return SQUARE_CORE_LR[head] * share / r
