@@ -25,8 +25,8 @@ import corefold
 from benchmarks.shared.arguments import benchmark_parser
 from benchmarks.shared.pretrained import find_minilm
 from benchmarks.shared.results import ResultFile, cell_name, circumstances
-from corefold.adapters.layer import DeepLoraLayer
-from corefold.adapters.leaves import DeepLoraLinear
+from corefold.adapters.host.layer import AdapterLayer
+from corefold.adapters.host.linear import LinearKind
 
 MAX_DIFFERENCE = 1e-5  # between losses, relative
 SAMPLES, ROWS, EPOCHS = 256, 16, 2
@@ -59,7 +59,7 @@ def main() -> None:
 def plain_path() -> Iterator[None]:
     """Run linear layers as layers of other kinds run."""
     names = ("adapted", "updated")
-    with patch.multiple(DeepLoraLinear, **{name: getattr(DeepLoraLayer, name) for name in names}):
+    with patch.multiple(LinearKind, **{name: getattr(AdapterLayer, name) for name in names}):
         yield
 
 

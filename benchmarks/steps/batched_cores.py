@@ -27,8 +27,8 @@ from benchmarks.shared.base_models import base_model, load, random_batch
 from benchmarks.shared.peers import METHODS, BaseModel, TrainedModel, adamw
 from benchmarks.shared.results import ResultFile, cell_name, circumstances
 from benchmarks.shared.rounds import interleave, ratio, spread
-from corefold.adapters.layer import DeepLoraLayer
-from corefold.core import FactorChain
+from corefold.adapters import DeepLoraLayer
+from corefold.core import DeepCore
 
 SHAPES = "1x32,8x64,16x128"  # small operations take the largest share of a step where there are few tokens
 
@@ -77,25 +77,26 @@ class BatchedCores:
 
     def __init__(self, trained: TrainedModel, given: bool) -> None:
         self.trained, self.given = trained, None
-        self.chains = [m.chain("default") for m in trained.model.modules() if isinstance(m, DeepLoraLayer)]
-        self.places = {id(chain.factors): place for place, chain in enumerate(self.chains)}
+        layers = [module for module in trained.model.modules() if isinstance(module, DeepLoraLayer)]
+        self.updates = [layer.update("default") for layer in layers]
+        self.places = {id(update.factors): place for place, update in enumerate(self.updates)}
         if given:
-            self.given = nn.Parameter(torch.stack([chain.core().detach() for chain in self.chains]))
-            for chain in self.chains:
-                chain.factors.requires_grad_(False)
+            self.given = nn.Parameter(torch.stack([update.core().detach() for update in self.updates]))
+            for update in self.updates:
+                update.factors.requires_grad_(False)
             rest = [p for p in trained.model.parameters() if p.requires_grad]
             trained.optimizer = adamw(trained.model, [self.given, *rest])
 
     def step(self, batch: Any) -> None:
         cores = (self.together() if self.given is None else self.given).unbind()
-        with patch.object(FactorChain, "core", lambda chain: cores[self.places[id(chain.factors)]]):
+        with patch.object(DeepCore, "core", lambda update: cores[self.places[id(update.factors)]]):
             self.trained.step(batch)
 
     def together(self) -> Tensor:
-        """The cores of all layers, each as `FactorChain.core` has it: (layers, width, width)."""
-        factors = torch.stack([chain.factors for chain in self.chains], 1).unbind()
+        """The cores of all layers, each as `DeepCore.core` has it: (layers, width, width)."""
+        factors = torch.stack([update.factors for update in self.updates], 1).unbind()
         product = reduce(lambda product, factor: factor @ product, factors)
-        return product - self.chains[0].start * torch.eye(product.shape[-1], device=product.device)
+        return product - self.updates[0].start * torch.eye(product.shape[-1], device=product.device)
 
 
 def line(cell: dict[str, Any]) -> str:

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from benchmarks.shared.results import Cell
+from corefold.adapters import DeepLoraLayer
 from corefold.finetune import RunConfig
 from corefold.finetune.data import draw
 from corefold.finetune.fitting import prepare
@@ -77,9 +78,7 @@ def judged(variant: Variant, config: RunConfig, tables: Tables, samples: int, se
 
 def _norm(model: Any) -> float | None:
     """Mean over layers of the update's spectral norm; None for other methods than Deep LoRA."""
-    cores = [
-        each.chain("default").core() for each in model.modules() if getattr(each, "deeplora_factors", None)
-    ]
+    cores = [layer.update("default").core() for layer in model.modules() if isinstance(layer, DeepLoraLayer)]
     return float(torch.stack([torch.linalg.matrix_norm(core, 2) for core in cores]).mean()) if cores else None
 
 

@@ -98,7 +98,7 @@ def test_batched_cores_run_and_every_layer_takes_its_core_from_them(run, tmp_pat
         way.step(batch)
     assert all(core.any() for core in given.given.grad), "a layer did not get its core from there"
     with torch.no_grad():
-        for chain in together.chains:
-            chain.factors.normal_()
-        own = torch.stack([chain.core() for chain in together.chains])
+        for update in together.updates:
+            update.factors.normal_()
+        own = torch.stack([update.core() for update in together.updates])
         torch.testing.assert_close(together.together(), own)

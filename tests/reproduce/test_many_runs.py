@@ -73,10 +73,10 @@ def test_each_of_many_runs_is_the_library_s_own(setting, method, settings):
         if method == "lora":
             pairs = [(each.lora_A["default"].weight.mT, each.lora_B["default"].weight) for each in layers]
         else:
-            chains = [each.chain("default") for each in layers]
-            pairs = [tuple(chain.factors) for chain in chains]
+            cores = [each.update("default") for each in layers]
+            pairs = [tuple(core.factors) for core in cores]
             bases[name] = tuple(
-                torch.stack([getattr(c, side).detach() for c in chains]) for side in ("left", "right")
+                torch.stack([getattr(c, side).detach() for c in cores]) for side in ("left", "right")
             )
         q[name], p[name] = (torch.stack([pair[i].detach().clone() for pair in pairs]) for i in (0, 1))
     updates = batched_training.BatchedUpdates(
