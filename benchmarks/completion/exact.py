@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.completion.descent import DESCENTS, descent
 from benchmarks.completion.planted import PlantedMatrix, Predict, entries_of, planted
 from benchmarks.shared.results import ResultFile, cell_name
-from benchmarks.shared.rounds import interleave, ratio, spread
+from benchmarks.shared.rounds import RoundPlan, interleave, ratio, spread
 from corefold.completion import DeepMatrixCompletion
 from corefold.completion.entries import observed_entries, triples
 from corefold.completion.processes import Rows
@@ -57,7 +57,7 @@ def beside_als(side: int, rank: int, entries: int, condition: float, rounds: int
         race.begin(planted(seed, side, rank, entries, condition))
         return race.matrix
 
-    seconds = interleave({"deep": race.deep, "als": race.als}, batch, "cpu", rounds, 0)
+    seconds = interleave({"deep": race.deep, "als": race.als}, batch, RoundPlan("cpu", rounds, 0))
     race.judge()
     methods = {
         name: {"seconds": seconds[name], **spread(seconds[name]), "relative_error": errors}

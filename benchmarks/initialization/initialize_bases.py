@@ -23,12 +23,12 @@ import torch
 from torch import Tensor
 
 import corefold
-from benchmarks.shared.arguments import batch_shapes, timing_parser
+from benchmarks.shared.arguments import add_models, models_and_shapes, timing_parser
 from benchmarks.shared.base_models import base_model, load, random_batch
 from benchmarks.shared.footprint import Watch
 from benchmarks.shared.peers import SQUARE, BaseModel
 from benchmarks.shared.results import ResultFile, cell_name, circumstances
-from benchmarks.shared.rounds import interleave, ratio, spread
+from benchmarks.shared.rounds import RoundPlan, interleave, ratio, spread
 from benchmarks.shared.training_steps import warmed_up
 from corefold.core import principal_angles
 
@@ -42,16 +42,11 @@ MAX_GAP_RATIO = 0.95  # of neighbouring singular values; above it, the top direc
 
 def main() -> None:
     options = arguments()
-    if options.only:
-        options.models, options.shapes = options.only.split(":")
-    results = ResultFile(
-        options.out,
-        question="time and peak memory of initialize_bases on one batch, beside a training step on it",
-        targets=TARGETS,
-    )
-    for name in options.models.split(","):
+    question = "time and peak memory of initialize_bases on one batch, beside a training step on it"
+    results = ResultFile(options.out, question=question, targets=TARGETS)
+    for name, shapes in models_and_shapes(options):
         base = None
-        for rows, tokens in batch_shapes(options.shapes):
+        for rows, tokens in shapes:
             identity = {"model": name, "rows": rows, "tokens": tokens, "rank": options.rank}
             identity |= {"bases": options.bases, "device": options.device}
             if cell_name(identity) in results.cells and not options.only:
@@ -68,9 +63,7 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     parser = timing_parser(__doc__, __file__, min_rounds=7, budget=20)
-    parser.add_argument("--models", default="minilm,mpnet,smollm2")
-    parser.add_argument("--shapes", default="4x64,8x64,16x128,4x512")
-    parser.add_argument("--only", metavar="MODEL:ROWSxTOKENS", help="measure this cell, again if need be")
+    add_models(parser, "minilm,mpnet,smollm2", "4x64,8x64,16x128,4x512")
     parser.add_argument("--quality", default="minilm", help="models small enough for dense SVDs")
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--bases", choices=["gradient", "fisher"], default="gradient")
@@ -95,7 +88,7 @@ def measured(base: BaseModel, rows: int, tokens: int, options: argparse.Namespac
         initialize(base, model, batch(1))
     methods["init"] = {"label": "initialize_bases", "peak_bytes": watch.peak}
     steps["init"] = lambda inputs: initialize(base, model, inputs)
-    seconds = interleave(steps, batch, device, options.rounds, options.budget)
+    seconds = interleave(steps, batch, RoundPlan(device, options.rounds, options.budget))
     for name, figures in methods.items():
         figures |= {"seconds": seconds[name], **spread(seconds[name])}
     over = ratio(seconds["init"], seconds["step"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -24,6 +25,16 @@ def timing_parser(doc: str | None, script: str, *, min_rounds: int, budget: floa
     return parser
 
 
-def batch_shapes(text: str) -> list[tuple[int, int]]:
-    """Rows and tokens of "8x64,16x128"."""
-    return [(int(rows), int(tokens)) for rows, tokens in (shape.split("x") for shape in text.split(","))]
+def add_models(parser: argparse.ArgumentParser, models: str, shapes: str) -> None:
+    """The options that choose the cells of a benchmark: models, and shapes of batches."""
+    parser.add_argument("--models", default=models)
+    parser.add_argument("--shapes", default=shapes, help="ROWSxTOKENS, separated by commas")
+    parser.add_argument("--only", metavar="MODEL:ROWSxTOKENS", help="measure this cell, again if need be")
+
+
+def models_and_shapes(options: argparse.Namespace) -> Iterator[tuple[str, list[tuple[int, int]]]]:
+    """Each chosen model, and the rows and tokens of its batches."""
+    models, shapes = options.only.split(":") if options.only else (options.models, options.shapes)
+    sizes = [tuple(map(int, shape.split("x"))) for shape in shapes.split(",")]
+    for model in models.split(","):
+        yield model, [(rows, tokens) for rows, tokens in sizes]

@@ -11,6 +11,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,25 +20,34 @@ MAX_ROUNDS = 21  # more rounds no longer change the median
 Seconds = list[float | None]
 
 
+@dataclass(frozen=True)
+class RoundPlan:
+    """How many rounds there are, and who takes part.
+
+    Attributes:
+        device: where the steps run.
+        min_rounds: the fewest rounds.
+        budget: seconds within which further rounds begin, up to `MAX_ROUNDS` in all.
+        rare: names of the steps that take part in one of `every` rounds only.
+        every: see `rare`.
+    """
+
+    device: str
+    min_rounds: int
+    budget: float
+    rare: Sequence[str] = ()
+    every: int = 1
+
+
 def interleave(
-    steps: Mapping[str, Callable[[Any], object]],
-    batch: Callable[[int], Any],
-    device: str,
-    min_rounds: int,
-    budget: float,
-    rare: Sequence[str] = (),
-    every: int = 1,
+    steps: Mapping[str, Callable[[Any], object]], batch: Callable[[int], Any], plan: RoundPlan
 ) -> dict[str, Seconds]:
     """Time each step once a round.
 
     Args:
         steps: by name.
         batch: makes the batch of a seed; all steps of a round get the same one.
-        device: where the steps run.
-        min_rounds: how many rounds there are at least.
-        budget: seconds within which further rounds begin, up to `MAX_ROUNDS` in all.
-        rare: names of the steps that take part in one of `every` rounds only.
-        every: see `rare`.
+        plan: the rounds.
 
     Returns:
         Seconds of each step in each round, None where it did not take part.
@@ -45,9 +55,9 @@ def interleave(
     seconds: dict[str, Seconds] = {name: [] for name in steps}
     began, order = time.perf_counter(), random.Random(0)
     for done in range(MAX_ROUNDS):
-        if done >= min_rounds and time.perf_counter() - began > budget:
+        if done >= plan.min_rounds and time.perf_counter() - began > plan.budget:
             break
-        playing = [name for name in steps if name not in rare or done % every == 0]
+        playing = [name for name in steps if name not in plan.rare or done % plan.every == 0]
         order.shuffle(playing)
         shared_batch = batch(2 + done)
         for name in steps:
@@ -56,7 +66,7 @@ def interleave(
         gc.disable()
         try:
             for name in playing:
-                seconds[name][-1] = timed(steps[name], shared_batch, device)
+                seconds[name][-1] = timed(steps[name], shared_batch, plan.device)
         finally:
             gc.enable()
     return seconds

@@ -8,27 +8,20 @@ from typing import Any
 
 from benchmarks.shared.footprint import Watch, addresses, saved_for_backward
 from benchmarks.shared.peers import METHODS, BaseModel, TrainedModel, initial_model
-from benchmarks.shared.rounds import interleave, ratio, spread
+from benchmarks.shared.rounds import RoundPlan, interleave, ratio, spread
 
 
 def measure(
-    base: BaseModel,
-    names: Sequence[str],
-    batch: Callable[[int], Any],
-    device: str,
-    min_rounds: int,
-    budget: float,
-    rare: Sequence[str] = (),
-    every: int = 3,
+    base: BaseModel, names: Sequence[str], batch: Callable[[int], Any], plan: RoundPlan
 ) -> dict[str, dict[str, Any]]:
-    """Figures of each method by name; for the arguments see `interleave`."""
+    """Figures of each method by name; `batch` makes the batch of a seed."""
     trained, figures = {}, {}
     for name in names:
         print(f"  {name}", end="", file=sys.stderr, flush=True)
-        trained[name], figures[name] = warmed_up(name, base, batch, device)
+        trained[name], figures[name] = warmed_up(name, base, batch, plan.device)
     print("; rounds", file=sys.stderr, flush=True)
     steps = {name: model.step for name, model in trained.items()}
-    seconds = interleave(steps, batch, device, min_rounds, budget, rare, every)
+    seconds = interleave(steps, batch, plan)
     for name, figure in figures.items():
         figure["seconds"] = seconds[name]
         figure |= spread(seconds[name])

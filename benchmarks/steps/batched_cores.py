@@ -22,11 +22,11 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from benchmarks.shared.arguments import batch_shapes, timing_parser
+from benchmarks.shared.arguments import add_models, models_and_shapes, timing_parser
 from benchmarks.shared.base_models import base_model, load, random_batch
 from benchmarks.shared.peers import METHODS, BaseModel, TrainedModel, adamw
 from benchmarks.shared.results import ResultFile, cell_name, circumstances
-from benchmarks.shared.rounds import interleave, ratio, spread
+from benchmarks.shared.rounds import RoundPlan, interleave, ratio, spread
 from corefold.adapters import DeepLoraLayer
 from corefold.core import DeepCore
 
@@ -35,15 +35,14 @@ SHAPES = "1x32,8x64,16x128"  # small operations take the largest share of a step
 
 def main() -> None:
     parser = timing_parser(__doc__, __file__, min_rounds=9, budget=20)
-    parser.add_argument("--models", default="minilm,smollm2")
-    parser.add_argument("--shapes", default=SHAPES)
+    add_models(parser, "minilm,smollm2", SHAPES)
     options = parser.parse_args()
     results = ResultFile(options.out, question=(__doc__ or "").splitlines()[0])
-    for name in options.models.split(","):
+    for name, shapes in models_and_shapes(options):
         base = base_model(load(name, options.device), rank=8)
-        for rows, tokens in batch_shapes(options.shapes):
+        for rows, tokens in shapes:
             identity = {"model": name, "rows": rows, "tokens": tokens, "device": options.device}
-            if cell_name(identity) not in results.cells:
+            if cell_name(identity) not in results.cells or options.only:
                 began = time.perf_counter()
                 cell = {**identity, **measured(base, rows, tokens, options), **circumstances(options.device)}
                 results.put(cell_name(identity), cell)
@@ -60,7 +59,7 @@ def measured(base: BaseModel, rows: int, tokens: int, options: argparse.Namespac
     steps = {"each": deep_lora(base).step, **{name: way.step for name, way in ways.items()}}
     for step in steps.values():
         step(batch(0))
-    seconds = interleave(steps, batch, options.device, options.rounds, options.budget)
+    seconds = interleave(steps, batch, RoundPlan(options.device, options.rounds, options.budget))
     return {
         "seconds": seconds,
         **{name: spread(values) for name, values in seconds.items()},

@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks.shared.arguments import timing_parser
 from benchmarks.shared.peers import MAIN, METHODS, BaseModel, initial_model
 from benchmarks.shared.results import ResultFile, cell_name, circumstances
+from benchmarks.shared.rounds import RoundPlan
 from benchmarks.shared.training_steps import measure
 
 LAYERS = 4
@@ -65,7 +66,7 @@ def measured(sizes: dict[str, Any], options: argparse.Namespace) -> dict[str, An
         x, gradient = torch.randn(shape, generator=stream).to(options.device, dtype)
         return x, gradient
 
-    methods = measure(base, MAIN, batch, options.device, options.rounds, options.budget)
+    methods = measure(base, MAIN, batch, RoundPlan(options.device, options.rounds, options.budget))
     for name in ("deep_frozen", "deep_trained"):
         methods[name]["branch"] = branch(name, base, batch(0))
     return {"methods": methods, **circumstances(options.device)}

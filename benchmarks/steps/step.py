@@ -17,17 +17,19 @@ import argparse
 import copy
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import corefold
-from benchmarks.shared.arguments import batch_shapes, timing_parser
+from benchmarks.shared.arguments import add_models, models_and_shapes, timing_parser
 from benchmarks.shared.base_models import base_model, load, random_batch
 from benchmarks.shared.peers import MAIN, METHODS, SQUARE, BaseModel
 from benchmarks.shared.results import ResultFile, cell_name, circumstances
-from benchmarks.shared.rounds import interleave, ratio, spread
+from benchmarks.shared.rounds import RoundPlan, interleave, ratio, spread
 from benchmarks.shared.training_steps import measure
 
 LIMITS = {  # name: what is limited, its sign and its limit
@@ -44,40 +46,26 @@ TARGETS["merged_over_base"] = (
 
 def main() -> None:
     options = arguments()
-    if options.only:
-        options.models, options.shapes = options.only.split(":")
-    results = ResultFile(
-        options.out,
-        question="time and peak memory of a training step, beside the frozen model's forward and backward",
-        targets=TARGETS,
-    )
-    for name in options.models.split(","):
+    question = "time and peak memory of a training step, beside the frozen model's forward and backward"
+    results = ResultFile(options.out, question=question, targets=TARGETS)
+    for name, shapes in models_and_shapes(options):
         module = None
-        for rank in map(int, options.ranks.split(",")):
-            for rows, tokens in batch_shapes(options.shapes):
-                identity = {
-                    "model": name,
-                    "rows": rows,
-                    "tokens": tokens,
-                    "rank": rank,
-                    "device": options.device,
-                }
-                if cell_name(identity) in results.cells and not options.only:
-                    continue
-                began = time.perf_counter()
-                module = load(name, options.device) if module is None else module
-                cell = {**identity, **measured(module, rank, rows, tokens, options)}
-                results.put(cell_name(identity), cell)
-                print(line(cell, time.perf_counter() - began), flush=True)
+        for rank, (rows, tokens) in product(map(int, options.ranks.split(",")), shapes):
+            identity = {"model": name, "rows": rows, "tokens": tokens, "rank": rank, "device": options.device}
+            if cell_name(identity) in results.cells and not options.only:
+                continue
+            began = time.perf_counter()
+            module = load(name, options.device) if module is None else module
+            cell = {**identity, **measured(module, rank, rows, tokens, options)}
+            results.put(cell_name(identity), cell)
+            print(line(cell, time.perf_counter() - began), flush=True)
 
 
 def arguments() -> argparse.Namespace:
     parser = timing_parser(__doc__, __file__, min_rounds=7, budget=20)
-    parser.add_argument("--models", default="minilm,mpnet,smollm2")
-    parser.add_argument("--shapes", default="8x64,16x128,4x512")
+    add_models(parser, "minilm,mpnet,smollm2", "8x64,16x128,4x512")
     parser.add_argument("--ranks", default="8")
     parser.add_argument("--methods", default=",".join(METHODS), help="floor and lora always take part")
-    parser.add_argument("--only", metavar="MODEL:ROWSxTOKENS", help="measure this cell, again if need be")
     parser.add_argument(
         "--every", type=int, default=3, help="methods without a target take part in one of so many rounds"
     )
@@ -94,24 +82,23 @@ def measured(
     def batch(seed: int) -> dict[str, Tensor]:
         return random_batch(module, rows, tokens, seed, options.device)
 
+    plan = RoundPlan(options.device, options.rounds, options.budget)
     rare = [name for name in names if name not in MAIN]
     figures = {
         "dtype": str(dtype).removeprefix("torch."),
         "autocast": base.autocast is not None,
         "adapted_layers": len(base.adapted()),
         "base_parameters": sum(p.numel() for p in module.parameters()),
-        "methods": measure(
-            base, names, batch, options.device, options.rounds, options.budget, rare, options.every
-        ),
-        "merged": merged(base, batch, options) if "deep_frozen" in names else None,
+        "methods": measure(base, names, batch, replace(plan, rare=rare, every=options.every)),
+        "merged": merged(base, batch, replace(plan, budget=plan.budget / 4))
+        if "deep_frozen" in names
+        else None,
         **circumstances(options.device),
     }
     return figures | {"targets": verdicts(figures)}
 
 
-def merged(
-    base: BaseModel, batch: Callable[[int], dict[str, Tensor]], options: argparse.Namespace
-) -> dict[str, Any]:
+def merged(base: BaseModel, batch: Callable[[int], dict[str, Tensor]], plan: RoundPlan) -> dict[str, Any]:
     """Times of the forward pass of the base, of a copy of it, and of a copy with a merged adapter."""
     adapter = base.lora(base.twin(""), corefold.DeepLoraConfig, **SQUARE, bases="random")
     models = {
@@ -130,7 +117,7 @@ def merged(
     steps = {name: forward(model.eval()) for name, model in models.items()}
     for step in steps.values():
         step(batch(0))
-    seconds = interleave(steps, batch, options.device, options.rounds, options.budget / 4)
+    seconds = interleave(steps, batch, plan)
     base.module.train()
     return {
         "seconds": seconds,
