@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.shared.results import Cell
-from corefold.core import Bases, DeepCore, bases_from_gradient
+from corefold.core import DeepCore, GradientBases, bases_from_gradient
 from corefold.dynamics import orthogonal_start
 
 DEPTH, INIT_SCALE = 3, 0.1
-FORMS: dict[str, Bases | None] = {
+FORMS: dict[str, GradientBases | None] = {
     "no layer": None,
     "dense": None,
     "wide": None,

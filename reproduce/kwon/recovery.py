@@ -24,7 +24,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from benchmarks.shared.results import Cell
-from corefold.core import Bases, DeepCore, bases_from_gradient
+from corefold.core import DeepCore, GradientBases, bases_from_gradient
 from corefold.dynamics import orthogonal_start, product
 from reproduce.stopping import DIVERGED, StoppingRule
 
@@ -51,7 +51,7 @@ class Form:
         alpha: the outer factors' rate over the middle one's (the authors' discrepant rates).
     """
 
-    bases: Bases | None
+    bases: GradientBases | None
     alpha: float = 1.0
 
 
