@@ -13,10 +13,12 @@ import textwrap
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 
 from benchmarks.shared.pretrained import FINDERS, load_pretrained
@@ -25,7 +27,9 @@ from benchmarks.shared.pretrained import FINDERS, load_pretrained
 def find(name: str) -> Path:
     """The folder of a real model; skips the test where its package is missing."""
     try:
-        return FINDERS[name]()
+        # Workers unpack a model once, not all at once.
+        with FileLock(Path(gettempdir(), f"corefold-tests-{name}.lock")):
+            return FINDERS[name]()
     except FileNotFoundError as error:
         pytest.skip(str(error))
 

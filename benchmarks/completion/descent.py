@@ -9,10 +9,10 @@ import time
 from typing import Any
 
 from benchmarks.completion.planted import PlantedMatrix, entries_of, planted
+from corefold.completion.distributed import RowPartition
 from corefold.completion.entries import observed_entries, triples
 from corefold.completion.observed import Observed
-from corefold.completion.processes import Rows
-from corefold.completion.solvers import Descent, Problem
+from corefold.completion.solvers import CompletionProblem, Descent
 
 GAMMAS = (0.01, 0.1, 0.3)  # learning rate of the bases over the factors'; the first is the paper's
 ITERATIONS_PER_ERROR, MAX_ITERATIONS, MAX_SECONDS = 20, 20_000, 300.0
@@ -57,7 +57,7 @@ def _descend(
     solver: Descent, matrix: PlantedMatrix, observed: Observed, rank: int, target: float
 ) -> dict[str, Any]:
     began = time.perf_counter()
-    problem = Problem(observed, Rows())
+    problem = CompletionProblem(observed, RowPartition())
     start = problem.leading(rank)
     scale, iterations, step = float(observed.values.square().mean().sqrt()), 0, None
     for step in solver.path(problem, start):

@@ -18,9 +18,9 @@ from benchmarks.completion.planted import PlantedMatrix, Predict, entries_of, pl
 from benchmarks.shared.results import ResultFile, cell_name
 from benchmarks.shared.rounds import RoundPlan, interleave, ratio, spread
 from corefold.completion import DeepMatrixCompletion
+from corefold.completion.distributed import RowPartition
 from corefold.completion.entries import observed_entries, triples
-from corefold.completion.processes import Rows
-from corefold.completion.solvers import ALS, Problem
+from corefold.completion.solvers import ALS, CompletionProblem
 
 TOL = 1e-6
 ALS_MAX_SECONDS = 20.0
@@ -101,7 +101,7 @@ class Race:
 
     def als(self, matrix: PlantedMatrix) -> None:
         began = time.perf_counter()
-        problem = Problem(observed_entries(triples(matrix.seen, matrix.shape)), Rows())
+        problem = CompletionProblem(observed_entries(triples(matrix.seen, matrix.shape)), RowPartition())
         scale = float(problem.observed.values.square().mean().sqrt())
         factors = problem.leading(self.rank)
         for step in ALS().path(problem, factors):

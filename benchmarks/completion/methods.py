@@ -14,7 +14,7 @@ from benchmarks.completion.soft_impute import soft_impute
 from benchmarks.completion.task import Answer, CompletionTask
 from corefold.completion import DeepMatrixCompletion
 from corefold.completion.biases import Biases
-from corefold.completion.processes import Rows
+from corefold.completion.distributed import RowPartition
 
 RANKS = (1, 2, 3, 5, 8, 12, 16, 24, 32, 48)
 
@@ -45,7 +45,7 @@ def als(task: CompletionTask) -> Answer:
 
 def biases(task: CompletionTask) -> Answer:
     """Mean and the biases of rows and columns: any method must beat these."""
-    fitted = Biases.fit(task.observed, Rows())
+    fitted = Biases.fit(task.observed, RowPartition())
 
     def predict(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         return (fitted.mean + fitted.row[rows] + fitted.column[columns]).numpy()

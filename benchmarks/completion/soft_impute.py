@@ -11,10 +11,10 @@ import numpy as np
 from benchmarks.completion.planted import Predict, entries_of
 from benchmarks.completion.task import Answer, CompletionTask
 from corefold.completion.biases import Biases
+from corefold.completion.distributed import RowPartition
 from corefold.completion.factors import LowRank
 from corefold.completion.observed import Observed
-from corefold.completion.processes import Rows
-from corefold.completion.solvers import Problem
+from corefold.completion.solvers import CompletionProblem
 
 MAX_RANK = 64
 PENALTIES = {  # over the largest singular value of the observed entries; by whether biases are fitted first
@@ -72,7 +72,7 @@ def soft_impute(task: CompletionTask) -> Answer:
 
 
 def soft_imputed(
-    problem: Problem, factors: LowRank, penalty: float, max_rounds: int = 100, tol: float = 1e-4
+    problem: CompletionProblem, factors: LowRank, penalty: float, max_rounds: int = 100, tol: float = 1e-4
 ) -> LowRank:
     """Ridge regressions on the matrix whose gaps the last answer fills, columns and rows in turn.
 
@@ -88,7 +88,7 @@ def soft_imputed(
                 a = (residual.times(b) + a * factors.s) / shrunken
             else:
                 b = (residual.transposed_times(a) + b * factors.s) / shrunken
-            factors = LowRank.product(a, b, problem.rows)
+            factors = LowRank.product(a, b, problem.partition)
         objective = problem.square(problem.residual(factors)) / 2 + penalty * float(factors.s.sum())
         if before - objective <= tol * objective:
             break
@@ -97,11 +97,13 @@ def soft_imputed(
 
 
 def _biases(observed: Observed, biased: bool) -> Biases:
-    return Biases.fit(observed, Rows()) if biased else Biases.none(observed)
+    return Biases.fit(observed, RowPartition()) if biased else Biases.none(observed)
 
 
-def _residual_problem(observed: Observed, biases: Biases, seed: int) -> Problem:
-    return Problem(observed.with_values(observed.values - biases.at(observed)), Rows(), seed)
+def _residual_problem(observed: Observed, biases: Biases, seed: int) -> CompletionProblem:
+    return CompletionProblem(
+        observed.with_values(observed.values - biases.at(observed)), RowPartition(), seed
+    )
 
 
 def _predictor(biases: Biases, factors: LowRank) -> Predict:

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 import corefold
+from corefold.tables.atomic import write_text
 
 Cell = dict[str, Any]
 SHARED = ("machine", "versions")
@@ -41,10 +42,7 @@ class ResultFile:
     def write(self) -> None:
         """Write the whole file, so that a kill leaves the old file or the new one."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(_packed({**self.about, "cells": self.cells}), indent=1)
-        part = self.path.with_name(self.path.name + ".part")
-        part.write_text(text + "\n", encoding="utf-8")
-        part.replace(self.path)
+        write_text(self.path, json.dumps(_packed({**self.about, "cells": self.cells}), indent=1) + "\n")
 
 
 def cell_name(identity: Mapping[str, Any]) -> str:

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from benchmarks.shared.results import Cell
+from corefold.completion.distributed import RowPartition
 from corefold.completion.entries import observed_entries
 from corefold.completion.factors import LowRank
-from corefold.completion.processes import Rows
-from corefold.completion.solvers import Descent, Problem
+from corefold.completion.solvers import CompletionProblem, Descent
 from corefold.core import DeepCore, complete
 from reproduce.stopping import DIVERGED, StoppingRule
 
-ROWS = Rows()
+ROWS = RowPartition()
 CURVE_POINTS = 60
 
 
@@ -31,7 +31,7 @@ class SeenMatrix:
     """A random matrix of low rank and root mean square 1, and the completion problem of its seen entries."""
 
     whole: Tensor
-    seen: Problem
+    seen: CompletionProblem
 
     @classmethod
     def random(cls, side: int, rank: int, share: float, seed: int, device: str = "cpu") -> SeenMatrix:
@@ -41,7 +41,7 @@ class SeenMatrix:
         whole = left @ right.T / math.sqrt(rank)
         holes = np.where(stream.random(whole.shape) < share, whole, np.nan)
         observed = observed_entries(holes).to(device)
-        return cls(torch.from_numpy(whole).to(device), Problem(observed, ROWS))
+        return cls(torch.from_numpy(whole).to(device), CompletionProblem(observed, ROWS))
 
     @property
     def rms(self) -> float:

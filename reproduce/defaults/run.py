@@ -24,8 +24,8 @@ from benchmarks.shared.results import Cell
 from corefold.adapters import DeepLoraLayer
 from corefold.finetune import RunConfig
 from corefold.finetune.data import draw
-from corefold.finetune.fitting import prepare
-from corefold.finetune.problem import Tables, decided, encoded, read_tables, with_absolute_paths
+from corefold.finetune.run_data import SourceTables, prepare_data, read_tables, with_absolute_paths
+from corefold.finetune.trainer import prepare
 from reproduce.arguments import add_data, experiment_parser
 from reproduce.defaults.claims import claims, figure
 from reproduce.defaults.variants import VARIANTS, Variant
@@ -55,22 +55,22 @@ def main() -> None:
     experiment.conclude(claims, figure)
 
 
-def judged(variant: Variant, config: RunConfig, tables: Tables, samples: int, seed: int) -> Cell:
+def judged(variant: Variant, config: RunConfig, tables: SourceTables, samples: int, seed: int) -> Cell:
     """The scores of one variant on the judged rows."""
     method, task = variant.changed_method(), tables.task
     config = replace(config, samples=samples, seed=seed, **variant.settings)
     assert tables.held_out is not None  # noqa: S101 - for the type checker
     train = draw(tables.train, samples, seed, task.stratify, "the rows not judged")
-    config = decided(config, task, len(train), method)
+    data = prepare_data(config, task, train, tables.held_out, method)
     with tempfile.TemporaryDirectory() as folder:
-        fit = prepare(encoded(config, task, train, tables.held_out), method, Path(folder))
+        fit = prepare(data, Path(folder))
         fit.train()
     losses = [entry["loss"] for entry in fit.trainer.state.log_history if "loss" in entry]
     return {
         "spec": asdict(variant),
         "scores": fit.evaluate(),
-        "lr": config.lr,
-        "steps": config.steps,
+        "lr": data.settings.lr,
+        "steps": data.settings.steps,
         "train_loss": losses[-1],
         "norm": _norm(fit.model),
     }
@@ -82,7 +82,7 @@ def _norm(model: Any) -> float | None:
     return float(torch.stack([torch.linalg.matrix_norm(core, 2) for core in cores]).mean()) if cores else None
 
 
-def _read(options: argparse.Namespace, name: str) -> tuple[RunConfig, Tables]:
+def _read(options: argparse.Namespace, name: str) -> tuple[RunConfig, SourceTables]:
     columns: Mapping[str, Any] = COLUMNS[name]
     config = with_absolute_paths(
         RunConfig(
@@ -96,7 +96,7 @@ def _read(options: argparse.Namespace, name: str) -> tuple[RunConfig, Tables]:
     tables = read_tables(config)
     rows = tables.train.sample(frac=1, random_state=SHUFFLE_SEED)
     held_out, pool = rows.iloc[: JUDGED_ROWS[name]], rows.iloc[max(JUDGED_ROWS.values()) :]
-    return config, Tables(tables.task, pool.reset_index(drop=True), held_out.reset_index(drop=True))
+    return config, SourceTables(tables.task, pool.reset_index(drop=True), held_out.reset_index(drop=True))
 
 
 def _arguments() -> argparse.Namespace:

@@ -28,11 +28,11 @@ from benchmarks.shared.results import Cell
 from corefold.finetune import RunConfig
 from corefold.finetune.data import draw
 from corefold.finetune.encoding import encode_prompts
-from corefold.finetune.fitting import prepare
 from corefold.finetune.folder import Run
 from corefold.finetune.methods import METHODS
 from corefold.finetune.prediction import generate
-from corefold.finetune.problem import Tables, decided, encoded, read_tables, with_absolute_paths
+from corefold.finetune.run_data import SourceTables, prepare_data, read_tables, with_absolute_paths
+from corefold.finetune.trainer import prepare
 from reproduce.arguments import add_data, experiment_parser
 from reproduce.e2e.claims import FORMS, claims, figure
 from reproduce.experiment import Experiment
@@ -73,7 +73,7 @@ def main() -> None:
     experiment.conclude(claims, figure)
 
 
-def judged_texts(form: str, config: RunConfig, tables: Tables, judged: int) -> Cell:
+def judged_texts(form: str, config: RunConfig, tables: SourceTables, judged: int) -> Cell:
     """The scores of a form after training on some rows, and its texts for the first meanings."""
     settings: dict[str, Any] = {**FORMS[form]}
     method = METHODS[settings.pop("method")]
@@ -84,22 +84,21 @@ def judged_texts(form: str, config: RunConfig, tables: Tables, judged: int) -> C
         tables.held_out.groupby("meaning")["target"].apply(list).sample(judged, random_state=JUDGED_SEED)
     )
     rows = tables.held_out[tables.held_out["meaning"].isin(references.index)].drop_duplicates("meaning")
-    config = decided(config, tables.task, len(train), method)
+    data = prepare_data(config, tables.task, train, rows, method)
     with tempfile.TemporaryDirectory() as folder:
-        fit = prepare(encoded(config, tables.task, train, rows), method, Path(folder))
+        fit = prepare(data, Path(folder))
         seconds = fit.train()
         metrics = fit.evaluate()
-    problem = fit.problem
-    run = Run(problem.task, fit.adapted, fit.model.eval(), problem.tokenizer)
-    prompts = encode_prompts(problem.task, problem.tokenizer, pd.DataFrame({"meaning": references.index}))
+    run = Run(data.task, fit.adapted, fit.model.eval(), data.tokenizer)
+    prompts = encode_prompts(data.task, data.tokenizer, pd.DataFrame({"meaning": references.index}))
     texts = list(generate(run, prompts, BATCH_ROWS, MAX_TOKENS, progress=False))
     return {
         "form": form,
         "samples": len(train) if method.trains else 0,
         "seed": config.seed,
         "scores": {**scores(texts, list(references)), "perplexity": metrics["perplexity"]},
-        "lr": config.lr,
-        "steps": config.steps if method.trains else 0,
+        "lr": data.settings.lr if method.trains else None,
+        "steps": data.settings.steps if method.trains else 0,
         "parameters": fit.trainable_parameters(),
         "train_seconds": seconds,
         "judged": judged,

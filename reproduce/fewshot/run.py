@@ -20,12 +20,13 @@ import torch
 from peft import LoraConfig
 
 from benchmarks.shared.results import circumstances
+from corefold import recipe
 from corefold.compare.grid import Key
 from corefold.compare.plan import Plan, begin
 from corefold.compare.store import read_cells
-from corefold.finetune import RunConfig, starts
+from corefold.finetune import RunConfig
 from corefold.finetune.methods import METHODS
-from corefold.finetune.problem import default_steps
+from corefold.finetune.peer_initialization import InitializationData, lora_layers
 from reproduce.arguments import add_data, experiment_parser
 from reproduce.experiment import Experiment, rounded
 from reproduce.fewshot.claims import PEERS, claims, figure
@@ -64,16 +65,16 @@ PAPER = {**SQUARE, "bases": "gradient", "basis_lr_ratio": 1e-2, "init_scale": 1e
 WIDE, FULL_WIDTH = {**SQUARE, "bases": "random", "init_scale": 1e-3, "lr": 1e-4}, 384
 
 
-def _as_authors_draw(given: starts.Given) -> None:
-    for layer in starts.lora_layers(given.adapted):
+def _as_authors_draw(data: InitializationData) -> None:
+    for layer in lora_layers(data.adapted):
         torch.nn.init.normal_(layer.lora_A["default"].weight)
 
 
 # The authors' baseline has A of unit variance and no alpha / r. Here the head trains too; their rate is constant.
 METHODS["lora-authors"] = replace(
     METHODS["lora"],
-    peft=lambda config, shared, base: LoraConfig(lora_alpha=config.rank, **shared),
-    start=_as_authors_draw,
+    peft=lambda settings, shared, base: LoraConfig(lora_alpha=settings.rank, **shared),
+    initialize=_as_authors_draw,
 )
 
 RUNS = {
@@ -141,12 +142,11 @@ def _begin(options: argparse.Namespace, name: str, run: str, samples: int, seeds
         **COLUMNS[name],
     )
     config = replace(config, **row.settings)
-    steps = default_steps(samples, config.batch_size)
     return begin(
         config,
         folder(options.work, name, run),
         methods=[row.method],
-        ranks=[row.rank or METHODS[row.method].shape(replace(config, steps=steps))["rank"]],
+        ranks=[row.rank or recipe(rows=samples, batch_size=config.batch_size, width=config.width).r],
         samples=[samples],
         seeds=seeds,
         tries={row.method: [{"lr": rate} for rate in row.rates]},

@@ -15,7 +15,7 @@ from corefold.finetune import RunConfig
 from corefold.finetune.encoding import encode
 from corefold.finetune.metrics import scores
 from corefold.finetune.models import load_tokenizer
-from corefold.finetune.problem import Tables, draw_rows
+from corefold.finetune.run_data import SourceTables, draw_rows
 from corefold.finetune.task import Task
 from reproduce.defaults.run import SHUFFLE_SEED
 from reproduce.many.batched_training import BatchedHeads, EncodedTexts
@@ -57,7 +57,7 @@ class RunRows:
         ]
 
 
-def hold_back(tables: Tables, rows: int) -> Tables:
+def hold_back(tables: SourceTables, rows: int) -> SourceTables:
     """The training file cut in two: so many rows judge, training rows are drawn from the others."""
     shuffled = tables.train.sample(frac=1, random_state=SHUFFLE_SEED).reset_index(drop=True)
     return replace(tables, train=shuffled[rows:].reset_index(drop=True), held_out=shuffled[:rows])
@@ -65,7 +65,7 @@ def hold_back(tables: Tables, rows: int) -> Tables:
 
 def draw_many(
     config: RunConfig,
-    tables: Tables,
+    tables: SourceTables,
     seeds: Sequence[int],
     width: int,
     device: torch.device,

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from corefold.core import PairCore
-from corefold.finetune import RunConfig
 from reproduce.many.batched_training import (
     NO_UPDATES,
     BatchedEncoder,
@@ -83,46 +82,45 @@ def _leading(square: Tensor, width: int) -> Tensor:
     return q[..., :width]
 
 
-def deep_start(configs: Sequence[RunConfig], seeds: Sequence[int], bases: Pairs) -> BatchedUpdates:
-    """Pair cores at their start, all seeds of each setting; zeros fill the narrower ones up to the widest.
+def deep_start(shapes: Sequence[tuple[int, int]], seeds: Sequence[int], bases: Pairs) -> BatchedUpdates:
+    """Pair cores at their start, all seeds of each rank and width; zeros fill the narrower ones up to the widest.
 
     Raises:
         ValueError: a rank that leaves no narrow core in some layer.
     """
-    rank = max(config.rank for config in configs)
+    most = max(rank for rank, _ in shapes)
     q, p, both = {}, {}, {}
     generators = {
-        (place, seed): torch.Generator().manual_seed(seed) for place in range(len(configs)) for seed in seeds
+        (place, seed): torch.Generator().manual_seed(seed) for place in range(len(shapes)) for seed in seeds
     }
     for name, (left, right) in bases.items():
-        width = left.shape[-1]
-        starts, kept = torch.zeros(len(configs), len(seeds), width, rank), torch.zeros(len(configs), width)
-        for place, config in enumerate(configs):
-            blank = torch.empty(0, min(config.width, width))
-            if config.rank >= blank.shape[1]:
-                raise ValueError(f"{name}: rank {config.rank} in bases of {blank.shape[1]} is no narrow core")
+        columns = left.shape[-1]
+        starts, kept = torch.zeros(len(shapes), len(seeds), columns, most), torch.zeros(len(shapes), columns)
+        for place, (rank, width) in enumerate(shapes):
+            blank = torch.empty(0, min(width, columns))
+            if rank >= blank.shape[1]:
+                raise ValueError(f"{name}: rank {rank} in bases of {blank.shape[1]} is no narrow core")
             for run, seed in enumerate(seeds):
-                core = PairCore.at_start(blank, blank, config.rank, generators[place, seed])
-                starts[place, run, : blank.shape[1], : config.rank] = core.factors[0]
+                core = PairCore.at_start(blank, blank, rank, generators[place, seed])
+                starts[place, run, : blank.shape[1], :rank] = core.factors[0]
             kept[place, : blank.shape[1]] = 1.0
         q[name] = starts.flatten(0, 1).to(left)
         p[name] = torch.zeros_like(q[name])
         share = kept.repeat_interleave(len(seeds), 0)[:, None].to(left)
-        both[name] = (left.repeat(len(configs), 1, 1) * share, right.repeat(len(configs), 1, 1) * share)
+        both[name] = (left.repeat(len(shapes), 1, 1) * share, right.repeat(len(shapes), 1, 1) * share)
     return BatchedUpdates(q, p, both)
 
 
-def lora_start(configs: Sequence[RunConfig], seeds: Sequence[int], encoder: BatchedEncoder) -> BatchedUpdates:
-    """LoRA's pairs at PEFT's start, all seeds of each setting."""
-    rank = max(config.rank for config in configs)
+def lora_start(ranks: Sequence[int], seeds: Sequence[int], encoder: BatchedEncoder) -> BatchedUpdates:
+    """LoRA's pairs at PEFT's start, all seeds of each rank."""
     q, p = {}, {}
-    generators = [torch.Generator().manual_seed(seed) for _ in configs for seed in seeds]
-    ranks = [config.rank for config in configs for _ in seeds]
+    generators = [torch.Generator().manual_seed(seed) for _ in ranks for seed in seeds]
+    of_runs = [rank for rank in ranks for _ in seeds]
     for name, layer in encoder.layers.items():
         out, in_ = layer.base.weight.shape
-        a = torch.zeros(len(ranks), in_, rank)
-        for run, (own, generator) in enumerate(zip(ranks, generators, strict=True)):
-            a[run, :, :own] = (2 * torch.rand(in_, own, generator=generator) - 1) / in_**0.5
+        a = torch.zeros(len(of_runs), in_, max(ranks))
+        for run, (rank, generator) in enumerate(zip(of_runs, generators, strict=True)):
+            a[run, :, :rank] = (2 * torch.rand(in_, rank, generator=generator) - 1) / in_**0.5
         q[name] = a.to(layer.base.weight.device)
-        p[name] = q[name].new_zeros(len(ranks), out, rank)
+        p[name] = q[name].new_zeros(len(of_runs), out, max(ranks))
     return BatchedUpdates(q, p, None, LORA_SCALE)

@@ -25,9 +25,9 @@ from transformers import AutoModel
 
 from benchmarks.shared.results import Cell
 from corefold.cli.demo import packaged_file, write_reviews
-from corefold.compare.cell import chosen
+from corefold.compare.cell import best_try
 from corefold.finetune import RunConfig
-from corefold.finetune.problem import read_tables
+from corefold.finetune.run_data import read_tables
 from reproduce.arguments import add_data, experiment_parser
 from reproduce.experiment import Experiment, rounded
 from reproduce.fewshot.claims import TUNED
@@ -120,9 +120,9 @@ def _tuned(
         cells = trained(replace(setting, seeds=new), [name], together) if new else ()
         full |= {_key({**about, **cell}): cell for cell in cells}
     for cell in best:
-        chosen_cell = full[_key({**about, **cell})]
-        seconds = chosen_cell["seconds_in_all"] + cell["seconds_in_all"]
-        yield {**chosen_cell, "run": TUNED, "tries": cell["tries"], "seconds_in_all": seconds}
+        on_all_rows = full[_key({**about, **cell})]
+        seconds = on_all_rows["seconds_in_all"] + cell["seconds_in_all"]
+        yield {**on_all_rows, "run": TUNED, "tries": cell["tries"], "seconds_in_all": seconds}
 
 
 def _best(tried: Sequence[Cell]) -> Cell:
@@ -130,7 +130,7 @@ def _best(tried: Sequence[Cell]) -> Cell:
     main = tried[0]["main"]
     tries = [{"lr": cell["lr"], main: cell["score"], "loss": cell["loss"]} for cell in tried]
     seconds = sum(cell["seconds_in_all"] for cell in tried)
-    return {**tried[chosen(tries, main)], "tries": tries, "seconds_in_all": seconds}
+    return {**tried[best_try(tries, main)], "tries": tries, "seconds_in_all": seconds}
 
 
 def _key(cell: Cell) -> str:

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 
 from benchmarks.shared.results import Cell, circumstances
+from corefold.adapters.deep_lora.recipe import num_bases_batches
 from corefold.finetune import RunConfig
-from corefold.finetune.methods import METHODS, bases_batches
+from corefold.finetune.method import Decided, decide
+from corefold.finetune.methods import METHODS
 from corefold.finetune.metrics import MAIN
-from corefold.finetune.problem import Tables, decided
+from corefold.finetune.run_data import SourceTables
 from reproduce.many.batched_data import RunRows, draw_many
 from reproduce.many.batched_training import (
     NO_UPDATES,
@@ -75,7 +77,7 @@ class Setting:
     """A set, a number of rows and seeds, with everything that their runs share."""
 
     config: RunConfig
-    tables: Tables
+    tables: SourceTables
     encoder: BatchedEncoder
     device: torch.device
     seeds: Sequence[int]
@@ -85,19 +87,19 @@ class Setting:
         width = self.encoder.model.config.hidden_size
         return draw_many(self.config, self.tables, self.seeds, width, self.device, fifth=fifth)
 
-    def decided(self, run: RunSettings) -> RunConfig:
+    def decided(self, run: RunSettings) -> Decided[Any]:
         """The settings of a run, its rate among them."""
         config = replace(self.config, **run.settings)
-        config = decided(config, self.tables.task, config.samples or 1, METHODS[run.method])
-        return replace(config, lr=config.lr * run.rate_factor) if config.lr else config
+        settings = decide(config, self.tables.task, config.samples or 1, METHODS[run.method])
+        return replace(settings, lr=settings.lr * run.rate_factor)
 
-    def trained_numbers(self, method: str, config: RunConfig) -> int:
+    def trained_numbers(self, method: str, settings: Decided[Any]) -> int:
         """The trained numbers of one run, without its head."""
         sides = [layer.base.weight.shape for layer in self.encoder.layers.values()]
         if method == "lora":
-            return sum(config.rank * (out + in_) for out, in_ in sides)
+            return sum(settings.rank * (out + in_) for out, in_ in sides)
         if method == "deep-lora":
-            return sum(2 * config.rank * min(config.width, *side) for side in sides)
+            return sum(2 * settings.rank * min(settings.own.width, *side) for side in sides)
         return 0
 
 
@@ -120,12 +122,13 @@ def _groups(names: Sequence[str], seeds: int, most: int) -> Iterator[list[str]]:
 def _cells(setting: Setting, rows: RunRows, names: Sequence[str]) -> list[Cell]:
     """All seeds of these runs, which have one method."""
     began = time.perf_counter()
-    method, configs = RUNS[names[0]].method, [setting.decided(RUNS[name]) for name in names]
-    many, updates = rows.repeated(len(names)), initial_updates(setting, rows, method, configs)
-    if METHODS[method].trains:
+    method, settings = RUNS[names[0]].method, [setting.decided(RUNS[name]) for name in names]
+    many, updates = rows.repeated(len(names)), initial_updates(setting, rows, method, settings)
+    trains = METHODS[method].trains
+    if trains:
         torch.manual_seed(0)
         order = [*setting.seeds] * len(names)
-        schedule = _schedule(setting, method, configs)
+        schedule = _schedule(setting, method, settings)
         train(setting.encoder, updates, many.heads, many.texts, many.train, schedule, order)
     scored = many.scored(answers(setting.encoder, updates, many.heads, many.texts, many.judged))
     main, shared = MAIN[setting.tables.task.kind], circumstances(setting.device.type)
@@ -133,46 +136,44 @@ def _cells(setting: Setting, rows: RunRows, names: Sequence[str]) -> list[Cell]:
     shared |= {"seconds_in_all": (time.perf_counter() - began) / len(scored)}
     head = sum(each[0].numel() for each in many.heads.parameters())
     each_run = (
-        (name, config, seed) for name, config in zip(names, configs, strict=True) for seed in setting.seeds
+        (name, own, seed) for name, own in zip(names, settings, strict=True) for seed in setting.seeds
     )
     return [
         {
             "run": name,
             "seed": seed,
-            "rank": config.rank,
+            "rank": own.rank,
             "score": scores[main],
             "loss": scores["loss"],
-            "lr": config.lr,
-            "weight_decay": config.weight_decay,
-            "steps": config.steps,
-            "parameters": setting.trained_numbers(method, config) + head * METHODS[method].trains,
+            "lr": own.lr if trains else None,
+            "weight_decay": own.weight_decay,
+            "steps": own.steps,
+            "parameters": setting.trained_numbers(method, own) + head * trains,
             **shared,
         }
-        for (name, config, seed), scores in zip(each_run, scored, strict=True)
+        for (name, own, seed), scores in zip(each_run, scored, strict=True)
     ]
 
 
-def _schedule(setting: Setting, method: str, configs: Sequence[RunConfig]) -> Schedule:
+def _schedule(setting: Setting, method: str, settings: Sequence[Decided[Any]]) -> Schedule:
+    first, count = settings[0], len(setting.seeds)
     rates, decays = (
-        torch.tensor(each, device=setting.device).repeat_interleave(len(setting.seeds))
-        for each in (
-            [config.lr or 0.0 for config in configs],
-            [config.weight_decay or 0.0 for config in configs],
-        )
+        torch.tensor(values, device=setting.device).repeat_interleave(count)
+        for values in ([own.lr for own in settings], [own.weight_decay for own in settings])
     )
-    head_rate = (configs[0].lr if method == "head" else configs[0].head_lr) or 0.0
-    return Schedule(configs[0].steps or 1, rates, decays, head_rate, EPS[method], configs[0].batch_size)
+    head_rate = first.lr if method == "head" else first.head_lr
+    return Schedule(first.steps, rates, decays, head_rate, EPS[method], first.batch_size)
 
 
 def initial_updates(
-    setting: Setting, rows: RunRows, method: str, configs: Sequence[RunConfig]
+    setting: Setting, rows: RunRows, method: str, settings: Sequence[Decided[Any]]
 ) -> BatchedUpdates:
     """The updates of a method at their start; methods without updates have none."""
     if method == "lora":
-        return lora_start(configs, setting.seeds, setting.encoder)
+        return lora_start([own.rank for own in settings], setting.seeds, setting.encoder)
     if method != "deep-lora":
         return NO_UPDATES
-    width = max(config.width for config in configs)
-    count = bases_batches(configs[0].steps or 1) * configs[0].batch_size  # as many rows as the library takes
+    width = max(own.own.width for own in settings)
+    count = num_bases_batches(settings[0].steps) * settings[0].batch_size  # as many rows as the library takes
     bases = fisher_bases(setting.encoder, rows.heads, rows.texts, rows.train[:, :count], width)
-    return deep_start(configs, setting.seeds, bases)
+    return deep_start([(own.rank, own.own.width) for own in settings], setting.seeds, bases)

@@ -89,7 +89,7 @@ def whole(tensor):
 
 
 def optimizer_of(model):
-    return AdamW(corefold.param_groups(model, lr=1e-2), eps=1e-6)
+    return AdamW(corefold.param_groups(model, lr=1e-2, other_lr=1e-2), eps=1e-6)
 
 
 def steps(model, optimizer, count=STEPS):
@@ -192,7 +192,7 @@ def save_and_resume(how, folder):
     set_state_dict(again, optimizer, model_state_dict=loaded["model"], optim_state_dict=loaded["optimizer"])
     resumed = state(again)
     for layer in again.modules():
-        for config in getattr(layer, "deeplora_config", {}).values():
+        for config in getattr(layer, "configs", {}).values():
             config.initialized = True  # the state dict has no word for it
     return said, kept, resumed, losses, steps(again, optimizer, 3)
 

@@ -92,13 +92,19 @@ def test_sums_of_narrow_adapters_are_exact():
 
 
 @pytest.mark.parametrize(
-    ("r", "width", "made"), [(40, 48, (2, 24, 24)), (4, 48, (2, 24, 4)), (9, 8, (2, 9, 9))]
+    ("r", "width", "made"), [(40, 48, (2, 24, 24)), (4, 48, (2, 24, 4)), (9, 9, (2, 9, 9))]
 )
 def test_no_side_of_a_layer_is_exceeded(r, width, made):
     model = wrap(tiny_llama(), r=r, width=width, depth=2)  # layers of 24 x 24 and 12 x 24
     for layer in layers(model).values():
         assert layer.deeplora_factors["default"].shape[2] <= min(r, layer.left_rows)
     assert made in {tuple(layer.deeplora_factors["default"].shape) for layer in layers(model).values()}
+
+
+@pytest.mark.parametrize("settings", [{"r": 9}, {"r": 2, "rank_pattern": {"q_proj": 9}}])
+def test_bases_narrower_than_the_rank_are_refused(settings):
+    with pytest.raises(ValueError, match="bases of 8 columns have no room for rank 9; give width=9 or more"):
+        DeepLoraConfig(width=8, **settings)
 
 
 def test_a_budget_spreads_ranks_and_keeps_the_width():

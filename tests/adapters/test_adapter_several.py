@@ -59,7 +59,7 @@ def test_delete_adapter(model):
     assert [*model.peft_config] == ["one"]
     assert not adapter_state(model, "two")
     for layer in layers(model).values():
-        for part in ("r", "deeplora_config", "frozen_peft_weight_names"):
+        for part in ("r", "configs", "frozen_peft_weight_names"):
             assert "two" not in getattr(layer, part)
     model.add_adapter("two", DeepLoraConfig(target_modules=["q_proj"], r=2))
     assert adapter_state(model, "two")

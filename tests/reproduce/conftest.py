@@ -25,7 +25,7 @@ def run(monkeypatch):
 @pytest.fixture
 def few(monkeypatch, tiny, tmp_path):
     """Arguments for two small sets in files, with few training steps."""
-    monkeypatch.setattr("corefold.finetune.problem.MIN_STEPS", 3)
+    monkeypatch.setattr(importlib.import_module("corefold.adapters.deep_lora.recipe"), "MIN_STEPS", 3)
     pairs = [(f"a man number {i}", f"a dog number {i % 3}", i % 5 + 0.5) for i in range(40)]
     texts = [(f"{'who' if i % 2 else 'where'} is number {i}", i % 2) for i in range(40)]
     for part in ("train", "dev"):

@@ -11,9 +11,9 @@ from transformers import AutoModel
 
 from corefold.adapters import initialize_bases
 from corefold.finetune import RunConfig
-from corefold.finetune.fitting import prepare
 from corefold.finetune.methods import METHODS
-from corefold.finetune.problem import decided, draw_rows, encoded, read_tables
+from corefold.finetune.run_data import draw_rows, prepare_data, read_tables
+from corefold.finetune.trainer import prepare
 from reproduce.many import batched_training, initialization, runs
 from reproduce.many.run import COLUMNS
 
@@ -45,9 +45,8 @@ def alone(setting, method, seed, **settings):
     config = replace(setting.config, seed=seed, **settings)
     train, held_out = draw_rows(config, setting.tables)
     made = replace(METHODS[method], callbacks=lambda config, model: ())
-    config = decided(config, setting.tables.task, len(train), made)
     fit = prepare(
-        encoded(config, setting.tables.task, train, held_out), made, Path(config.train).parent / "run"
+        prepare_data(config, setting.tables.task, train, held_out, made), Path(config.train).parent / "run"
     )
     for module in fit.model.modules():
         module.p = 0.0 if isinstance(module, torch.nn.Dropout) else getattr(module, "p", None)
@@ -83,10 +82,10 @@ def test_each_of_many_runs_is_the_library_s_own(setting, method, settings):
         q, p, bases or None, 1.0 if bases else initialization.LORA_SCALE
     )
     drawn = setting.rows()
-    config = fits[0].problem.config
-    rates = torch.full((2,), config.lr)
-    decays = torch.full((2,), config.weight_decay)
-    schedule = batched_training.Schedule(STEPS, rates, decays, config.head_lr, runs.EPS[method])
+    decided = fits[0].data.settings
+    rates = torch.full((2,), decided.lr)
+    decays = torch.full((2,), decided.weight_decay)
+    schedule = batched_training.Schedule(STEPS, rates, decays, decided.head_lr, runs.EPS[method])
     heads = drawn.heads.repeated(1)
     losses = batched_training.train(
         setting.encoder, updates, heads, drawn.texts, drawn.train, schedule, setting.seeds
@@ -127,40 +126,28 @@ def test_bases_are_the_eigenvectors_of_single_samples_gradients(setting):
 
 def test_a_narrower_run_beside_wider_ones_stays_itself(setting):
     drawn = setting.rows()
-    configs = [replace(setting.config, rank=rank, width=width) for rank, width in ((1, 4), (3, 6))]
+    ranks_and_widths = [(1, 4), (3, 6)]
     bases = initialization.fisher_bases(setting.encoder, drawn.heads, drawn.texts, drawn.train, 6)
     results = []
-    for chosen in (configs, configs[:1]):
+    for chosen in (ranks_and_widths, ranks_and_widths[:1]):
         together = drawn.repeated(len(chosen))
         updates = initialization.deep_start(chosen, setting.seeds, bases)
         rates, decays = (torch.full((2 * len(chosen),), each) for each in (0.05, 1.0))
         schedule = batched_training.Schedule(STEPS, rates, decays, 1e-3, 1e-6, batch=4)
-        batched_training.train(
-            setting.encoder,
-            updates,
-            together.heads,
-            together.texts,
-            together.train,
-            schedule,
-            [3, 4] * len(chosen),
-        )
-        results.append(
-            batched_training.answers(
-                setting.encoder, updates, together.heads, together.texts, together.judged
-            )[:2]
-        )
+        parts = (setting.encoder, updates, together.heads, together.texts)
+        batched_training.train(*parts, together.train, schedule, [3, 4] * len(chosen))
+        results.append(batched_training.answers(*parts, together.judged)[:2])
     torch.testing.assert_close(results[0], results[1], atol=1e-4, rtol=0)
 
 
 def test_a_core_that_is_not_narrow_is_refused(setting):
     bases = {"layer": (torch.zeros(1, 8, 4), torch.zeros(1, 8, 4))}
     with pytest.raises(ValueError, match="layer: rank 4 in bases of 4 is no narrow core"):
-        initialization.deep_start([replace(setting.config, rank=4)], [0], bases)
+        initialization.deep_start([(4, 6)], [0], bases)
 
 
 def test_lora_starts_as_peft_starts_it(setting):
-    config = replace(setting.config, rank=4)
-    updates = initialization.lora_start([config], setting.seeds, setting.encoder)
+    updates = initialization.lora_start([4], setting.seeds, setting.encoder)
     fit = alone(setting, "lora", 3, rank=4, lr=1e-3)
     for name, q in updates.q.items():
         theirs = fit.adapted.get_submodule(f"base_model.model.encoder.{name}").lora_A["default"].weight
@@ -171,13 +158,13 @@ def test_lora_starts_as_peft_starts_it(setting):
 
 
 def test_bases_see_as_many_rows_as_the_library_s(setting, monkeypatch):
-    config, seen = replace(setting.config, batch_size=2, rank=1), []
+    settings, passed = setting.decided(runs.deep(batch_size=2, rank=1)), []
 
-    def spy(body, heads, texts, rows, width):
-        seen.append(rows)
-        return initialization.fisher_bases(body, heads, texts, rows, width)
+    def spy(encoder, heads, texts, rows, width):
+        passed.append(rows)
+        return initialization.fisher_bases(encoder, heads, texts, rows, width)
 
     monkeypatch.setattr(runs, "fisher_bases", spy)
     drawn = setting.rows()
-    runs.initial_updates(setting, drawn, "deep-lora", [config])
-    assert torch.equal(seen[0], drawn.train[:, :8]), "four batches of two"
+    runs.initial_updates(setting, drawn, "deep-lora", [settings])
+    assert torch.equal(passed[0], drawn.train[:, :8]), "four batches of two"

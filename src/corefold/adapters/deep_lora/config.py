@@ -36,19 +36,10 @@ class DeepLoraConfig(AdapterConfig):
             single samples have most energy (`corefold.core.MomentSketch`, `paired_bases`); `"gradient"`, the paper's,
             `"spectral"` or `"random"`, see `corefold.core.bases_from_singular_vectors`.
         basis_lr_ratio: learning rate of the bases over that of the core (gamma in the paper); 0 freezes them.
-        target_modules: names of the layers, a regular expression, or "all-linear"; by default PEFT's choice for
-            LoRA on the same model.
-        exclude_modules: names, or a regular expression, of layers left alone.
-        layers_to_transform: indices of the blocks adapted; default all.
-        layers_pattern: name of the list of blocks, for models where PEFT cannot tell.
-        rank_pattern: ranks for some layers, by name or regular expression, in place of r.
-        modules_to_save: layers trained and saved in full, a new classifier for instance.
-        trainable_token_indices: rows of the token embedding, or of several by name, trained in full and saved alone:
-            for tokens added to the vocabulary.
-        bias: "none", "all" or "deeplora_only": which biases train.
-        fan_in_fan_out: set by wrapping; tells that some layer is transformers' Conv1D, as PEFT's LoRA must be told.
-        init_weights: False starts from random factors instead of a zero update; for tests.
         initialized: set by `initialize_bases`; tells that the bases came from data.
+
+    The settings of every method (`target_modules`, `rank_pattern`, `modules_to_save`, ...) are those of
+    `corefold.adapters.host.AdapterConfig`, and mean what they mean for `peft.LoraConfig`.
     """
 
     method: ClassVar[str] = "deeplora"

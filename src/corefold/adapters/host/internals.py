@@ -129,6 +129,12 @@ class PeftTuner(BaseTuner):
     ) -> None:
         self.adapt(peft_config, adapter_name, target, target_name, parent, current_key)
 
+    def _replace_module(
+        self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module
+    ) -> None:
+        # PEFT's own goes on to hand over weight and bias, which an attention does not have.
+        setattr(parent, child_name, new_module)
+
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
         super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype)
         self.cast_adapter(adapter_name, autocast_adapter_dtype)
@@ -206,6 +212,11 @@ def onloaded(modules: Iterable[nn.Module]) -> Iterator[None]:
 def uncompiled(model: nn.Module) -> nn.Module:
     """The model inside a compiled one, whose module names are those of the user; any other model itself."""
     return getattr(model, "_orig_mod", model)
+
+
+def give_lora_ga_gradient(layer: Any, gradient: Tensor) -> None:
+    """Lay a weight's gradient where the LoRA-GA start of PEFT's LoRA layer looks for it."""
+    layer.get_base_layer()._peft_loraga_grad = gradient
 
 
 @contextmanager

@@ -42,9 +42,10 @@ class AdapterTuner(PeftTuner):
         return {}
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
-        # Each adapter has a copy, so that settings that wrapping or data decides do not reach another adapter.
-        config: Any = copy.deepcopy(self.peft_config[adapter_name])
-        self.peft_config[adapter_name] = config
+        config: Any = self.peft_config[adapter_name]
+        if not config.inference_mode:  # A loaded adapter's configuration is its own already.
+            # Settings that wrapping or data decides must not reach another adapter made of the same object.
+            config = self.peft_config[adapter_name] = copy.deepcopy(config)
         self.share(adapter_name, config, model)
         super().inject_adapter(model, adapter_name, *args, **kwargs)
 
