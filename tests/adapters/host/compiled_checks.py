@@ -1,32 +1,36 @@
-"""torch.compile. The checks run in one process of their own, as a script: the tests' hook, which checks shapes, is
-Python that no graph takes in."""
+"""Checks of adapted models under torch.compile, as a script of their own: `test_compile.py` runs it once.
+
+The tests' hook that checks shapes is Python that no graph can hold, so a process without it compiles.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
-import subprocess
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 import torch
 from torch import nn
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parents[1]))
-    sys.path.append(
-        os.environ["FOUND_BY_PYTEST"]
-    )  # where the other tests find corefold, if it is not installed
+    sys.path.insert(0, str(Path(__file__).parents[2]))
+    sys.path.append(os.environ["SOURCE"])  # corefold need not be installed
 
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from models import batches, inputs, layers, load, randomise, same_tensors, tiny_llama, wrap
+from adapters.host.compiled_models import (
+    ALL,
+    beside_a_broken_adapter,
+    compiled_inside,
+    one_block,
+    other_layers,
+    two_adapters,
+)
+from models import batches, layers, load, randomise, same_tensors, tiny_llama, wrap
 
-ALL = {"target_modules": "all-linear", "task_type": "CAUSAL_LM"}
 never_again = torch._dynamo.config.patch(error_on_recompile=True)
 
 
@@ -35,7 +39,7 @@ def loss_of(model, batch):
 
 
 def gradients(model, run, *args):
-    """A loss, and the gradient of every parameter that has one."""
+    """The loss, and the gradient of every parameter that has one."""
     model.zero_grad()
     loss = run(*args)
     loss.backward()
@@ -43,7 +47,7 @@ def gradients(model, run, *args):
 
 
 def same_as_eager(model, run, *args, rtol=0.0):
-    """The compiled `run` gives the bits that it gives uncompiled, and so do the gradients; or nearly so."""
+    """The compiled `run` has the loss and gradients of the eager one: the same bits, or within `rtol`."""
     loss, grads = gradients(model, run, *args)
     with torch.compiler.set_stance("force_eager"):
         eager_loss, eager_grads = gradients(model, run, *args)
@@ -52,27 +56,6 @@ def same_as_eager(model, run, *args, rtol=0.0):
     for name, grad in eager_grads.items():
         assert torch.equal(grads[name], grad) or (grads[name] - grad).norm() <= rtol * grad.norm(), name
     assert any("deeplora_factors" in name for name in grads)
-
-
-def one_block():
-    return tiny_llama(num_hidden_layers=1)
-
-
-def two_adapters():
-    """A Llama that carries "default" and "second", both in general position."""
-    import corefold
-
-    model = wrap(one_block(), **ALL)
-    model.add_adapter("second", corefold.DeepLoraConfig(r=3, target_modules=["q_proj", "down_proj"]))
-    randomise(model)
-    return model
-
-
-def compiled_inside(model):
-    """Compile the model inside PEFT's wrapper, in place; the counter counts its graphs."""
-    counter = CompileCounterWithBackend("eager")
-    model.get_base_model().compile(fullgraph=True, backend=counter)
-    return counter
 
 
 def check_a_real_model_is_one_graph():
@@ -87,7 +70,7 @@ def check_a_real_model_is_one_graph():
 
 
 def check_nothing_recompiles_as_values_change():
-    """Through aot_eager, so the backward pass is compiled too."""
+    """aot_eager compiles the backward pass as well."""
     import corefold
 
     model, data = wrap(one_block(), **ALL), batches("tiny")
@@ -123,13 +106,13 @@ def check_nothing_recompiles_as_values_change():
 def check_bases_are_those_of_the_model_not_compiled():
     import corefold
 
-    found = []
+    states = []
     for compiled in (lambda model: model, torch.compile, lambda model: model.compile() or model):
-        model = compiled(wrap(tiny_llama(), **ALL))  # inductor, were it ever run
+        model = compiled(wrap(tiny_llama(), **ALL))  # Inductor never runs here.
         report = corefold.initialize_bases(model, batches("tiny"), progress=False)
-        found.append({n.removeprefix("_orig_mod."): t for n, t in (model.state_dict() | report).items()})
-    assert same_tensors(found[0], found[1])
-    assert same_tensors(found[0], found[2])
+        states.append({n.removeprefix("_orig_mod."): t for n, t in (model.state_dict() | report).items()})
+    assert same_tensors(states[0], states[1])
+    assert same_tensors(states[0], states[2])
 
 
 def check_nothing_recompiles_as_adapters_switch():
@@ -138,20 +121,20 @@ def check_nothing_recompiles_as_adapters_switch():
     for name in ("default", "second"):
         model.set_adapter(
             name, inference_mode=True
-        )  # else PEFT makes the active adapter, and only it, trainable
+        )  # Otherwise PEFT makes the active adapter, and only it, trainable.
     counter = compiled_inside(model)
     with torch.no_grad(), never_again:
-        seen = []
+        losses = []
         for names in ("default", "second", ["default", "second"], [], "default"):
             model.base_model.set_adapter(names, inference_mode=True)
-            seen.append(loss_of(model, batch))
+            losses.append(loss_of(model, batch))
             with torch.compiler.set_stance("force_eager"):
-                assert torch.equal(loss_of(model, batch), seen[-1])
+                assert torch.equal(loss_of(model, batch), losses[-1])
             with model.disable_adapter():
                 assert torch.equal(loss_of(model, batch), plain)
-        assert torch.equal(seen[3], plain)
-        assert torch.equal(seen[0], seen[4])
-        assert len({loss.item() for loss in seen}) == 4
+        assert torch.equal(losses[3], plain)
+        assert torch.equal(losses[0], losses[4])
+        assert len({loss.item() for loss in losses}) == 4
     assert counter.frame_count == 1
 
 
@@ -160,13 +143,13 @@ def check_training_another_adapter_is_another_graph_once():
     counter = compiled_inside(model)
     for name, graphs in (("default", 1), ("second", 2), ("default", 2), ("second", 2)):
         model.set_adapter(name)
-        # The graph runs both adapters as one, one of them times 0, and so sums in another order.
+        # The graph runs both adapters as one, so that it sums in another order.
         same_as_eager(model, loss_of, model, batch, rtol=1e-6)
         assert counter.frame_count == graphs
 
 
 def check_disabling_around_a_compiled_peft_model_is_another_graph_once():
-    """PEFT's own forward looks at its own flag; compiled inside of it (above), a model needs no second graph."""
+    """PEFT's forward reads a flag of its own. A model that is compiled inside of it, as above, needs no second graph."""
     model, batch = wrap(one_block(), **ALL), batches("tiny")[0]
     randomise(model)
     counter = CompileCounterWithBackend("eager")
@@ -191,7 +174,7 @@ def check_training_steps_are_those_of_eager():
             with never_again if step else torch._dynamo.config.patch():
                 loss = loss_of(model, data[step % 2])
                 loss.backward()
-                with torch.no_grad(), model.disable_adapter():  # a reference, as in preference training
+                with torch.no_grad(), model.disable_adapter():  # Preference training runs such a reference.
                     losses += [loss.item(), loss_of(model.eval(), data[0]).item()]
             model.train()
             optimizer.step()
@@ -208,7 +191,7 @@ def check_disabled_adapters_get_no_gradient():
     compiled_inside(model)
     loss_of(model, batch)
     with model.disable_adapter(), never_again:
-        loss_of(model, batch).backward()  # eager has nothing to differentiate here
+        loss_of(model, batch).backward()  # Eager has nothing to differentiate here.
     assert all(not p.grad.any() for p in model.parameters() if p.grad is not None)
 
 
@@ -226,30 +209,8 @@ def check_merging():
     assert counter.frame_count == 2
 
 
-def _other_layers():
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    class Attention(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.attention = nn.MultiheadAttention(12, 3, batch_first=True)
-
-        def forward(self, x):
-            return self.attention(x, x, x)[0]
-
-    gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=24, n_head=4, n_layer=2, n_positions=32)).eval()
-    convolutions = nn.Sequential(nn.Conv2d(6, 9, 3, padding=1, groups=3), nn.ReLU(), nn.Conv2d(9, 4, (1, 3)))
-    linear = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 7))
-    ids = inputs("tiny")["input_ids"]
-    yield wrap(gpt2, target_modules=["c_attn", "c_fc"]), ids, lambda output: output.logits
-    yield wrap(one_block(), target_modules=["embed_tokens", "q_proj"]), ids, lambda output: output.logits
-    yield wrap(convolutions, target_modules=["0", "2"]), torch.randn(2, 6, 9, 8), lambda output: output
-    yield wrap(Attention(), target_modules=["attention"]), torch.randn(2, 5, 12), lambda output: output
-    yield wrap(linear, target_modules=["0", "1"]), torch.randn(3, 6), lambda output: output
-
-
 def check_every_kind_of_layer():
-    for model, x, of in _other_layers():
+    for model, x, of in other_layers():
         randomise(model)
         torch._dynamo.reset()
         compiled = torch.compile(model, fullgraph=True, backend="eager")
@@ -263,6 +224,33 @@ def check_every_kind_of_layer():
                 layer.set_scale("default", 0.5)
             randomise(model, seed=1)
             same_as_eager(model, run, compiled, x)
+
+
+def check_an_inactive_adapter_of_nan_reaches_no_output():
+    ids = torch.randint(11, (3, 7))
+    for width in (None, 5):
+        model, counter = beside_a_broken_adapter(width)
+        with torch.no_grad(), model.disable_adapter(), torch.compiler.set_stance("force_eager"):
+            plain = model(ids)
+        for name in ("sound", "broken"):
+            model.set_adapter(name, inference_mode=True)
+        with torch.no_grad():
+            for names in ("sound", ["sound", "broken"], [], "broken", "sound"):
+                model.base_model.set_adapter(names, inference_mode=True)
+                with torch.compiler.set_stance("force_eager"):
+                    eager = model(ids)
+                torch.testing.assert_close(model(ids), eager, equal_nan=True)
+                assert eager.isnan().any() == ("broken" in names)
+                assert names or torch.equal(model(ids), plain)
+        assert counter.frame_count == 1
+
+
+def check_an_inactive_adapter_of_nan_reaches_no_gradient():
+    ids = torch.randint(11, (3, 7))
+    for width in (None, 5):
+        model, counter = beside_a_broken_adapter(width)
+        same_as_eager(model, lambda model: model(ids).square().mean(), model, rtol=1e-5)
+        assert counter.frame_count == 1
 
 
 def check_autocast():
@@ -302,37 +290,12 @@ CHECKS: dict[str, Callable[[], None]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def results():
-    """For each check "" or how it failed."""
-    import corefold
-
-    done = subprocess.run(
-        [sys.executable, __file__],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"FOUND_BY_PYTEST": str(Path(corefold.__file__).parents[1])},
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("check", CHECKS)
-def test_compiled(check, results):
-    if check == "inductor" and shutil.which("g++") is None:
-        pytest.skip("inductor needs a C++ compiler")
-    if "is not installed" in results[check]:  # the real model's package
-        pytest.skip(results[check].splitlines()[-1])
-    assert not results[check], results[check]
-
-
 def _outcome(check):
     torch._dynamo.reset()
     torch.manual_seed(0)
     try:
         check()
-    except BaseException:  # pytest's skip is none of Exception
+    except BaseException:  # pytest's skip is no Exception.
         return traceback.format_exc()
     return ""
 
