@@ -29,6 +29,7 @@ import torch  # noqa: E402
 from command import finished, reviews  # noqa: E402, F401
 from grids import grid, tiny  # noqa: E402, F401
 from models import llama, minilm, minilm_dir, mpnet_dir, smollm2_dir  # noqa: E402, F401
+from scripts import few_rows, run_main  # noqa: E402, F401
 
 # Files of 40 seconds or more, by --durations.
 LONGEST = [
