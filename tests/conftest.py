@@ -29,6 +29,7 @@ import torch  # noqa: E402
 from command import finished, reviews  # noqa: E402, F401
 from grids import grid, tiny  # noqa: E402, F401
 from models import llama, minilm, minilm_dir, mpnet_dir, smollm2_dir  # noqa: E402, F401
+from scripts import few_rows, run_main  # noqa: E402, F401
 
 collect_ignore_glob = ["*conftest.py"]  # They hold no examples, and pytest would mistake one for another.
 
