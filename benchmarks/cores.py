@@ -20,12 +20,12 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from corefold.adapters.layer import DeepLoraLayer
 from peers import METHODS, Case, Training, adamw
 from side_by_side import Results, circumstances, interleave, ratio, spread
 from step import case_of, load, random_batch
 from torch import Tensor, nn
 
-from corefold.adapters.layer import DeepLoraLayer
 from corefold.core import FactorChain
 
 SHAPES = "1x32,8x64,16x128"  # the fewer the tokens, the more the small operations weigh

@@ -19,13 +19,13 @@ from unittest.mock import patch
 
 import pandas as pd
 import torch
+from corefold.adapters.layer import DeepLoraLayer
+from corefold.adapters.leaves import DeepLoraLinear
 from peft import get_peft_model
 from side_by_side import Results, circumstances
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import corefold
-from corefold.adapters.layer import DeepLoraLayer
-from corefold.adapters.leaves import DeepLoraLinear
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 

@@ -18,11 +18,12 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 
 os.environ["HF_HUB_OFFLINE"] = (
@@ -137,7 +138,10 @@ FINDERS: dict[str, Callable[[], Path]] = {
 def find(name: str) -> Path:
     """The folder of a real model; skips the test where its package is missing."""
     try:
-        return FINDERS[name]()
+        with FileLock(
+            Path(gettempdir(), f"corefold-tests-{name}.lock")
+        ):  # workers unpack a model once, not all at once
+            return FINDERS[name]()
     except FileNotFoundError as error:
         pytest.skip(str(error))
 

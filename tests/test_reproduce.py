@@ -237,7 +237,7 @@ def test_the_pages_are_what_the_result_files_say(monkeypatch, tmp_path):
 @pytest.fixture
 def few(monkeypatch, tiny, tmp_path):
     """Two small sets as files, few steps, and what both searches take."""
-    monkeypatch.setattr("corefold.finetune.problem.MIN_STEPS", 3)
+    monkeypatch.setattr(importlib.import_module("corefold.adapters.deep_lora.recipe"), "MIN_STEPS", 3)
     pairs = [(f"a man number {i}", f"a dog number {i % 3}", i % 5 + 0.5) for i in range(40)]
     texts = [(f"{'who' if i % 2 else 'where'} is number {i}", i % 2) for i in range(40)]
     for part in ("train", "dev"):

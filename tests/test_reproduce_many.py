@@ -28,7 +28,7 @@ def many(_importable):  # noqa: F811
 def place(many, few, request):  # noqa: F811
     """Two seeds of a set on the tiny encoder, in float32 and without dropout."""
     from corefold.finetune import RunConfig
-    from corefold.finetune.problem import read_tables
+    from corefold.finetune.run_data import read_tables
 
     engine, _, command = many
     model = AutoModel.from_pretrained(few[1], hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
@@ -51,16 +51,15 @@ def alone(place, method, seed, **settings):
     from pathlib import Path
 
     from corefold.adapters import initialize_bases
-    from corefold.finetune.fitting import prepare
     from corefold.finetune.methods import METHODS
-    from corefold.finetune.problem import decided, draw_rows, encoded
+    from corefold.finetune.run_data import draw_rows, prepare_data
+    from corefold.finetune.trainer import prepare
 
     config = replace(place.config, seed=seed, **settings)
     train, held_out = draw_rows(config, place.tables)
     made = replace(METHODS[method], callbacks=lambda config, model: ())
-    config = decided(config, place.tables.task, len(train), made)
     fit = prepare(
-        encoded(config, place.tables.task, train, held_out), made, Path(config.train).parent / "run"
+        prepare_data(config, place.tables.task, train, held_out, made), Path(config.train).parent / "run"
     )
     for module in fit.model.modules():
         module.p = 0.0 if isinstance(module, torch.nn.Dropout) else getattr(module, "p", None)
@@ -95,7 +94,7 @@ def test_each_of_many_runs_is_the_library_s_own(many, place, method, settings):
         q[name], p[name] = (torch.stack([pair[i].detach().clone() for pair in pairs]) for i in (0, 1))
     updates = engine.Updates(q, p, bases or None, 1.0 if bases else starts.LORA_SCALE)
     drawn = place.drawn()
-    config = fits[0].problem.config
+    config = fits[0].data.settings
     rates = torch.full((2,), config.lr)
     decays = torch.full((2,), config.weight_decay)
     pace = engine.Pace(STEPS, rates, decays, config.head_lr, command.EPS[method])

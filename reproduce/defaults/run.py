@@ -23,8 +23,8 @@ from reproduce.defaults.variants import VARIANTS, Variant
 
 from corefold.finetune import RunConfig
 from corefold.finetune.data import draw
-from corefold.finetune.fitting import prepare
-from corefold.finetune.problem import Tables, decided, encoded, read_tables, with_absolute_paths
+from corefold.finetune.run_data import SourceTables, prepare_data, read_tables, with_absolute_paths
+from corefold.finetune.trainer import prepare
 
 HERE = Path(__file__).parent
 COLUMNS = {
@@ -56,22 +56,22 @@ def main() -> None:
     figure(given.out / "figure.svg", result.cells)
 
 
-def fitted(variant: Variant, config: RunConfig, tables: Tables, samples: int, seed: int) -> Cell:
+def fitted(variant: Variant, config: RunConfig, tables: SourceTables, samples: int, seed: int) -> Cell:
     """The scores of one variant on the judged rows."""
     method, task = variant.made(), tables.task
     config = replace(config, samples=samples, seed=seed, **variant.settings)
     assert tables.held_out is not None  # noqa: S101 - for the type checker
     train = draw(tables.train, samples, seed, task.stratify, "the rows not judged")
-    config = decided(config, task, len(train), method)
+    data = prepare_data(config, task, train, tables.held_out, method)
     with tempfile.TemporaryDirectory() as folder:
-        fit = prepare(encoded(config, task, train, tables.held_out), method, Path(folder))
+        fit = prepare(data, Path(folder))
         fit.train()
     losses = [entry["loss"] for entry in fit.trainer.state.log_history if "loss" in entry]
     return {
         "spec": asdict(variant),
         "scores": fit.evaluate(),
-        "lr": config.lr,
-        "steps": config.steps,
+        "lr": data.settings.lr,
+        "steps": data.settings.steps,
         "train_loss": losses[-1],
         "norm": _norm(fit.model),
     }
@@ -85,7 +85,7 @@ def _norm(model: Any) -> float | None:
     return float(torch.stack([torch.linalg.matrix_norm(core, 2) for core in cores]).mean()) if cores else None
 
 
-def _read(given: argparse.Namespace, name: str) -> tuple[RunConfig, Tables]:
+def _read(given: argparse.Namespace, name: str) -> tuple[RunConfig, SourceTables]:
     columns: Mapping[str, Any] = COLUMNS[name]
     config = with_absolute_paths(
         RunConfig(
@@ -99,7 +99,7 @@ def _read(given: argparse.Namespace, name: str) -> tuple[RunConfig, Tables]:
     found = read_tables(config)
     rows = found.train.sample(frac=1, random_state=SHUFFLED)
     judged, pool = rows.iloc[: JUDGED[name]], rows.iloc[max(JUDGED.values()) :]
-    return config, Tables(found.task, pool.reset_index(drop=True), judged.reset_index(drop=True))
+    return config, SourceTables(found.task, pool.reset_index(drop=True), judged.reset_index(drop=True))
 
 
 def _arguments() -> argparse.Namespace:

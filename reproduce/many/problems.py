@@ -17,7 +17,7 @@ from corefold.finetune import RunConfig
 from corefold.finetune.encoding import encode
 from corefold.finetune.metrics import scores
 from corefold.finetune.models import load_tokenizer
-from corefold.finetune.problem import Tables, draw_rows
+from corefold.finetune.run_data import SourceTables, draw_rows
 from corefold.finetune.task import Task
 
 
@@ -57,7 +57,7 @@ class Drawn:
         ]
 
 
-def hold_back(tables: Tables, rows: int) -> Tables:
+def hold_back(tables: SourceTables, rows: int) -> SourceTables:
     """The same training file cut in two: that many rows judge, the others are there to draw from."""
     shuffled = tables.train.sample(frac=1, random_state=SHUFFLED).reset_index(drop=True)
     return replace(tables, train=shuffled[rows:].reset_index(drop=True), held_out=shuffled[:rows])
@@ -65,7 +65,7 @@ def hold_back(tables: Tables, rows: int) -> Tables:
 
 def draw_many(
     config: RunConfig,
-    tables: Tables,
+    tables: SourceTables,
     seeds: Sequence[int],
     width: int,
     device: torch.device,

@@ -31,12 +31,14 @@ from reproduce.many.shown import MAIN as MAIN_MODEL
 from reproduce.many.starts import deep_start, fisher_bases, lora_start
 from transformers import AutoModel
 
+from corefold.adapters.deep_lora.recipe import num_bases_batches
 from corefold.cli.demo import packaged_file, write_reviews
-from corefold.compare.cell import chosen
+from corefold.compare.cell import best_try
 from corefold.finetune import RunConfig
-from corefold.finetune.methods import METHODS, bases_batches
+from corefold.finetune.method import decide, record_decisions
+from corefold.finetune.methods import METHODS
 from corefold.finetune.metrics import MAIN
-from corefold.finetune.problem import decided, read_tables
+from corefold.finetune.run_data import read_tables
 
 HERE = Path(__file__).parent
 COLUMNS: dict[str, dict[str, Any]] = {
@@ -106,7 +108,8 @@ class Place:
     def decided(self, run: Run) -> RunConfig:
         """The settings of a run, its rate among them."""
         config = replace(self.config, **run.settings)
-        config = decided(config, self.tables.task, config.samples or 1, METHODS[run.method])
+        settings = decide(config, self.tables.task, config.samples or 1, METHODS[run.method])
+        config = record_decisions(config, self.tables.task, settings)
         return replace(config, lr=config.lr * run.by_default) if config.lr else config
 
     def numbers(self, method: str, config: RunConfig) -> int:
@@ -249,7 +252,9 @@ def _start(place: Place, drawn: Drawn, method: str, configs: Sequence[RunConfig]
     if method != "deep-lora":
         return NO_UPDATES
     width = max(config.width for config in configs)
-    first = bases_batches(configs[0].steps or 1) * configs[0].batch_size  # rows, as many as the library takes
+    first = (
+        num_bases_batches(configs[0].steps or 1) * configs[0].batch_size
+    )  # rows, as many as the library takes
     bases = fisher_bases(place.body, drawn.heads, drawn.texts, drawn.train[:, :first], width)
     return deep_start(configs, place.seeds, bases)
 
@@ -259,7 +264,7 @@ def _best(tried: Sequence[Cell]) -> Cell:
     main = tried[0]["main"]
     tries = [{"lr": cell["lr"], main: cell["score"], "loss": cell["loss"]} for cell in tried]
     seconds = sum(cell["seconds_in_all"] for cell in tried)
-    return {**tried[chosen(tries, main)], "tries": tries, "seconds_in_all": seconds}
+    return {**tried[best_try(tries, main)], "tries": tries, "seconds_in_all": seconds}
 
 
 def _tuned(best: Cell, full: Cell) -> Cell:

@@ -89,7 +89,7 @@ def whole(tensor):
 
 
 def optimizer_of(model):
-    return AdamW(corefold.param_groups(model, lr=1e-2), eps=1e-6)
+    return AdamW(corefold.param_groups(model, lr=1e-2, other_lr=1e-2), eps=1e-6)
 
 
 def steps(model, optimizer, count=STEPS):

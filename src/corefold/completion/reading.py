@@ -1,4 +1,4 @@
-"""What an estimator is given, read and checked at its door: observed entries, and places to predict."""
+"""The estimator's input, read and checked at its door: observed entries, and the places of entries to predict."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ from corefold.completion.factors import LowRank
 from corefold.completion.memory import require_memory
 from corefold.completion.observed import Observed
 
-BYTES_AN_ENTRY = 40  # at most, as observed entries are put in order
+MAX_BYTES_AN_ENTRY = 40  # while observed entries are put in order
 
 
 def partition_of(observed: Observed, shared: bool) -> RowPartition:
-    """Who has the rows."""
+    """The rows of this process among those of all."""
     return DistributedRows(observed.shape[0], observed.values.device) if shared else RowPartition()
 
 
 def read_first(
     estimator: Any, X: Any, mask: Any, shape: tuple[int, int] | None
 ) -> tuple[Observed, RowPartition]:
-    """What is observed, and who has the rows; all processes learn of an error in one of them.
+    """The entries to fit to, and the rows of this process; an error in one process is raised in all.
 
     The estimator, a `DeepMatrixCompletion`, gets its `n_features_in_` and `feature_names_in_`.
 
     Raises:
-        ValueError: see `read`; or processes whose columns or dtypes differ.
+        ValueError: as in `read`; or processes whose columns or dtypes differ.
     """
     shared = estimator.distributed
     with errors_in_every_process(shared):
-        found = triples(X, shape).shape if is_triples(X) else None
-    if shared and found is not None and shape is None:
-        shape = (found[0], max(each[1] for each in gather_objects(found, shared) if each is not None))
+        own_shape = triples(X, shape).shape if is_triples(X) else None
+    if shared and own_shape is not None and shape is None:
+        shape = (own_shape[0], max(each[1] for each in gather_objects(own_shape, shared) if each is not None))
     with errors_in_every_process(shared):
         if is_triples(X):
             X = triples(X, shape)
@@ -58,10 +58,10 @@ def read_first(
 
 
 def read(estimator: Any, X: Any, mask: Any) -> Observed:
-    """What is observed of rows that have a fitted estimator's columns.
+    """The observed entries of rows that have a fitted estimator's columns.
 
     Raises:
-        ValueError: other columns, an infinity, or a mask of another shape or that shows a NaN.
+        ValueError: other columns, an infinity, or a mask that has another shape or shows a NaN.
         MemoryError: the entries would take more memory than is free.
     """
     if is_triples(X):
@@ -90,26 +90,26 @@ def _validated(estimator: Any, X: Any, mask: Any, reset: bool) -> Observed:
         ensure_all_finite=False,
     )
     count = X.nnz if sp.issparse(X) else X.size - int(np.isnan(X).sum())
-    needed = count * BYTES_AN_ENTRY + sum(X.shape) * 16
+    needed = count * MAX_BYTES_AN_ENTRY + sum(X.shape) * 16
     what = f"{count} observed entries of a matrix of shape {X.shape}"
     require_memory(what, needed, "give fewer rows at a time")
     return observed_entries(X, mask).to(estimator.device)
 
 
-def places(rows: Any, columns: Any, of: LowRank) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
-    """Rows and columns of single entries of a matrix.
+def places(rows: Any, columns: Any, factors: LowRank) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
+    """Rows and columns of single entries of a matrix, as tensors on its device.
 
     Raises:
         ValueError: indices out of range, or not as many of both.
     """
-    found = _index("rows", rows, len(of.u)), _index("columns", columns, len(of.v))
-    if len(found[0]) != len(found[1]):
-        raise ValueError(f"entries takes as many rows as columns; got {len(found[0])} and {len(found[1])}")
-    return found[0].to(of.s.device), found[1].to(of.s.device)
+    row, column = _index("rows", rows, len(factors.u)), _index("columns", columns, len(factors.v))
+    if len(row) != len(column):
+        raise ValueError(f"entries takes as many rows as columns; got {len(row)} and {len(column)}")
+    return row.to(factors.s.device), column.to(factors.s.device)
 
 
-def _index(name: str, given: Any, size: int) -> Tensor:
-    index = np.atleast_1d(np.asarray(given))
+def _index(name: str, indices: Any, size: int) -> Tensor:
+    index = np.atleast_1d(np.asarray(indices))
     if index.ndim != 1 or index.dtype.kind not in "iu":
         raise ValueError(f"{name} must be integers in one dimension; got {index.dtype}, {index.ndim}-d")
     if len(index) and not 0 <= index.min() <= index.max() < size:

@@ -12,6 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from corefold.tables.atomic import atomic_write
+
 FORMAT = "corefold"
 UNSAVED_SETTINGS = ("callbacks", "random_state", "device")  # they belong to one run of a program
 
@@ -19,7 +21,8 @@ UNSAVED_SETTINGS = ("callbacks", "random_state", "device")  # they belong to one
 def write(path: str | Path, metadata: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     """Write tensors, and metadata as JSON."""
     text = json.dumps(metadata, default=_plain)
-    save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, path, {FORMAT: text})
+    with atomic_write(path) as new:
+        save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, new, {FORMAT: text})
 
 
 def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

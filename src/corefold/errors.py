@@ -1,4 +1,4 @@
-"""The error that means: what you gave cannot be used."""
+"""The error that every command reports in one line: the user's input cannot be used."""
 
 from __future__ import annotations
 

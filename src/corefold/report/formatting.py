@@ -1,4 +1,4 @@
-"""Values as the text of a table's cells."""
+"""Numbers and other values as text, alone or as a column of a table."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import TypeGuard
 
-Cell = str | int | float | None
+Value = str | int | float | None
 
 DASH = "–"
 _STARTS_LIKE_A_NUMBER = re.compile(r"[-+−±<>≤≥~]?\s*\.?\d|[-–—]?$")
@@ -34,31 +34,31 @@ def as_text(value: object) -> str:
     return str(value)
 
 
-def is_number(cell: Cell) -> bool:
-    """Whether a cell belongs in a column of numbers: a number, text that starts like one, or nothing."""
-    if isinstance(cell, str):
-        return _STARTS_LIKE_A_NUMBER.match(cell) is not None
-    return cell is None or (isinstance(cell, Real) and not isinstance(cell, bool))
+def is_number(value: Value) -> bool:
+    """Whether a value belongs in a column of numbers: a number, text that starts like one, or None."""
+    if isinstance(value, str):
+        return _STARTS_LIKE_A_NUMBER.match(value) is not None
+    return value is None or (isinstance(value, Real) and not isinstance(value, bool))
 
 
-def column_as_text(column: Sequence[Cell]) -> list[str]:
-    """The cells of one column; its fractions get the same number of decimals where that loses none of them.
+def column_as_text(column: Sequence[Value]) -> list[str]:
+    """The values of one column as text. Fractions share one number of decimals, unless a small one would turn to 0.
 
     >>> column_as_text([1.02, 2.1041, 0.038654]), column_as_text([0.5, 1e-6])
     (['1.020', '2.104', '0.039'], ['0.5', '1e-06'])
     """
-    fractions = [abs(float(cell)) for cell in column if _is_fraction(cell)]
+    fractions = [abs(float(value)) for value in column if _is_fraction(value)]
     sizes = [size for size in fractions if math.isfinite(size) and size > 0]
     if not sizes:
-        return [as_text(cell) for cell in column]
+        return [as_text(value) for value in column]
     decimals = max(0, 3 - math.floor(math.log10(max(sizes))))
     if decimals > 6 or min(sizes) < 10.0**-decimals:
-        return [as_text(cell) for cell in column]
+        return [as_text(value) for value in column]
     return [
-        f"{float(cell):,.{decimals}f}" if _is_fraction(cell) and math.isfinite(cell) else as_text(cell)
-        for cell in column
+        f"{float(value):,.{decimals}f}" if _is_fraction(value) and math.isfinite(value) else as_text(value)
+        for value in column
     ]
 
 
-def _is_fraction(cell: Cell) -> TypeGuard[float]:
-    return isinstance(cell, Real) and not isinstance(cell, (bool, Integral))
+def _is_fraction(value: Value) -> TypeGuard[float]:
+    return isinstance(value, Real) and not isinstance(value, (bool, Integral))
