@@ -11,7 +11,7 @@ import scipy.sparse as sp
 import torch
 from observations import every, fitted, low_rank, relative, with_holes
 
-from corefold.completion import DeepMatrixCompletion, bounds
+from corefold.completion import DeepMatrixCompletion, memory
 from corefold.completion.entries import observed_entries, triples
 from corefold.completion.solvers import Schatten
 
@@ -222,7 +222,7 @@ def test_fewer_observations_than_degrees_of_freedom_are_counted():
 
 @pytest.fixture
 def little_memory(monkeypatch):
-    monkeypatch.setattr(bounds.psutil, "virtual_memory", lambda: SimpleNamespace(available=2**20))
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=2**20))
 
 
 def test_a_fit_that_would_not_fit_is_refused_with_the_estimate(little_memory, monkeypatch):
@@ -233,14 +233,14 @@ def test_a_fit_that_would_not_fit_is_refused_with_the_estimate(little_memory, mo
     ):
         DeepMatrixCompletion(1).fit((one, one, np.ones(3)), shape=(3, 10**8))
     monkeypatch.undo()
-    monkeypatch.setattr(bounds.psutil, "virtual_memory", lambda: SimpleNamespace(available=2**20))
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=2**20))
     with pytest.raises(MemoryError, match=r"a fit of rank 60 would take .* set a lower max_rank"):
         DeepMatrixCompletion(60).fit(with_holes(low_rank(100, 80, 2), 0.5))
 
 
 def test_a_dense_result_that_would_not_fit_is_refused(monkeypatch):
     model = DeepMatrixCompletion(1, random_state=0).fit(HOLES)
-    monkeypatch.setattr(bounds.psutil, "virtual_memory", lambda: SimpleNamespace(available=2**20))
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=2**20))
     one = np.arange(6)
     with pytest.raises(MemoryError, match=r"a dense matrix of shape \(60001, 6\).*entries\(rows, columns\)"):
         model.transform((np.append(one, 60000), np.append(one, 0), np.ones(7)))

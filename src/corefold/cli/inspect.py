@@ -10,7 +10,7 @@ import typer
 from corefold.cli.console import console, number, show_table
 
 NAME = "inspect"
-HELP = """Show what an adapter does to each layer: rank, energy, bytes and spectrum. Works for Deep LoRA and LoRA.
+HELP = """Show the update of each layer by an adapter: rank, energy, bytes and spectrum. Works for Deep LoRA and LoRA.
 
 Example: `corefold inspect out --plot spectra.html`
 """

@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 if TYPE_CHECKING:
-    from corefold.completion.fit import Record
+    from corefold.completion.search import StepRecord
 
 
 @contextmanager
-def step_progress() -> Iterator[Callable[[Record], None]]:
+def step_progress() -> Iterator[Callable[[StepRecord], None]]:
     """A function to call with each step; it moves a bar on standard error if that is a terminal.
 
     The bar has no end, because the number of steps is not known before the last one.
@@ -26,7 +26,7 @@ def step_progress() -> Iterator[Callable[[Record], None]]:
     with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
         task, steps = bar.add_task("starting", total=None), 0
 
-        def advance(record: Record) -> None:
+        def advance(record: StepRecord) -> None:
             nonlocal steps
             steps += 1
             held_out = "" if math.isnan(record.held_out) else f", held out {record.held_out:.4g}"

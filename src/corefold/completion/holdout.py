@@ -11,12 +11,12 @@ import numpy as np
 from jaxtyping import Float
 
 from corefold.completion.biases import Biases
-from corefold.completion.bounds import clipped
+from corefold.completion.clipping import clipped
+from corefold.completion.distributed import RowPartition
 from corefold.completion.estimator import DeepMatrixCompletion
-from corefold.completion.fit import Record
 from corefold.completion.notes import warnings_as_notes
 from corefold.completion.observed import Observed
-from corefold.completion.processes import Rows
+from corefold.completion.search import StepRecord
 from corefold.completion.split import split
 from corefold.errors import InputError
 
@@ -76,7 +76,7 @@ def fit_and_measure(
     settings: dict[str, Any],
     share: float = 0.0,
     seed: int = 0,
-    callbacks: Sequence[Callable[[Record], object]] = (),
+    callbacks: Sequence[Callable[[StepRecord], object]] = (),
 ) -> MeasuredFit:
     """Fit to all entries but a share, and measure the errors at those.
 
@@ -113,7 +113,7 @@ def fit_and_measure(
 
 def _measured(estimator: DeepMatrixCompletion, fitted: Observed, held: Observed) -> HoldoutErrors:
     rows, columns, values = held.row_of().numpy(), held.columns.numpy(), held.values.numpy()
-    biases = Biases.fit(fitted, Rows()).at(held)
+    biases = Biases.fit(fitted, RowPartition()).at(held)
     predicted = {
         "completed": estimator.entries(rows, columns),
         "biases alone": clipped(biases, estimator.bounds_, held.columns).numpy(),

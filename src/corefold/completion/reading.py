@@ -11,21 +11,28 @@ from jaxtyping import Int
 from sklearn.utils.validation import validate_data
 from torch import Tensor
 
-from corefold.completion.bounds import fits_in_memory
+from corefold.completion.distributed import (
+    DistributedRows,
+    RowPartition,
+    errors_in_every_process,
+    gather_objects,
+)
 from corefold.completion.entries import is_triples, observed_entries, triples
 from corefold.completion.factors import LowRank
+from corefold.completion.memory import require_memory
 from corefold.completion.observed import Observed
-from corefold.completion.processes import Rows, SharedRows, gathered, together
 
 MAX_BYTES_AN_ENTRY = 40  # while observed entries are put in order
 
 
-def rows_of(observed: Observed, shared: bool) -> Rows:
+def partition_of(observed: Observed, shared: bool) -> RowPartition:
     """The rows of this process among those of all."""
-    return SharedRows(observed.shape[0], observed.values.device) if shared else Rows()
+    return DistributedRows(observed.shape[0], observed.values.device) if shared else RowPartition()
 
 
-def read_first(estimator: Any, X: Any, mask: Any, shape: tuple[int, int] | None) -> tuple[Observed, Rows]:
+def read_first(
+    estimator: Any, X: Any, mask: Any, shape: tuple[int, int] | None
+) -> tuple[Observed, RowPartition]:
     """The entries to fit to, and the rows of this process; an error in one process is raised in all.
 
     The estimator, a `DeepMatrixCompletion`, gets its `n_features_in_` and `feature_names_in_`.
@@ -34,20 +41,20 @@ def read_first(estimator: Any, X: Any, mask: Any, shape: tuple[int, int] | None)
         ValueError: as in `read`; or processes whose columns or dtypes differ.
     """
     shared = estimator.distributed
-    with together(shared):
+    with errors_in_every_process(shared):
         own_shape = triples(X, shape).shape if is_triples(X) else None
     if shared and own_shape is not None and shape is None:
-        shape = (own_shape[0], max(each[1] for each in gathered(own_shape, shared) if each is not None))
-    with together(shared):
+        shape = (own_shape[0], max(each[1] for each in gather_objects(own_shape, shared) if each is not None))
+    with errors_in_every_process(shared):
         if is_triples(X):
             X = triples(X, shape)
         elif shape is not None:
             raise ValueError("shape goes with triples (rows, columns, values); X has its own")
         observed = _validated(estimator, X, mask, reset=True)
-    kinds = gathered((observed.shape[1], str(observed.values.dtype)), shared)
+    kinds = gather_objects((observed.shape[1], str(observed.values.dtype)), shared)
     if len(set(kinds)) > 1:
         raise ValueError(f"the processes must have columns and dtypes alike; got {kinds}")
-    return observed, rows_of(observed, shared)
+    return observed, partition_of(observed, shared)
 
 
 def read(estimator: Any, X: Any, mask: Any) -> Observed:
@@ -84,9 +91,8 @@ def _validated(estimator: Any, X: Any, mask: Any, reset: bool) -> Observed:
     )
     count = X.nnz if sp.issparse(X) else X.size - int(np.isnan(X).sum())
     needed = count * MAX_BYTES_AN_ENTRY + sum(X.shape) * 16
-    fits_in_memory(
-        f"{count} observed entries of a matrix of shape {X.shape}", needed, 1, "give fewer rows at a time"
-    )
+    what = f"{count} observed entries of a matrix of shape {X.shape}"
+    require_memory(what, needed, "give fewer rows at a time")
     return observed_entries(X, mask).to(estimator.device)
 
 

@@ -9,18 +9,18 @@ from corefold.errors import InputError
 from corefold.finetune.config import RunConfig, load_settings
 
 if TYPE_CHECKING:
+    from corefold.finetune.finetuning import Result, finetune
     from corefold.finetune.folder import Run, load_run
     from corefold.finetune.merging import merge
     from corefold.finetune.prediction import evaluate, predict
     from corefold.finetune.task import Task
-    from corefold.finetune.training import Result, finetune
 
 _LATER = {
-    "Result": "training",
+    "Result": "finetuning",
     "Run": "folder",
     "Task": "task",
     "evaluate": "prediction",
-    "finetune": "training",
+    "finetune": "finetuning",
     "load_run": "folder",
     "merge": "merging",
     "predict": "prediction",

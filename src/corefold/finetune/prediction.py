@@ -1,4 +1,4 @@
-"""What a finished run predicts for new rows, and how well."""
+"""Predictions of a finished run for new rows, and their scores."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def predict(
 
     Args:
         run: a loaded run.
-        source: csv, tsv, jsonl or parquet file, or hub data set; needs the text columns only.
+        source: csv, tsv, jsonl or parquet file, or hub data set; it needs the text columns alone.
         batch_size: rows at a time.
         max_new_tokens: longest generated text (causal-lm).
         progress: show a progress bar.
 
     Raises:
-        InputError: source not readable, a column missing, or a column of the new names already there.
+        InputError: the source cannot be read, lacks a column, or already has a column of the new names.
     """
     table = read_table(source)
     for name in ("prediction", "probability"):
@@ -60,7 +60,7 @@ def evaluate(run: Run, source: str, *, batch_size: int = 32, progress: bool = Tr
     """The scores of `metrics.scores` on the labelled rows of `source`.
 
     Raises:
-        InputError: source not readable, a column missing, or a class that training has never seen.
+        InputError: the source cannot be read, lacks a column, or has a class that never occurs in training.
     """
     rows = _rows(run, read_table(source), source, labelled=True)
     causal = run.task.kind == "causal-lm"

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from corefold.completion.bounds import clipped
+from corefold.completion.clipping import clipped
 from corefold.completion.estimator import DeepMatrixCompletion
 from corefold.completion.files.labelled import LabelledMatrix
 from corefold.completion.observed import Observed
@@ -27,12 +26,7 @@ def row_blocks(
     height, step = len(model.factors.u), max(1, entries // len(model.factors.v))
     for start in range(0, height, step):
         rows = slice(start, min(start + step, height))
-        part = replace(
-            model,
-            biases=replace(model.biases, row=model.biases.row[rows]),
-            factors=replace(model.factors, u=model.factors.u[rows]),
-        )
-        yield rows, clipped(part.dense(), estimator.bounds_).cpu().numpy()
+        yield rows, clipped(model.predicted(rows).dense(), estimator.bounds_).cpu().numpy()
 
 
 def filled_matrix(estimator: DeepMatrixCompletion, observed: Observed) -> Float[np.ndarray, "height width"]:

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from corefold.completion.bounds import fits_in_memory
 from corefold.completion.files.arrays import COLUMN_LABELS, ROW_LABELS, label_array, write_arrays
 from corefold.completion.files.labelled import LabelledMatrix
 from corefold.completion.files.reading import ARRAYS
+from corefold.completion.memory import require_memory
 from corefold.errors import InputError
 from corefold.tables.writing import write_table
 
@@ -26,7 +26,7 @@ def check_filled_fits(matrix: LabelledMatrix, path: Path) -> None:
     copies = 2 if path.suffix.lower() == ".parquet" else 1  # pyarrow takes columns of its own
     try:
         what = f"the filled table of {height:,} rows and {width:,} columns"
-        fits_in_memory(what, copies * height * width, 8, "ask for --top or --entries instead")
+        require_memory(what, copies * height * width * 8, "ask for --top or --entries instead")
     except MemoryError as error:
         raise InputError(str(error)) from error
 
