@@ -11,6 +11,7 @@ import subprocess
 import sys
 import traceback
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -24,8 +25,9 @@ from cases import gaussian
 from corefold.core.updates import triton_projection
 
 WIDTHS = [1, 2, 7, 8, 16, 33, 128]
-TOKENS = [1, 5, 64, 100]
-FEATURES = [8, 48, 130]
+SIZES = [(1, 130), (5, 8), (64, 48), (100, 130)]
+"""Tokens and features, within one tile and across several, which they fill or not."""
+
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
@@ -110,12 +112,9 @@ def repair_bfloat16():
 
 def check_interpreted_accuracy():
     repair_bfloat16()
-    for dtype in DTYPES:
-        for tokens in TOKENS:
-            for features in FEATURES:
-                for width in WIDTHS:
-                    arguments = operands(tokens, features, width, dtype)
-                    within_rounding(triton_projection._launch(*arguments), *arguments, rounded=0)
+    for dtype, (tokens, features), width in product(DTYPES, SIZES, WIDTHS):
+        arguments = operands(tokens, features, width, dtype)
+        within_rounding(triton_projection._launch(*arguments), *arguments, rounded=0)
 
 
 def check_interpreted_strides():
