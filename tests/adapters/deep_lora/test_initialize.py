@@ -224,10 +224,10 @@ def test_bases_follow_the_dense_gradient(kind):
 
 def test_bases_are_those_of_a_square_core_of_that_width():
     data = batches("minilm", 4)
-    narrow, square = (
+    pair, square = (
         initialized(load("minilm"), data, **options) for options in ({}, {"r": 10, "width": None})
     )
-    for one, other in zip(layers(narrow).values(), layers(square).values(), strict=True):
+    for one, other in zip(layers(pair).values(), layers(square).values(), strict=True):
         for part in ("deeplora_left", "deeplora_right"):
             # Eight samples have eight directions; the other columns are random.
             angles = principal_angles(getattr(one, part)["default"], getattr(other, part)["default"])
