@@ -3,14 +3,19 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+# A worker takes up to 3 GB. Each takes whole files, so that a module's fixtures are made once; tests/conftest.py orders
+# the files, which xdist would order by their number of tests.
+PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test lint format docs clean
+.PHONY: demo dev test lint format docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/corefold demo
 
+dev: $(VENV)/.dev
+
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -29,24 +34,24 @@ docs: $(VENV)/.docs
 clean:
 	rm -rf .venv .cache site corefold-demo corefold-complete
 
-$(VENV)/.base: pyproject.toml constraints.txt
+$(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "corefold needs Python 3.11 or newer; name one with: make PYTHON=python3.12 ..."; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing torch and the rest into $(VENV); the first time takes a few minutes"
-	$(PIP) torch
-	$(PIP) --editable '.[cli]'
 	@touch $@
 
-$(VENV)/.demo: $(VENV)/.base packages/demo.txt
+$(VENV)/.demo: $(VENV)/.python pyproject.toml constraints.txt packages/demo.txt
+	$(PIP) --editable '.[cli]'
 	$(PIP) --no-deps --requirement packages/demo.txt
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.demo packages/test.txt
-	$(PIP) --editable '.[dev]'
-	$(PIP) --no-deps --requirement packages/test.txt
+$(VENV)/.dev: $(VENV)/.python pyproject.toml constraints.txt packages/demo.txt packages/test.txt
+	$(PIP) --no-compile --editable '.[dev]'
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true  # on all cores; pip compiles on one
+	$(PIP) --no-deps --requirement packages/demo.txt --requirement packages/test.txt
 	@touch $@
 
-$(VENV)/.docs: $(VENV)/.base
+$(VENV)/.docs: $(VENV)/.python pyproject.toml constraints.txt
 	$(PIP) --editable '.[docs]'
 	@touch $@

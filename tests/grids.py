@@ -9,20 +9,23 @@ import pytest
 import torch
 
 from command import Outcome, corefold
+from once import filled, folder_of_run
 
 
 @pytest.fixture(scope="session")
 def tiny(minilm_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import AutoTokenizer, BertConfig, BertModel
 
-    folder = tmp_path_factory.mktemp("tiny")
-    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        BertModel(BertConfig(**small, **still)).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(minilm_dir).save_pretrained(folder)
-    return folder
+    sides = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+
+    def save(folder: Path) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            BertModel(BertConfig(**sides, **dropout)).save_pretrained(folder)
+        AutoTokenizer.from_pretrained(minilm_dir).save_pretrained(folder)
+
+    return filled(folder_of_run(tmp_path_factory, "tiny"), save)
 
 
 @pytest.fixture
@@ -36,9 +39,10 @@ def grid(tiny: Path, reviews: Path, tmp_path: Path) -> dict[str, object]:
 
 
 def compare(grid: dict[str, object], *flags: object, **changed: object) -> Outcome:
-    given = {**grid, **{"--" + name.replace("_", "-"): value for name, value in changed.items()}}
+    """Run the grid with some options changed, or left out where the value is None."""
+    options = {**grid, **{"--" + name.replace("_", "-"): value for name, value in changed.items()}}
     return corefold(
-        "compare", *(part for pair in given.items() if pair[1] is not None for part in pair), *flags
+        "compare", *(part for pair in options.items() if pair[1] is not None for part in pair), *flags
     )
 
 

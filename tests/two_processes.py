@@ -1,6 +1,7 @@
 """Runs a function in the two processes of a distributed run.
 
-They fork from a server that has imported everything once and run nothing, and meet in a file, so no port is needed.
+The processes fork from a server that has imported everything once and run nothing. They meet in a file, so tests that
+run at once share no port.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-SECONDS = 60
-PRELOAD = [  # what takes seconds to import
+TIMEOUT_SECONDS = 120
+PRELOAD = [  # modules that take seconds to import
     "corefold.adapters",
     "pytest",
     "torch.distributed.checkpoint.state_dict",
@@ -30,13 +31,13 @@ PRELOAD = [  # what takes seconds to import
 
 
 def in_two_processes(work: Callable[..., Any], folder: Path, *arguments: Any) -> list[Any]:
-    """What `work(*arguments)` returns in each of two gloo processes; fails if one fails, or after a minute."""
+    """The results of `work(*arguments)` in each of two gloo processes; fails if one fails, or after two minutes."""
     folder.mkdir(exist_ok=True)
     mp.set_forkserver_preload(PRELOAD)
     context: Any = mp.start_processes(
         _process, (work, folder, arguments), nprocs=2, join=False, start_method="forkserver"
     )
-    deadline = time.monotonic() + SECONDS
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     try:
         while not context.join(timeout=0.1):
             assert time.monotonic() < deadline, f"{work.__name__} hangs"
@@ -48,9 +49,8 @@ def in_two_processes(work: Callable[..., Any], folder: Path, *arguments: Any) ->
 
 def _process(rank: int, work: Callable[..., Any], folder: Path, arguments: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
-    os.environ.update(
-        dict.fromkeys(("RANK", "LOCAL_RANK"), str(rank)), OMP_NUM_THREADS="1"
-    )  # accelerate reads them
+    # accelerate reads these.
+    os.environ.update(dict.fromkeys(("RANK", "LOCAL_RANK"), str(rank)))
     os.environ.update(dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), "2"))
     warnings.simplefilter("error")
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
@@ -59,7 +59,7 @@ def _process(rank: int, work: Callable[..., Any], folder: Path, arguments: tuple
         init_method=f"file://{folder / 'store'}",
         rank=rank,
         world_size=2,
-        timeout=timedelta(seconds=SECONDS / 2),
+        timeout=timedelta(seconds=TIMEOUT_SECONDS / 2),
     )
     torch.save(work(*arguments), folder / f"{rank}.pt")
     dist.destroy_process_group()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from corefold._registration import register_with_peft
 from corefold._when_imported import when_imported
 from corefold.core import DeepCore, PairCore
 
@@ -37,25 +39,17 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # PEFT brings transformers with it, and completion numba and scikit-learn, which takes seconds: each loads with
-    # the first name that needs it.
+    # PEFT brings transformers with it, and completion numba and scikit-learn. Importing them takes seconds, so each
+    # package waits for the first name that needs it.
     if name not in __all__:
         raise AttributeError(f"module 'corefold' has no attribute {name!r}")
-    if name == "DeepMatrixCompletion":
-        from corefold import completion as part
-    else:
-        from corefold import adapters as part
-
-    return getattr(part, name)
+    package = "completion" if name == "DeepMatrixCompletion" else "adapters"
+    return getattr(import_module(f"corefold.{package}"), name)
 
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
 
 
-def _register() -> None:
-    import corefold.adapters  # noqa: F401
-
-
-# PEFT finds a saved adapter's class in a table. It must hold Deep LoRA whichever of the two is imported first.
-when_imported("peft", _register)
+# PEFT finds a saved adapter's class in a table. The table must hold Deep LoRA whichever of the two is imported first.
+when_imported("peft", register_with_peft)

@@ -37,28 +37,62 @@ def saved(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(
-    "imports",
-    [
-        "import corefold; from peft import PeftModel, PeftConfig",
-        "import peft; import corefold; from peft import PeftModel, PeftConfig",
-    ],
-)
-def test_peft_knows_deep_lora_in_either_order_of_import(imports, saved):
-    code = f"import sys\n{imports}\nconfig = PeftConfig.from_pretrained(sys.argv[1])"
-    assert fresh_python(f"{code}\nprint(type(config).__name__, config.r)", saved) == "DeepLoraConfig 3"
+LOAD = """
+import sys
+config = peft.PeftConfig.from_pretrained(sys.argv[1])
+answers["loaded"] = [type(config).__name__, config.r]
+print(json.dumps(answers))
+"""
 
 
-def test_looking_for_peft_without_importing_it():
+@pytest.fixture(scope="module")
+def corefold_first(saved):
+    """Answers of an interpreter that imports corefold, looks for PEFT, and imports PEFT."""
     code = """
-    import corefold, sys
-    from transformers.utils import is_peft_available
-    assert is_peft_available()  # looks for its spec
-    assert "peft" not in sys.modules
-    from peft.utils.peft_types import PeftType
-    print(PeftType("DEEPLORA").value)
-    """
-    assert fresh_python(code) == "DEEPLORA"
+import corefold, json, sys
+from transformers.utils import is_peft_available
+answers = {"available": is_peft_available(), "imported by looking": "peft" in sys.modules}
+import peft
+answers["value"] = peft.PeftType("DEEPLORA").value
+"""
+    return json.loads(fresh_python(code + LOAD, saved))
+
+
+@pytest.fixture(scope="module")
+def peft_first(saved):
+    """Answers of an interpreter that imports PEFT, asks it for a way to add a method, and imports corefold."""
+    code = """
+import json, peft, peft.mapping, peft.utils.peft_types
+
+modules = [peft, peft.mapping, peft.utils, peft.utils.peft_types]
+answers = {
+    "ways": sorted({name for module in modules for name in dir(module) if "regist" in name.lower()}),
+    "taken": "DEEPLORA" in peft.PeftType.__members__,
+}
+
+class NewMethod:
+    prefix = "newmethod_"
+
+try:
+    peft.utils.register_peft_method(name="newmethod", config_cls=NewMethod, model_cls=NewMethod)
+    answers["new method"] = "accepted"
+except ValueError as error:
+    answers["new method"] = str(error)
+
+import corefold
+"""
+    return json.loads(fresh_python(code + LOAD, saved))
+
+
+@pytest.mark.parametrize("order", ["corefold_first", "peft_first"])
+def test_peft_knows_deep_lora_in_either_order_of_import(order, request):
+    assert request.getfixturevalue(order)["loaded"] == ["DeepLoraConfig", 3]
+
+
+def test_looking_for_peft_without_importing_it(corefold_first):
+    assert corefold_first["available"]  # is_peft_available() asks for PEFT's spec
+    assert not corefold_first["imported by looking"]
+    assert corefold_first["value"] == "DEEPLORA"
 
 
 def test_lazy_names_resolve():
@@ -117,43 +151,26 @@ def test_enum_member_on_an_enum_of_our_own():
 
 def test_registering_twice_changes_nothing():
     before = dict(PEFT_TYPE_TO_CONFIG_MAPPING), dict(PEFT_TYPE_TO_TUNER_MAPPING), [*PeftType]
-    register()
+    register("deeplora", DeepLoraConfig, DeepLoraModel)
     assert (dict(PEFT_TYPE_TO_CONFIG_MAPPING), dict(PEFT_TYPE_TO_TUNER_MAPPING), [*PeftType]) == before
     assert PEFT_TYPE_TO_CONFIG_MAPPING[PeftType.DEEPLORA] is DeepLoraConfig
     assert PEFT_TYPE_TO_TUNER_MAPPING[PeftType.DEEPLORA] is DeepLoraModel
 
 
-def test_peft_has_no_public_way_in_yet():
+def test_peft_has_no_public_way_in_yet(peft_first):
     """The day this fails, its message says what to do."""
-    code = """
-    import peft, peft.mapping, peft.utils.peft_types
-
-    modules = [peft, peft.mapping, peft.utils, peft.utils.peft_types]
-    print(*{name for module in modules for name in dir(module) if "regist" in name.lower()})
-    print("DEEPLORA" in peft.PeftType.__members__)
-
-    class NewMethod:
-        prefix = "newmethod_"
-
-    try:
-        peft.utils.register_peft_method(name="newmethod", config_cls=NewMethod, model_cls=NewMethod)
-    except ValueError as error:
-        print(error)
-    else:
-        print("accepted")
-    """
-    ways, taken, answer = fresh_python(code).splitlines()
-    assert taken == "False", (
-        "PEFT now ships a method DEEPLORA, and registry.register() leaves the name to it. If it is this method, let "
-        "corefold.DeepLoraConfig be PEFT's own and drop registry.py. If it is another, give ours another name (NAME in "
-        "registry.py, prefix in model.py) and say in CHANGELOG.md that adapters saved so far load with older PEFT only."
+    ways, answer = peft_first["ways"], peft_first["new method"]
+    assert not peft_first["taken"], (
+        "PEFT now ships a method DEEPLORA, and register() leaves the name to it. If it is this method, let "
+        "corefold.DeepLoraConfig be PEFT's own. If it is another, give ours another name (in adapters/__init__.py, and as "
+        "prefix in deep_lora/model.py) and say in CHANGELOG.md that adapters saved so far load with older PEFT only."
     )
-    assert ways == "register_peft_method", (
-        f"PEFT has new functions: {ways}. If one lets a package add a method, call it in registry.register() and keep "
+    assert ways == ["register_peft_method"], (
+        f"PEFT has new functions: {ways}. If one lets a package add a method, call it in host/registry.py and keep "
         "enum_member() only for the versions without it."
     )
     assert answer.startswith("Unknown PEFT type NEWMETHOD"), (
-        f"register_peft_method() now says {answer!r} to a name outside PeftType. If it is accepted, registry.register() "
+        f"register_peft_method() now says {answer!r} to a name outside PeftType. If it is accepted, host/registry.py "
         "needs enum_member() only for older versions: call register_peft_method() alone from this version on."
     )
 
@@ -162,7 +179,7 @@ def test_a_deeplora_of_pefts_own_is_left_alone(monkeypatch):
     tables, members = (PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING), [*PeftType]
     for table in tables:
         monkeypatch.setitem(table, PeftType.DEEPLORA, "theirs")
-    register()
+    register("deeplora", DeepLoraConfig, DeepLoraModel)
     assert [table[PeftType.DEEPLORA] for table in tables] == ["theirs", "theirs"]
     assert [*PeftType] == members
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 import time
@@ -254,27 +253,6 @@ def test_a_killed_run_resumes_to_the_same_metrics(finished, tmp_path):
     again = corefold("finetune", "--resume", "-o", tmp_path / "killed")
     assert again.code == 0
     assert "finished" in again.out
-
-
-def test_a_checkpoint_that_was_cut_is_passed_over(tmp_path):
-    from corefold.finetune.folder import last_checkpoint
-
-    for step in (5, 10, 100):
-        folder = tmp_path / f"checkpoint-{step}"
-        folder.mkdir()
-        for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
-            (folder / name).touch()
-        (folder / "trainer_state.json").write_text("{}")
-    assert last_checkpoint(tmp_path, 101) == tmp_path / "checkpoint-100"
-    assert (
-        last_checkpoint(tmp_path, 100) == tmp_path / "checkpoint-10"
-    )  # the last step would be trained twice
-    (tmp_path / "checkpoint-100/trainer_state.json").write_text('{"epoch": 1')
-    assert last_checkpoint(tmp_path, 101) == tmp_path / "checkpoint-10"
-    (tmp_path / "checkpoint-10/optimizer.pt").unlink()
-    assert last_checkpoint(tmp_path, 101) == tmp_path / "checkpoint-5"
-    shutil.rmtree(tmp_path / "checkpoint-5")
-    assert last_checkpoint(tmp_path, 101) is None
 
 
 def test_importing_corefold_survives_transformers_importing_peft():

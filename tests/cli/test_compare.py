@@ -227,10 +227,10 @@ def test_a_method_that_cannot_run_says_why_and_the_grid_goes_on(grid, tmp_path):
 
 
 def test_tuning_chooses_by_held_out_rows_and_tells_every_try(grid, monkeypatch):
-    from corefold.finetune import fitting
+    from corefold.finetune import trainer
 
     fits = []
-    prepare = fitting.prepare
+    prepare = trainer.prepare
     monkeypatch.setattr(
         "corefold.compare.cell.prepare", lambda *args, **kw: fits.append(prepare(*args, **kw)) or fits[-1]
     )
@@ -238,45 +238,21 @@ def test_tuning_chooses_by_held_out_rows_and_tells_every_try(grid, monkeypatch):
     outcome = compare(grid, *flags, methods="head,full", steps=None, samples=20, batch_size=4)
     assert outcome.code == 0, outcome.err
     for number, cell in enumerate(records(grid)):
-        rows = [
-            [json.dumps(row, sort_keys=True) for row in f.problem.rows.train] for f in fits[5 * number :][:5]
-        ]
+        rows = [[json.dumps(row, sort_keys=True) for row in f.data.train] for f in fits[5 * number :][:5]]
         *tries, final = fits[5 * number :][:5]
-        held = [{json.dumps(row, sort_keys=True) for row in each.problem.rows.eval} for each in tries]
+        held = [{json.dumps(row, sort_keys=True) for row in each.data.eval} for each in tries]
         assert [len(each) for each in rows] == [16] * 4 + [20]
         for fitted, evaluated in zip(rows, held, strict=False):
             assert evaluated.isdisjoint(fitted)
             assert evaluated | set(fitted) == set(rows[-1])  # the training subset, and no evaluation row
-        assert [each.problem.config.steps for each in tries] == [20] * 4
+        assert [each.data.settings.steps for each in tries] == [20] * 4
         scores = [(each["accuracy"], -each["loss"]) for each in cell["tries"]]
         assert len(scores) == 4
         assert cell["chosen"] == scores.index(max(scores))
-        assert final.problem.config.lr == cell["settings"]["lr"] == cell["tries"][cell["chosen"]]["lr"]
+        assert final.data.settings.lr == cell["settings"]["lr"] == cell["tries"][cell["chosen"]]["lr"]
         assert cell["settings"]["lr"] > 1e-3  # the others hardly move
     page = (Path(str(grid["-o"])) / "index.html").read_text()
     assert "lr 0.5; steps 20" in page
-
-
-def test_a_try_that_diverges_is_told_and_not_chosen():
-    from corefold.compare.cell import chosen
-    from corefold.finetune import InputError
-
-    tries = [{"error": "the loss is nan"}, {"accuracy": 0.5, "loss": 0.9}, {"accuracy": 0.5, "loss": 0.7}]
-    assert chosen(tries, "accuracy") == 2
-    assert chosen([{"perplexity": 9.0, "loss": 1.0}, {"perplexity": 3.0, "loss": 2.0}], "perplexity") == 1
-    with pytest.raises(InputError, match="none of 1 tries has a score: the loss is nan"):
-        chosen(tries[:1], "accuracy")
-
-
-def test_the_held_out_fifth_keeps_the_classes_in_proportion():
-    from corefold.compare.cell import hold_out_fifth
-
-    table = pd.DataFrame({"text": list(map(str, range(50))), "label": ["a"] * 30 + ["b"] * 20})
-    fitted, held = hold_out_fifth(table, 3, "label")
-    assert sorted([*fitted["text"], *held["text"]], key=int) == table["text"].tolist()
-    assert held["label"].value_counts().to_dict() == {"a": 6, "b": 4}
-    assert list(fitted.columns) == ["text", "label"]
-    assert not hold_out_fifth(table, 4, "label")[1].equals(held)
 
 
 def test_the_table_and_the_page_show_what_the_cells_say(grid, tmp_path):
@@ -335,7 +311,7 @@ def test_ctrl_c_says_how_to_go_on(grid, monkeypatch):
     monkeypatch.setattr(workers, "run_cell", stopped)
     outcome = compare(grid)
     assert outcome.code == 130
-    assert "the same command goes on" in outcome.out
+    assert "the same command continues" in outcome.out
     assert "Traceback" not in outcome.err
     monkeypatch.undo()
     assert len(records(grid)) == 1

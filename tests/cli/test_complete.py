@@ -90,11 +90,11 @@ def test_top_ranks_what_is_missing(entries, tmp_path):
 
 
 def test_top_is_the_same_in_blocks(entries, tmp_path, monkeypatch):
-    from corefold.cli import complete_out
+    from corefold.completion.files import results
 
     done(entries, *LABELS, "--top", 3, "-o", tmp_path / "top.csv")
-    whole = complete_out.predictions
-    monkeypatch.setattr(complete_out, "predictions", lambda estimator: whole(estimator, block=7 * 40))
+    whole = results.row_blocks
+    monkeypatch.setattr(results, "row_blocks", lambda estimator: whole(estimator, entries=7 * 40))
     done(entries, *LABELS, "--top", 3, "-o", tmp_path / "blocks.csv")
     one, other = (pd.read_csv(tmp_path / f"{name}.csv") for name in ("top", "blocks"))
     pd.testing.assert_frame_equal(one, other)
@@ -135,7 +135,7 @@ def test_entries_given_twice_are_told_and_meant(tmp_path):
 
 
 def test_ctrl_c_leaves_the_best_step_so_far(entries, tmp_path, monkeypatch):
-    from corefold.cli import complete_fit
+    from corefold.cli import complete
 
     @contextmanager
     def impatient():
@@ -147,7 +147,7 @@ def test_ctrl_c_leaves_the_best_step_so_far(entries, tmp_path, monkeypatch):
 
         yield advance
 
-    monkeypatch.setattr(complete_fit, "progress", impatient)
+    monkeypatch.setattr(complete, "step_progress", impatient)
     outcome = corefold("complete", entries, *LABELS, "-o", tmp_path / "f.csv")
     assert outcome.code == 130
     assert "interrupted" in outcome.err
@@ -155,18 +155,18 @@ def test_ctrl_c_leaves_the_best_step_so_far(entries, tmp_path, monkeypatch):
 
 
 def test_the_device_is_the_estimators(entries, tmp_path, monkeypatch):
-    from corefold.cli import complete_fit
+    from corefold.completion import holdout
 
-    told, estimator = [], complete_fit.DeepMatrixCompletion
+    devices, estimator = [], holdout.DeepMatrixCompletion
 
     def listening(**settings):
-        told.append(settings["device"])
+        devices.append(settings["device"])
         return estimator(**settings)
 
-    monkeypatch.setattr(complete_fit, "DeepMatrixCompletion", listening)
+    monkeypatch.setattr(holdout, "DeepMatrixCompletion", listening)
     done(entries, *LABELS, "-o", tmp_path / "f.csv")
     done(entries, *LABELS, "--device", "cpu:0", "-o", tmp_path / "g.csv")
-    assert told == ["cpu", "cpu:0"]
+    assert devices == ["cpu", "cpu:0"]
     assert (tmp_path / "f.csv").read_text() == (tmp_path / "g.csv").read_text()
 
 

@@ -63,9 +63,9 @@ def test_a_method_that_comes_later_must_have_as_many_tries(tmp_path):
     open_store(out, {**settings, "tries": {"lora": [{"lr": 1e-4}, {"lr": 1e-3}]}})
     before = (out / "settings.json").read_bytes()
     for tries in ([], [{"lr": 1.0}], [{"lr": 1.0}] * 3):
-        with pytest.raises(InputError, match="as many"):
+        with pytest.raises(InputError, match="same number of tries"):
             open_store(out, {**settings, "tries": {"dora": tries}})
-    with pytest.raises(InputError, match="lora the same"):
+    with pytest.raises(InputError, match="lora those that it had"):
         open_store(out, {**settings, "tries": {"lora": [{"lr": 1e-4}, {"lr": 1e-2}]}})
     assert (out / "settings.json").read_bytes() == before
     open_store(out, {**settings, "tries": {"dora": [{"lr": 1e-4}, {"lr": 1e-2}]}})

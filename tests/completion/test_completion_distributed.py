@@ -12,8 +12,8 @@ import torch.distributed as dist
 from observations import fitted, low_rank, with_holes
 
 from corefold.completion import DeepMatrixCompletion
+from corefold.completion.distributed import DistributedRows, RowPartition
 from corefold.completion.entries import triples
-from corefold.completion.processes import Rows, SharedRows
 from corefold.completion.solvers import ALS, Descent, Schatten
 from laws import orthonormal_columns, same_matrix
 from two_processes import in_two_processes
@@ -54,7 +54,7 @@ def fits(cuts):
             here = own(X, cut)
             model = estimator(distributed=True, **settings).fit(here)
             rank, path = model.rank_, [{**step, "seconds": 0} for step in model.path_]
-            margins = None if not len(model.model_.misses) else model.model_.margin(0.8)
+            margins = None if not len(model.model_.held_out_errors) else model.model_.margin(0.8)
             alike = (
                 rank,
                 str(path),
@@ -87,7 +87,7 @@ def test_two_processes_fit_as_one_does(both, name, cut):
     assert first_alike[5] == str(alone.bounds_)
     np.testing.assert_allclose(np.concatenate([first, second]), fitted(alone, X.shape), atol=1e-8, rtol=0)
     np.testing.assert_allclose(first_alike[4], alone.validation_error_, atol=1e-8)
-    if len(alone.model_.misses):
+    if len(alone.model_.held_out_errors):
         np.testing.assert_allclose(first_alike[3], alone.model_.margin(0.8), atol=1e-8)
 
 
@@ -100,9 +100,9 @@ def algebra(heights):
         )
         whole[:, 3] = whole[:, 0] - whole[:, 1]  # rank-deficient
         here = own(whole, first)
-        rows = SharedRows(len(here), torch.device("cpu"))
+        rows = DistributedRows(len(here), torch.device("cpu"))
         q, r = rows.qr(here)
-        found.append((whole, rows.all_of(q), r, rows.offset))
+        found.append((whole, rows.gather(q), r, rows.offset))
     return found
 
 
@@ -113,7 +113,7 @@ def test_qr_of_shared_rows(tmp_path):
             assert offset == rank * first
             same_matrix(q @ r, whole, 1e-13)
             orthonormal_columns(q, 1e-12)
-            assert q.shape == Rows().qr(whole)[0].shape
+            assert q.shape == RowPartition().qr(whole)[0].shape
 
 
 def decisions():

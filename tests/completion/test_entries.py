@@ -11,7 +11,7 @@ import scipy.sparse as sp
 import torch
 from observations import every, fitted, low_rank, relative, with_holes
 
-from corefold.completion import DeepMatrixCompletion, bounds
+from corefold.completion import DeepMatrixCompletion, memory
 from corefold.completion.entries import observed_entries, triples
 from corefold.completion.solvers import Schatten
 
@@ -81,6 +81,7 @@ def test_every_form_gives_the_same_fit():
         (tuple(part[shuffled] for part in TRIPLES), {}),
         (tuple(part.tolist() for part in TRIPLES), {"shape": HOLES.shape}),
         (np.where(THERE, HOLES, 7.0), {"mask": THERE}),
+        (observed_entries(HOLES), {}),
     ):
         np.testing.assert_array_equal(completed(X, **options), expected)
 
@@ -146,6 +147,7 @@ REFUSED = {
         "mask shows entries of X that are NaN",
     ),
     "a mask of sparse": (triples(TRIPLES), {"mask": THERE}, ValueError, "a mask goes with a dense X"),
+    "a mask of entries": (observed_entries(HOLES), {"mask": THERE}, ValueError, "a mask goes with a dense X"),
     "a shape of an array": (HOLES, {"shape": (9, 6)}, ValueError, "shape goes with triples"),
 }
 
@@ -155,6 +157,18 @@ def test_bad_input_is_refused(case):
     X, options, error, says = REFUSED[case]
     with pytest.raises(error, match=says):
         DeepMatrixCompletion(1).fit(X, **options)
+
+
+@pytest.mark.parametrize("dtype", [None, "float32"])
+def test_entries_that_were_read_before_are_taken_as_they_are(dtype):
+    model = DeepMatrixCompletion(1, dtype=dtype, max_iter=15, random_state=0)
+    expected = model.fit(HOLES).transform(HOLES)
+    filled = model.fit(observed_entries(HOLES)).transform(observed_entries(HOLES))
+    np.testing.assert_array_equal(filled, expected)
+    assert filled.dtype == (dtype or "float64")
+    assert model.n_features_in_ == 6
+    with pytest.raises(ValueError, match="X has 5 features, but DeepMatrixCompletion is expecting 6"):
+        model.transform(observed_entries(HOLES[:, :5]))
 
 
 @pytest.mark.parametrize(
@@ -221,7 +235,7 @@ def test_fewer_observations_than_degrees_of_freedom_are_counted():
 
 @pytest.fixture
 def little_memory(monkeypatch):
-    monkeypatch.setattr(bounds.psutil, "virtual_memory", lambda: SimpleNamespace(available=2**20))
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=2**20))
 
 
 def test_a_fit_that_would_not_fit_is_refused_with_the_estimate(little_memory, monkeypatch):
@@ -232,14 +246,14 @@ def test_a_fit_that_would_not_fit_is_refused_with_the_estimate(little_memory, mo
     ):
         DeepMatrixCompletion(1).fit((one, one, np.ones(3)), shape=(3, 10**8))
     monkeypatch.undo()
-    monkeypatch.setattr(bounds.psutil, "virtual_memory", lambda: SimpleNamespace(available=2**20))
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=2**20))
     with pytest.raises(MemoryError, match=r"a fit of rank 60 would take .* set a lower max_rank"):
         DeepMatrixCompletion(60).fit(with_holes(low_rank(100, 80, 2), 0.5))
 
 
 def test_a_dense_result_that_would_not_fit_is_refused(monkeypatch):
     model = DeepMatrixCompletion(1, random_state=0).fit(HOLES)
-    monkeypatch.setattr(bounds.psutil, "virtual_memory", lambda: SimpleNamespace(available=2**20))
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=2**20))
     one = np.arange(6)
     with pytest.raises(MemoryError, match=r"a dense matrix of shape \(60001, 6\).*entries\(rows, columns\)"):
         model.transform((np.append(one, 60000), np.append(one, 0), np.ones(7)))

@@ -1,4 +1,4 @@
-"""What the estimator promises beside filling gaps: how it is steered, stopped, kept, continued and composed."""
+"""The estimator beside filling gaps: how it is steered, stopped, continued and composed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pytest
 import scipy.sparse as sp
 import torch
 from observations import every, fitted, low_rank, relative, with_holes
-from safetensors.torch import save_file
 from sklearn.base import clone
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV
@@ -207,55 +206,6 @@ def test_verbose_shows_a_bar(capsys):
     assert capsys.readouterr().err == ""
 
 
-SETTINGS = {
-    "default": {},
-    "bounds by column": {"clip": (np.zeros(40), np.ones(40)), "max_rank": np.int64(3)},
-    "a scale": {"fit_bias": True},
-    "a solver with settings": {"solver": Schatten(depth=4, products=20)},
-    "als": {"solver": ALS(0.5)},
-}
-
-
-@pytest.mark.parametrize("name", SETTINGS)
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_save_and_load_bit_for_bit(tmp_path, monkeypatch, name, dtype):
-    stars = with_holes(np.clip(np.round(NOISY * 2 + 3), 1, 5), 0.5).astype(dtype)
-    frame = pd.DataFrame(stars, columns=[f"c{i}" for i in range(40)])
-    model = estimator(**SETTINGS[name]).fit(frame)
-    with monkeypatch.context() as forbidden:  # here only: numba reads its compiled loops by pickle
-        for name in ("load", "loads", "dump", "dumps"):
-            forbidden.setattr(pickle, name, None)
-        model.save(tmp_path / "model.safetensors")
-        loaded = DeepMatrixCompletion.load(tmp_path / "model.safetensors")
-    rows, columns = every(stars.shape)
-    np.testing.assert_array_equal(loaded.entries(rows, columns), model.entries(rows, columns))
-    np.testing.assert_array_equal(loaded.transform(frame), model.transform(frame))
-    np.testing.assert_array_equal(loaded.intervals(rows, columns, 0.8), model.intervals(rows, columns, 0.8))
-    assert str(loaded.path_) == str(model.path_)
-    assert loaded.solver == model.solver
-    np.testing.assert_array_equal(loaded.get_feature_names_out(), model.get_feature_names_out())
-    loaded.save(tmp_path / "again.safetensors")
-    assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "model.safetensors").read_bytes()
-
-
-def test_other_files_are_refused(tmp_path):
-    save_file({"weight": torch.ones(2)}, tmp_path / "weights.safetensors")
-    (tmp_path / "text").write_text("neither")
-    (tmp_path / "pickled").write_bytes(pickle.dumps({"a": 1}))
-    for name in ("weights.safetensors", "text", "pickled"):
-        with pytest.raises(ValueError, match=f"{name} is not a saved DeepMatrixCompletion"):
-            DeepMatrixCompletion.load(tmp_path / name)
-
-
-class Mine(ALS):
-    pass
-
-
-def test_a_solver_of_the_user_is_not_saved(tmp_path):
-    with pytest.raises(TypeError, match="got Mine, whose code it cannot keep"):
-        estimator(solver=Mine()).fit(X).save(tmp_path / "model.safetensors")
-
-
 def test_pickle_and_clone(done):
     again = pickle.loads(pickle.dumps(done))
     np.testing.assert_array_equal(fitted(again, X.shape), fitted(done, X.shape))
@@ -279,38 +229,6 @@ def test_set_output():
     assert list(filled.index) == list(frame.index)
 
 
-def test_partial_fit_of_two_halves_is_close_to_a_fit_of_all():
-    whole = low_rank(240, 30, 3)
-    noisy = whole + 0.2 * np.random.default_rng(1).standard_normal(whole.shape)
-    holes = with_holes(noisy, 0.5)
-    first = estimator().fit(holes[:120])
-    streamed = estimator().partial_fit(holes[:120]).partial_fit(holes[120:])
-    together = estimator().fit(holes)
-
-    def error(model):
-        return relative(model.transform(holes)[np.isnan(holes)], whole[np.isnan(holes)])
-
-    assert error(streamed) < error(first)
-    assert error(streamed) < 1.1 * error(together)
-    assert fitted(streamed, (120, 30)).shape == (120, 30)  # the last batch
-
-
-def test_partial_fit_remembers_what_was_held_out():
-    holes = with_holes(NOISY, 0.5)
-    model = estimator(validation_fraction=0.5, fit_bias=False, max_iter=1).fit(holes)
-    np.testing.assert_allclose(model.model_.seen, (~np.isnan(holes)).mean(0), rtol=1e-12)
-
-
-def test_partial_fit_knows_no_units():
-    holes, found = with_holes(NOISY, 0.5), []
-    for unit in (1.0, 1e-9, 1e9):
-        model = estimator(max_rank=2, fit_bias=False, max_iter=5).fit(unit * holes[:40])
-        before = model.components_
-        found.append(model.partial_fit(unit * holes[40:]).components_)
-        assert relative(found[-1], before) > 1e-2
-        assert relative(found[-1], found[0]) < 1e-8
-
-
 @pytest.mark.parametrize("settings", [{}, {"fit_bias": True}, {"solver": "als"}])
 def test_what_is_constant_leaves_no_low_rank_part(settings):
     holes = with_holes(np.full((12, 8), 3.0 if settings.get("fit_bias") else 0.0), 0.7)
@@ -328,33 +246,6 @@ def test_chance_may_hold_out_all_entries():
     assert np.isnan(model.validation_error_)
 
 
-@pytest.mark.parametrize("coverage", [0.5, 0.8, 0.9])
-def test_intervals_cover_as_much_as_they_say(coverage):
-    whole = low_rank(200, 120, 3)
-    rng = np.random.default_rng(0)
-    noisy = whole + 0.3 * rng.standard_normal(whole.shape)
-    hidden = rng.random(whole.shape) < 0.6
-    model = estimator(validation_fraction=0.3).fit(np.where(hidden, np.nan, noisy))
-    rows, columns = hidden.nonzero()
-    lower, upper = model.intervals(rows, columns, coverage)
-    covered = ((lower <= noisy[hidden]) & (noisy[hidden] <= upper)).mean()
-    assert abs(covered - coverage) < 0.02
-
-
-def test_intervals_are_as_wide_as_the_errors_held_out(done):
-    holes = with_holes(NOISY, 0.5)
-    model = estimator(clip=None).fit(holes)
-    misses = model.model_.misses.numpy()
-    place = int(np.ceil((len(misses) + 1) * 0.9))
-    lower, upper = model.intervals([3, 4], [5, 6], 0.9)
-    np.testing.assert_allclose((upper - lower) / 2, np.sort(misses)[place - 1], rtol=1e-12)
-    for bad, says in ((0.999, "larger validation_fraction"), (1.0, "between 0 and 1")):
-        with pytest.raises(ValueError, match=says):
-            model.intervals([0], [0], bad)
-    with pytest.raises(ValueError, match="more held-out entries than 0"):
-        estimator(validation_fraction=0).fit(holes).intervals([0], [0])
-
-
 @pytest.mark.parametrize(
     ("height", "width", "entries", "expected"),
     [
@@ -367,6 +258,6 @@ def test_intervals_are_as_wide_as_the_errors_held_out(done):
     ],
 )
 def test_auto_starts_from_what_entries_settle_and_memory_holds(height, width, entries, expected):
-    from corefold.completion.settings import width_of
+    from corefold.completion.settings import start_rank
 
-    assert width_of("auto", height, width, entries) == expected
+    assert start_rank("auto", height, width, entries) == expected

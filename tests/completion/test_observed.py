@@ -7,10 +7,10 @@ import torch
 from observations import sparse
 
 from cases import DTYPES, ROUNDING, gaussian, generator
-from corefold.completion import gather, kernels
+from corefold.completion import numba_kernels, torch_kernels
 from corefold.completion import observed as module
+from corefold.completion.distributed import RowPartition
 from corefold.completion.observed import Observed
-from corefold.completion.processes import Rows
 from laws import same_matrix
 
 SHAPES = [(17, 10), (9, 16), (13, 13)]
@@ -21,10 +21,13 @@ SHARES = [0.1, 0.6]
 def path(request, monkeypatch):
     """The compiled loops, or the operations that a GPU runs."""
     if request.param == "torch in chunks":
-        monkeypatch.setattr(gather, "ROOM", 40)
+        monkeypatch.setattr(torch_kernels, "MAX_CHUNK_NUMBERS", 40)
     if request.param != "numba":
         monkeypatch.setattr(
-            module, "_run", lambda name, *tensors, out: getattr(gather, name)(*tensors, out), raising=True
+            module,
+            "_run",
+            lambda name, *tensors, out: getattr(torch_kernels, name)(*tensors, out),
+            raising=True,
         )
 
 
@@ -53,8 +56,8 @@ def test_both_ways_to_sort_are_alike():
     keys = torch.randint(0, 7, (50,), generator=generator())
     keys = keys[keys != 3]
     order = torch.empty(len(keys), dtype=torch.int64)
-    starts = kernels.order_by(keys.numpy(), 8, order.numpy())
-    other, other_starts = gather.order_by(keys, 8)
+    starts = numba_kernels.order_by(keys.numpy(), 8, order.numpy())
+    other, other_starts = torch_kernels.order_by(keys, 8)
     assert torch.equal(order, other)
     assert torch.equal(torch.from_numpy(starts), other_starts)
 
@@ -102,7 +105,10 @@ def test_fit_rows_and_columns(path, shape, share, dtype):
     observed, shown, dense = sparse(*shape, share, dtype)
     left, right = gaussian(shape[0], 3, seed=5, dtype=dtype), gaussian(shape[1], 3, seed=6, dtype=dtype)
     of_rows, of_columns = (ridges(side, 3, dtype) for side in shape)
-    by_rows, by_columns = observed.fit_rows(right, of_rows), observed.fit_columns(left, of_columns, Rows())
+    by_rows, by_columns = (
+        observed.fit_rows(right, of_rows),
+        observed.fit_columns(left, of_columns, RowPartition()),
+    )
     same_matrix(by_rows, ridge_by_lstsq(dense, shown, right, of_rows), 100 * ROUNDING[dtype])
     same_matrix(by_columns, ridge_by_lstsq(dense.mT, shown.mT, left, of_columns), 100 * ROUNDING[dtype])
     alike = of_rows[:1]
@@ -111,10 +117,10 @@ def test_fit_rows_and_columns(path, shape, share, dtype):
     assert not by_columns[shape[1] // 3].any()
 
 
-class Two(Rows):
+class Two(RowPartition):
     """As if another process had the same rows once more."""
 
-    count = 2
+    process_count = 2
 
     def sum(self, x):
         return x.mul_(2)
@@ -123,12 +129,12 @@ class Two(Rows):
 @cases()
 @pytest.mark.parametrize("room", [1, 2**24])
 def test_fit_columns_of_rows_that_are_shared(path, monkeypatch, shape, share, dtype, room):
-    monkeypatch.setattr(module, "ROOM", room)  # column by column, and all at a time
+    monkeypatch.setattr(module, "MAX_SHARED_NUMBERS", room)  # column by column, and all at a time
     observed, _, _ = sparse(*shape, share, dtype)
     left, ridge = gaussian(shape[0], 3, seed=5, dtype=dtype), ridges(shape[1], 3, dtype)
     same_matrix(
         observed.fit_columns(left, ridge, Two()),
-        observed.fit_columns(left, ridge / 2, Rows()),
+        observed.fit_columns(left, ridge / 2, RowPartition()),
         100 * ROUNDING[dtype],
     )
 
@@ -168,3 +174,26 @@ def test_an_entry_takes_at_most_40_bytes(dtype):
     observed, _, _ = sparse(300, 200, 0.5, dtype)
     held = sum(tensor.numel() * tensor.element_size() for tensor in vars(observed).values())
     assert held <= 40 * len(observed)
+
+
+@cases()
+def test_column_equations(path, shape, share, dtype):
+    observed, shown, dense = sparse(*shape, share, dtype)
+    left = gaussian(shape[0], 3, seed=5, dtype=dtype)
+    gram, right = observed.column_equations(left)
+    expected = torch.einsum("ij,ik,il->jkl", shown.double(), left.double(), left.double())
+    same_matrix(gram.flatten(1), expected.flatten(1), ROUNDING[dtype])
+    same_matrix(right, dense.double().mT @ left.double(), ROUNDING[dtype])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_part_is_what_its_entries_make(shape):
+    observed, _, _ = sparse(*shape, 0.6)
+    for chosen in (observed.values > 0, observed.values > torch.inf):
+        made = Observed.of(
+            observed.row_of()[chosen], observed.columns[chosen], observed.values[chosen], shape
+        )
+        for name, tensor in vars(observed.part(chosen)).items():
+            assert torch.equal(tensor, getattr(made, name)), name
+            assert tensor.dtype == getattr(made, name).dtype, name
+    assert observed.part(observed.values < torch.inf) is observed

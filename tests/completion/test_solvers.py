@@ -13,14 +13,14 @@ from observations import fitted, low_rank, relative, sparse, with_holes
 from cases import gaussian, generator, matrix_with_spectrum
 from corefold.completion import DeepMatrixCompletion
 from corefold.completion.biases import Biases
+from corefold.completion.distributed import RowPartition
 from corefold.completion.entries import observed_entries
 from corefold.completion.factors import LowRank
-from corefold.completion.processes import Rows
-from corefold.completion.solvers import ALS, Descent, Problem, Schatten
+from corefold.completion.solvers import ALS, CompletionProblem, Descent, Schatten
 from corefold.completion.split import split
 from laws import orthonormal_columns, same_matrix, spans_same_space
 
-ROWS = Rows()
+ROWS = RowPartition()
 
 
 def whole_of(factors):
@@ -61,12 +61,12 @@ def test_leading_part_of_the_observed_values():
 
 def test_leading_part_of_sparse_values_is_that_over_the_share():
     observed, shown, dense = sparse(40, 30, 0.5)
-    found = Problem(observed, ROWS).leading(30)
+    found = CompletionProblem(observed, ROWS).leading(30)
     same_matrix(whole_of(found), dense / (int(shown.sum()) / 1200), 1e-10)
 
 
 def problem_of(holes):
-    return Problem(observed_entries(holes), ROWS)
+    return CompletionProblem(observed_entries(holes), ROWS)
 
 
 @pytest.mark.parametrize("depth", [2, 3, 4])
@@ -197,9 +197,9 @@ def test_gamma_moves_the_bases():
 
 
 def test_the_wide_form_that_would_not_fit_is_refused(monkeypatch):
-    from corefold.completion import bounds
+    from corefold.completion import memory
 
-    monkeypatch.setattr(bounds.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 2**15}))
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 2**15}))
     problem = problem_of(with_holes(low_rank(30, 30, 2), 0.4))
     with pytest.raises(MemoryError, match=r"wide form's factors would take .* set compressed=True"):
         next(Descent(compressed=False).path(problem, problem.leading(2)))

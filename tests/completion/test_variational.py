@@ -10,14 +10,14 @@ import torch
 from observations import low_rank, relative, sparse, with_holes
 
 from cases import gaussian
+from corefold.completion.distributed import RowPartition
 from corefold.completion.entries import observed_entries
 from corefold.completion.factors import LowRank
 from corefold.completion.observed import Observed
-from corefold.completion.processes import Rows
-from corefold.completion.solvers import ALS, Problem, Step, variational
+from corefold.completion.solvers import ALS, CompletionProblem, Step, variational
 from laws import same_matrix
 
-ROWS = Rows()
+ROWS = RowPartition()
 NOISE = 0.2
 
 
@@ -28,7 +28,7 @@ def whole_of(factors):
 def noisy(height, width, rank, share):
     whole = low_rank(height, width, rank)
     holes = with_holes(whole + NOISE * gaussian(height, width, seed=5).numpy(), share)
-    return Problem(observed_entries(holes), ROWS), whole
+    return CompletionProblem(observed_entries(holes), ROWS), whole
 
 
 def dense_sweep(values, shown, step):
@@ -64,7 +64,7 @@ def dense_sweep(values, shown, step):
 @pytest.mark.parametrize(("shape", "rank"), [((17, 10), 3), ((9, 16), 2), ((13, 13), 1)])
 def test_a_sweep_is_the_dense_formula(shape, rank):
     observed, shown, dense = sparse(*shape, 0.6)
-    problem = Problem(observed, ROWS)
+    problem = CompletionProblem(observed, ROWS)
     spread = gaussian(shape[1], rank, seed=8).square() / 10
     factors = LowRank.product(gaussian(shape[0], rank, seed=3), gaussian(shape[1], rank, seed=4), ROWS)
     step = Step(factors, 0.3, 0.0, 0.0, gaussian(1, rank, seed=7)[0].square() + 0.1, spread)
@@ -105,7 +105,9 @@ def test_noise_and_rank_are_found():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_without_noise_a_sweep_keeps_what_is_exact(dtype):
     whole = torch.from_numpy(low_rank(50, 40, 3)).to(dtype)
-    problem = Problem(observed_entries(np.where(np.isnan(with_holes(whole, 0.5)), np.nan, whole)), ROWS)
+    problem = CompletionProblem(
+        observed_entries(np.where(np.isnan(with_holes(whole, 0.5)), np.nan, whole)), ROWS
+    )
     u, s, vh = torch.linalg.svd(whole)
     exact = LowRank(u[:, :3], s[:3], vh[:3].mT)
     for step in islice(variational.walk(problem, variational.begin(problem, exact)), 5):
@@ -130,7 +132,9 @@ def test_a_turn_in_float32_keeps_what_is_known_of_small_directions():
     found = []
     for dtype in (torch.float64, torch.float32):
         empty = torch.zeros(0, dtype=torch.int64)
-        problem = Problem(Observed.of(empty, empty, torch.zeros(0, dtype=dtype), (height, width)), ROWS)
+        problem = CompletionProblem(
+            Observed.of(empty, empty, torch.zeros(0, dtype=dtype), (height, width)), ROWS
+        )
         (a, b), (of_a, of_b) = ([part.to(dtype) for part in pair] for pair in (parts, variances))
         found.append(variational._rotated(problem, a, of_a, b, of_b))
     (_, spread, square), (_, low, low_square) = found

@@ -1,4 +1,4 @@
-"""What is predicted, against the dense run in float64: general position, square and rectangular, any rank."""
+"""The prediction against the dense run in float64: general position, square and rectangular, any rank."""
 
 from __future__ import annotations
 

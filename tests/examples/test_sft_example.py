@@ -14,9 +14,9 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "sft.py"
 def test_sft_example(smollm2_dir, tmp_path, capsys):
     # The fixture skips the test without the package; the example unpacks the package itself.
     main = runpy.run_path(str(EXAMPLE))["main"]
-    main(out=str(tmp_path / "out"), steps=1)
-    said = capsys.readouterr().out
-    assert "before: The capital of Norway is Oslo." in said
-    assert "after: " in said
+    main(out=str(tmp_path / "out"), steps=1, num_batches=1)
+    printed = capsys.readouterr().out
+    assert "before: The capital of Norway is Oslo." in printed
+    assert "after: " in printed
     assert PeftConfig.from_pretrained(str(tmp_path / "out")).peft_type == "DEEPLORA"
     assert PeftConfig.from_pretrained(str(tmp_path / "out/lora")).peft_type == "LORA"

@@ -43,7 +43,7 @@ def still(name: str, width: int = 8) -> LayerUpdate:
 
 
 def history(steps: int = 100, metric: str | None = "eval_accuracy") -> list[dict]:
-    """What a Trainer logs: the loss every 5 steps, an evaluation every 20, and a summary at the end."""
+    """The log of a Trainer: the loss every 5 steps, an evaluation every 20, and a summary at the end."""
     noise, records = random.Random(0), []
     for step in range(5, steps + 1, 5):
         loss = 0.69 * math.exp(-step / 40) + 0.02 * noise.random()

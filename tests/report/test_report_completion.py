@@ -8,8 +8,9 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from corefold.completion.holdout import HoldoutErrors
 from corefold.report import write_page
-from corefold.report.completion import Completed, completion_sections
+from corefold.report.completion import CompletionReport, completion_sections
 from corefold.report.completion_plots import (
     completion_errors,
     completion_ranks,
@@ -90,11 +91,12 @@ def test_nothing_to_draw_is_refused():
 
 def test_a_page_says_what_was_not_measured(tmp_path):
     misses = np.sort(np.abs(RESIDUALS["completed"]))
-    bare = Completed(PATH, np.array([2.0, 1.0]), misses)
+    bare = CompletionReport(PATH, np.array([2.0, 1.0]), misses)
     page = write_page(tmp_path / "bare.html", "Bare", completion_sections(bare)).read_text(encoding="utf-8")
     assert page.count("<svg") == 4
     assert "Not measured" in page
-    full = Completed(PATH, np.array([2.0, 1.0]), misses, RESIDUALS, COVERAGE, {"a": 1}, {"b": "2"}, PICTURES)
+    errors = HoldoutErrors(RESIDUALS, COVERAGE)
+    full = CompletionReport(PATH, np.array([2.0, 1.0]), misses, errors, {"a": 1}, {"b": "2"}, PICTURES)
     page = write_page(tmp_path / "full.html", "Full", completion_sections(full, "here")).read_text(
         encoding="utf-8"
     )

@@ -38,7 +38,7 @@ DRAWINGS = [
 
 
 class _Page(HTMLParser):
-    """What a browser would see: elements with their attributes, and text."""
+    """A page as a browser sees it: elements with their attributes, and text."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class TestFigureSvg:
         assert "fill: #ffffff" not in markup
         assert "#000000" not in re.sub(
             r"<path[^>]*stroke: #000000[^>]*>", "", markup
-        )  # a white line's casing
+        )  # the outline of a white line
 
 
 class TestFigureSvgText:
@@ -217,7 +217,7 @@ class TestEscaping:
 
 class TestTable:
     def test_rows_must_match_the_header(self):
-        with pytest.raises(ValueError, match=r"needs 2 cells, one for each of \['a', 'b'\]; got \[1\]"):
+        with pytest.raises(ValueError, match=r"needs 2 values, one for each of \['a', 'b'\]; got \[1\]"):
             Table(["a", "b"], [[1, 2], [1]])
         with pytest.raises(ValueError, match="at least one column"):
             Table([], [])

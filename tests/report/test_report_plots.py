@@ -24,7 +24,7 @@ from corefold.report import (
     score_comparison,
     update_spectra,
 )
-from corefold.report.kinds import group_by_kind
+from corefold.report.layer_kinds import group_by_kind
 
 SCORES = {"Deep LoRA": [0.861, 0.872, 0.855], "LoRA, rank 8": [0.842, 0.801], "head only": [0.79]}
 ONE = updates(["encoder.layer.0.attention.self.query"])

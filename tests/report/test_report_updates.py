@@ -7,7 +7,7 @@ import torch
 from simulated import BERT, layer_names, still
 
 from corefold.report import LayerUpdate
-from corefold.report.kinds import group_by_kind
+from corefold.report.layer_kinds import group_by_kind
 
 
 def _update(values: torch.Tensor, out_features: int = 6, in_features: int = 5, size: int = 44) -> LayerUpdate:

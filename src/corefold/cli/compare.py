@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import typer
 from rich.console import Console
@@ -17,11 +17,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from corefold.cli.console import console, number, show_table
 from corefold.cli.options import REQUIRED, with_settings
-from corefold.finetune import InputError, RunConfig, load_settings
+from corefold.errors import InputError
+from corefold.finetune import RunConfig, load_settings
+from corefold.finetune.config import MethodName
 
 if TYPE_CHECKING:
     from corefold.compare.plan import Plan
-    from corefold.compare.summary import Row
+    from corefold.compare.summary import SummaryRow
 
 NAME = "compare"
 HELP = """Compare methods of fine-tuning on your own data, over ranks, numbers of training rows and seeds.
@@ -29,13 +31,12 @@ HELP = """Compare methods of fine-tuning on your own data, over ranks, numbers o
 Example: `corefold compare --model sentence-transformers/all-MiniLM-L6-v2 --train train.csv --eval eval.csv
 --text review --label stars --methods lora,deep-lora --ranks 2,8,32 --samples 16,64,256 --seeds 10 -o out`
 
-Methods: lora, deep-lora, lora-ga, lora-one, eva, pissa, adalora, dora, vera, full, head, and untouched, the model as it
-comes. At one seed all get the same rows in the same batches. OUT holds a line for each cell (`cells.jsonl`), the table
-(`table.csv`, `table.json`) and `index.html`. A comparison that was stopped goes on by the same command; more methods,
-ranks, samples or seeds extend it.
-"""
+Methods: {methods}; untouched is the model before any training. At one seed all get the same rows in the same batches.
+OUT holds a line for each cell (`cells.jsonl`), the table (`table.csv`, `table.json`) and `index.html`. After a stop the
+same command continues the comparison; more methods, ranks, samples or seeds extend it.
+""".format(methods=", ".join(get_args(MethodName)))
 
-# A cell's own, and what only a run that is kept has.
+# Settings that each cell has for itself, and settings of runs that are kept.
 AXES = ("method", "rank", "samples", "seed", "tolerance", "checkpoint_every", "tracker")
 TUNABLE = (
     "lr", "head_lr", "weight_decay", "steps", "batch_size", "depth", "init_scale", "basis_lr_ratio",
@@ -89,12 +90,14 @@ def run(
     tune: list[str] | None,
     jobs: int | None,
     retry: bool,
-    **given: Any,
+    **options: Any,
 ) -> None:
     """The command; its options beside these nine are fields of RunConfig."""
     stored = load_settings(config) if config is not None else {}
     settings = {name: value for name, value in stored.items() if name not in AXES}
-    shared = RunConfig(**{**settings, **{name: value for name, value in given.items() if value is not None}})
+    shared = RunConfig(
+        **{**settings, **{name: value for name, value in options.items() if value is not None}}
+    )
     names = _parts("--methods", methods)
     axes = {
         "methods": names,
@@ -109,7 +112,9 @@ def run(
         with progress(plan) as done:
             plan.run(jobs, done)
     except KeyboardInterrupt:
-        console.print(f"stopped; the finished cells are in {output}, and the same command goes on from them")
+        console.print(
+            f"stopped; the finished cells are in {output}, and the same command continues from them"
+        )
         raise
     _show(plan.results(), plan)
 
@@ -128,8 +133,8 @@ def _numbers(flag: str, text: str) -> list[int]:
         raise InputError(f"{flag} takes whole numbers with commas between; got {text!r}") from error
 
 
-def parse_tries(methods: Sequence[str], given: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
-    """What each method chooses from: every combination of the values that `--tune` gives for it.
+def parse_tries(methods: Sequence[str], options: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """The settings that each method chooses from: all combinations of its values in `--tune`.
 
     >>> parse_tries(["lora", "full"], ["lr=1e-4,1e-3", "full.lr=1e-5,1e-4"])["full"]
     [{'lr': 1e-05}, {'lr': 0.0001}]
@@ -138,9 +143,8 @@ def parse_tries(methods: Sequence[str], given: Sequence[str]) -> dict[str, list[
         InputError: not NAME=V1,V2,..., an unknown method or setting, or a value that the setting does not take.
     """
     values: dict[str, dict[str, list[Any]]] = {method: {} for method in methods}
-    for text in sorted(
-        given, key=lambda each: "." in each.partition("=")[0]
-    ):  # one method's own come last, and win
+    # Options for one method come last, so that they win.
+    for text in sorted(options, key=lambda each: "." in each.partition("=")[0]):
         left, equals, right = text.partition("=")
         method, dot, name = left.strip().rpartition(".")
         name = name.replace("-", "_")
@@ -157,9 +161,9 @@ def parse_tries(methods: Sequence[str], given: Sequence[str]) -> dict[str, list[
 
 
 def _setting(name: str, text: str) -> Any:
-    """What a setting makes of a text, checked as it checks everything."""
-    given: dict[str, Any] = {name: text}
-    return getattr(RunConfig(**given), name)
+    """The value of a setting that was written as text; RunConfig checks and converts it."""
+    setting: dict[str, Any] = {name: text}
+    return getattr(RunConfig(**setting), name)
 
 
 def _combined(values: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
@@ -168,7 +172,7 @@ def _combined(values: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
 
 @contextmanager
 def progress(plan: Plan) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """A bar on standard error if that is a terminal, else a line a cell; both with an estimate of the time left."""
+    """A bar on standard error if that is a terminal, else a line for each cell; both estimate the time left."""
     from corefold.compare.grid import Key
 
     total, began = sum(map(plan.grid.work, plan.todo)), time.monotonic()
@@ -190,28 +194,28 @@ def progress(plan: Plan) -> Iterator[Callable[[Mapping[str, Any]], None]]:
             nonlocal cells, worked
             key = Key.of(record)
             cells, worked = cells + 1, worked + plan.grid.work(key)
-            left = said_left(time.monotonic() - began, worked, total)
-            said = f"{cells} of {len(plan.todo)} cells"
+            left = time_left(time.monotonic() - began, worked, total)
+            count = f"{cells} of {len(plan.todo)} cells"
             if terminal:
-                bar.update(task, completed=worked, description=said, left=left)
+                bar.update(task, completed=worked, description=count, left=left)
             else:
                 result = record["error"] or f"{record['main']} {number(record['scores'][record['main']])}"
-                errors.print(f"{said}: {key}: {result}; {left}")
+                errors.print(f"{count}: {key}: {result}; {left}")
 
         yield done
 
 
-def said_left(elapsed: float, worked: float, total: float) -> str:
-    """The time left if the rest takes as long a step as what is done.
+def time_left(elapsed: float, worked: float, total: float) -> str:
+    """The time left if every further step takes as long as a step took so far.
 
-    >>> said_left(60, 1, 61)
+    >>> time_left(60, 1, 61)
     'about 1:00:00 left'
     """
     return f"about {timedelta(seconds=round(elapsed * (total - worked) / worked))} left"
 
 
-def _show(rows: Sequence[Row], plan: Plan) -> None:
-    """Print the table, the errors and where the page is."""
+def _show(rows: Sequence[SummaryRow], plan: Plan) -> None:
+    """Print the table, the errors and the path of the page."""
     from corefold.compare.page import PAGE
     from corefold.compare.store import read_cells
 
@@ -238,7 +242,7 @@ def _show(rows: Sequence[Row], plan: Plan) -> None:
     console.print(f"table: {plan.out / 'table.csv'}; page: {plan.out / PAGE}")
 
 
-def _scores(row: Row) -> list[str]:
+def _scores(row: SummaryRow) -> list[str]:
     spread = "" if row.spread is None else f" ± {row.spread:.3f}"
     difference = "" if row.low is None else f"{row.difference:+.3f} ({row.low:+.3f} to {row.high:+.3f})"
     return [

@@ -1,4 +1,4 @@
-"""What commands print: tables and notes to standard output, errors to standard error."""
+"""Printing: tables and notes go to standard output, errors to standard error."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-# Paths and names are printed as they are: no markup, no ":train" turned into a train.
+# Paths and names are printed unchanged: without markup, and without turning ":train" into a picture of a train.
 console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
 _errors = Console(stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def say_error(message: str) -> None:
-    """One line, whatever the message holds, never wrapped."""
+    """Print the message on one line, which is never wrapped."""
     _errors.print("corefold: error: " + " ".join(message.split()), style="red")
 
 

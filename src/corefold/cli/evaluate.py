@@ -28,11 +28,13 @@ def run(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the .json file.")] = False,
 ) -> None:
     """The command."""
-    from corefold.finetune.folder import load_run, write_json
-    from corefold.finetune.prediction import check_output, evaluate
+    from corefold.finetune.folder import load_run
+    from corefold.finetune.prediction import evaluate
+    from corefold.tables.atomic import write_json
+    from corefold.tables.writing import check_file
 
     if json is not None:
-        check_output(json, overwrite, (".json",))
+        check_file(json, overwrite, (".json",))
     scores = evaluate(load_run(out), table, batch_size=batch_size)
     if json is not None:
         write_json(json, scores)

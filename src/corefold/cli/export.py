@@ -31,8 +31,9 @@ def run(
 ) -> None:
     """The command."""
     from corefold.adapters import DeepLoraConfig, to_lora
-    from corefold.finetune import InputError
-    from corefold.finetune.folder import check_adapter, check_apart, check_free
+    from corefold.errors import InputError
+    from corefold.finetune.folder import check_adapter, check_apart
+    from corefold.tables.writing import check_folder
 
     if not 0 <= tolerance < 1:
         raise InputError(f"--tolerance is a relative error, 0 <= tolerance < 1; got {tolerance}")
@@ -40,7 +41,7 @@ def run(
     if not isinstance(config, DeepLoraConfig):
         raise InputError(f"{out} holds a {config.peft_type} adapter, not Deep LoRA; a LoRA needs no export")
     check_apart(out, output)
-    check_free(output, overwrite)
+    check_folder(output, overwrite)
     try:
         console.print(str(to_lora(config, state, output, tolerance)))
     except ValueError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,8 @@ import typer
 
 from corefold.cli.console import console, number, show_table
 from corefold.cli.options import REQUIRED, with_settings
-from corefold.finetune import InputError, RunConfig, load_settings
+from corefold.errors import InputError
+from corefold.finetune import RunConfig, load_settings
 
 NAME = "finetune"
 HELP = """Fine-tune a model on a table of texts.
@@ -31,7 +31,7 @@ OWN = {
     ),
     "resume": (
         bool,
-        typer.Option("--resume", help="Go on with the stopped run in OUT, with its settings."),
+        typer.Option("--resume", help="Continue the stopped run in OUT, with its settings."),
         False,
     ),
     "overwrite": (bool, typer.Option("--overwrite", help="Use OUT although it is not empty."), False),
@@ -39,10 +39,10 @@ OWN = {
 
 
 def run(
-    output: Path, config: Path | None = None, resume: bool = False, overwrite: bool = False, **given: Any
+    output: Path, config: Path | None = None, resume: bool = False, overwrite: bool = False, **options: Any
 ) -> None:
     """The command; its options beside these four are the fields of RunConfig."""
-    settings = {name: value for name, value in given.items() if value is not None}
+    settings = {name: value for name, value in options.items() if value is not None}
     if resume:
         settings = _settings_of(output, settings, config)
     elif config is not None:
@@ -57,13 +57,14 @@ def run(
     show(output)
 
 
-def _settings_of(out: Path, given: dict[str, Any], config: Path | None) -> dict[str, Any]:
+def _settings_of(out: Path, options: dict[str, Any], config: Path | None) -> dict[str, Any]:
+    """The settings of the run in `out`; options and a file of settings may repeat them, not change them."""
     if not (out / "config.yaml").exists():
         raise InputError(f"{out} holds no run to resume (no config.yaml)")
     settings = load_settings(out / "config.yaml")
-    asked = {**(load_settings(config) if config else {}), **given}
-    checked = RunConfig(**asked)
-    for name in asked:
+    wanted = {**(load_settings(config) if config else {}), **options}
+    checked = RunConfig(**wanted)
+    for name in wanted:
         value = getattr(checked, name)
         stored = settings.get(name)
         same = stored == value or (isinstance(value, str) and str(Path(value).absolute()) == stored)
@@ -77,8 +78,9 @@ def _settings_of(out: Path, given: dict[str, Any], config: Path | None) -> dict[
 def show(out: Path) -> None:
     """Write report.html from the files of a finished run, and print its scores."""
     from corefold.cli.run_report import STAGES, write_report
+    from corefold.finetune.folder import METRICS, read_json
 
-    metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    metrics = read_json(out / METRICS)
     names = [name for name in metrics["after"] if name != "loss"]
     rows = [
         [label, *(number(metrics[stage].get(name)) for name in names)]
@@ -90,7 +92,7 @@ def show(out: Path) -> None:
     console.print(
         f"{adapter['trainable_parameters']:,} parameters trained on {metrics['rows']['train']:,} rows, "
         f"{number(timing['seconds_per_step'])} s a step; adapter {adapter['bytes']:,} bytes, as plain LoRA "
-        f"{adapter['lora_bytes']:,} (dropping what carries nothing saved {adapter['lora_bytes_saved']:,})"
+        f"{adapter['lora_bytes']:,} (truncation saved {adapter['lora_bytes_saved']:,} bytes)"
     )
     console.print(f"report: {write_report(out)}")
 

@@ -10,7 +10,7 @@ import typer
 from corefold.cli.console import console, number, show_table
 
 NAME = "inspect"
-HELP = """Show what an adapter does to each layer: rank, energy, bytes and spectrum. Works for Deep LoRA and LoRA.
+HELP = """Show the update of each layer by an adapter: rank, energy, bytes and spectrum. Works for Deep LoRA and LoRA.
 
 Example: `corefold inspect out --plot spectra.html`
 """
@@ -27,11 +27,11 @@ def run(
 ) -> None:
     """The command."""
     from corefold.cli.run_report import update_sections, updates_of
-    from corefold.finetune.prediction import check_output
     from corefold.report import write_page
+    from corefold.tables.writing import check_file
 
     if plot is not None:
-        check_output(plot, overwrite, (".html",))
+        check_file(plot, overwrite, (".html",))
     updates = updates_of(out)
     show_table(
         ["layer", "weight", "r", "rank", "stable", "energy", "bytes", "spectrum"],

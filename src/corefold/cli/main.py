@@ -1,4 +1,4 @@
-"""`corefold`: the entry point, and what every command shares: one line and exit code 2 for bad input."""
+"""`corefold`: the entry point. Every command answers bad input with one line and exit code 2."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 
 from corefold.cli import compare, complete, demo, evaluate, export, finetune, inspect, merge, predict
 from corefold.cli.console import say_error
-from corefold.finetune import InputError
+from corefold.errors import InputError
 
 app = typer.Typer(
     name="corefold",
@@ -43,8 +43,10 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a Windows pipe may not know the bars of a spectrum
-    # Addressed to developers of these libraries, not to who runs the command.
+            stream.reconfigure(
+                errors="replace"
+            )  # the encoding of a Windows pipe may lack the bars of a spectrum
+    # These warnings are meant for developers of the libraries, not for users of the command.
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", message="Could not find a config file", module="peft")
     try:
@@ -59,8 +61,8 @@ def main() -> None:
         if isinstance(stop, SystemExit) and stop.code != 130:  # newer releases of typer turn Ctrl-C into this
             raise
         say_error(
-            "interrupted; what `finetune`, `compare` or `demo` has done is kept: finetune goes on with --resume, the "
-            "others by the same command; `complete` writes the result of its best step so far, if it has got to one"
+            "interrupted. Finished work of `finetune`, `compare` and `demo` is kept: continue finetune with --resume, "
+            "the others by the same command. `complete` writes the result of its best step so far, if there is one"
         )
         sys.exit(130)
 

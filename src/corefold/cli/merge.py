@@ -24,11 +24,12 @@ def run(
     ] = False,
 ) -> None:
     """The command."""
-    from corefold.finetune.folder import check_apart, check_free, load_run
+    from corefold.finetune.folder import check_apart, load_run
     from corefold.finetune.merging import merge
+    from corefold.tables.writing import check_folder
 
     check_apart(out, output)
-    check_free(output, overwrite)  # before the model loads, which takes longer
+    check_folder(output, overwrite)  # before the model loads, which takes longer
     error = merge(load_run(out), output, overwrite=overwrite)
     console.print(f"merged model in {output}")
     if error is not None:

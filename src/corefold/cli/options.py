@@ -1,4 +1,4 @@
-"""Options of commands that run with the settings of `RunConfig`, which is where those are declared."""
+"""Options of commands that take the settings of `RunConfig`; they are made of its fields."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def with_settings(
 
     Args:
         command: a function that takes keyword arguments.
-        own: for each of its own options the type, typer's option and the default.
-        leave_out: fields of RunConfig that it has no option for.
+        own: for each option that only this command has, the type, typer's option and the default.
+        leave_out: fields of RunConfig for which the command has no option.
     """
     hints = get_type_hints(RunConfig)
     options = {name: (Annotated[kind, option], default) for name, (kind, option, default) in own.items()}

@@ -30,9 +30,10 @@ def run(
 ) -> None:
     """The command."""
     from corefold.finetune.folder import load_run
-    from corefold.finetune.prediction import check_output, predict, write_table
+    from corefold.finetune.prediction import predict
+    from corefold.tables.writing import TABLE_SUFFIXES, check_file, write_table
 
-    check_output(output, overwrite)
+    check_file(output, overwrite, TABLE_SUFFIXES)
     predicted = predict(load_run(out), table, batch_size=batch_size, max_new_tokens=max_new_tokens)
-    write_table(predicted, output, overwrite)
+    write_table(predicted, output)
     console.print(f"{len(predicted):,} rows in {output}")

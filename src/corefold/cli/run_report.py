@@ -1,8 +1,7 @@
-"""From the files of a run to its report: the updates of an adapter, and report.html."""
+"""The report of a run, made from its files: the updates of the adapter, and report.html."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -13,9 +12,10 @@ from peft.utils.other import get_pattern_key
 from torch import Tensor
 
 from corefold.adapters import DeepLoraConfig, saved_updates
-from corefold.core import DeepCore
-from corefold.finetune import InputError, load_settings
-from corefold.finetune.folder import check_adapter
+from corefold.core import DeepCore, Update
+from corefold.errors import InputError
+from corefold.finetune import load_settings
+from corefold.finetune.folder import HISTORY, METRICS, REPORT, SETTINGS, check_adapter, read_json
 from corefold.report import (
     LayerUpdate,
     Section,
@@ -27,26 +27,26 @@ from corefold.report import (
     write_page,
 )
 
-# What a report calls the parts of metrics.json; a part may be empty (no constant answer in causal-lm).
+# The parts of metrics.json by their names in a report; a part may be empty (causal-lm has no constant answer).
 STAGES = {"constant answer": "baseline", "before training": "before", "after training": "after"}
 
 
 def updates_of(folder: Path) -> list[LayerUpdate]:
-    """What the adapter in `folder`, Deep LoRA or LoRA, adds to each layer.
+    """The update of each layer by the adapter in `folder`, Deep LoRA or LoRA.
 
     Raises:
-        InputError: no such adapter, one that was cut or changed, or of another method.
+        InputError: there is no adapter, it was cut or changed, or it is of another method.
     """
     config, state = check_adapter(folder)
     try:
-        chains = (
+        updates = (
             saved_updates(config, state)
             if isinstance(config, DeepLoraConfig)
-            else _lora_chains(config, state)
+            else _lora_updates(config, state)
         )
     except (ValueError, KeyError) as error:
         raise InputError(f"{folder}: {error}") from error
-    sizes = dict.fromkeys(chains, 0)
+    sizes = dict.fromkeys(updates, 0)
     for key, tensor in state.items():
         name = key.removeprefix("base_model.model.").rpartition(".lora_" if ".lora_" in key else ".")[0]
         if name in sizes:
@@ -56,16 +56,21 @@ def updates_of(folder: Path) -> list[LayerUpdate]:
         return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]  # 9 before 10
 
     return [
-        LayerUpdate(name, chain.singular_values(), chain.left.shape[0], chain.right.shape[0], sizes[name])
-        for name, chain in sorted(chains.items(), key=lambda pair: place(pair[0]))
+        LayerUpdate(name, update.singular_values(), *_shape(update), sizes[name])
+        for name, update in sorted(updates.items(), key=lambda pair: place(pair[0]))
     ]
 
 
-def _lora_chains(config: PeftConfig, state: Mapping[str, Tensor]) -> dict[str, DeepCore]:
-    """A LoRA pair as a chain of depth one, so that both methods are looked at alike."""
+def _shape(update: Update) -> tuple[int, int]:
+    thin = update.thin()
+    return (len(thin[0]), len(thin[1])) if thin is not None else tuple(update.dense().shape)  # type: ignore[return-value]
+
+
+def _lora_updates(config: PeftConfig, state: Mapping[str, Tensor]) -> Mapping[str, Update]:
+    """LoRA pairs as updates with a core of depth one, so that one function describes both methods."""
     if not isinstance(config, LoraConfig):
         raise ValueError(f"a {config.peft_type} adapter; expected Deep LoRA or LoRA")
-    chains = {}
+    updates = {}
     for key in state:
         if key.endswith(".lora_A.weight"):
             a, b = state[key], state[key.replace("lora_A", "lora_B")]
@@ -73,25 +78,23 @@ def _lora_chains(config: PeftConfig, state: Mapping[str, Tensor]) -> dict[str, D
             patterns = config.alpha_pattern or {}
             alpha = patterns.get(get_pattern_key(list(patterns), name), config.lora_alpha)
             scale = alpha / (len(a) ** 0.5 if config.use_rslora else len(a))
-            chains[name] = DeepCore(b.float(), scale * torch.eye(len(a)).unsqueeze(0), a.mT.float())
-    if not chains:
+            updates[name] = DeepCore(b.float(), scale * torch.eye(len(a)).unsqueeze(0), a.mT.float())
+    if not updates:
         raise ValueError("the adapter holds no linear LoRA layer")
-    return chains
+    return updates
 
 
 def write_report(out: Path) -> Path:
     """Write report.html into the folder of a finished run, from the files in it."""
-    metrics, history = (
-        json.loads((out / name).read_text(encoding="utf-8")) for name in ("metrics.json", "history.json")
-    )
+    metrics, history = read_json(out / METRICS), read_json(out / HISTORY)
     updates = updates_of(out)
-    settings = load_settings(out / "config.yaml")
+    settings = load_settings(out / SETTINGS)
     names = list(metrics["after"])
     rows_shown = [[label, *map(metrics[key].get, names)] for label, key in STAGES.items() if metrics[key]]
     rows = metrics["rows"]
-    said = f"On {rows['eval']:,} rows, after training on {rows['train']:,}."
+    caption = f"On {rows['eval']:,} rows, after training on {rows['train']:,}."
     sections = [
-        Section("Scores", said, Table(["", *names], rows_shown)),
+        Section("Scores", caption, Table(["", *names], rows_shown)),
         Section("Learning curves", figure_svg=figure_svg(partial(learning_curves, history)),
                 caption="Evaluated on a random part of the evaluation rows during training."),
         *update_sections(updates),
@@ -100,7 +103,7 @@ def write_report(out: Path) -> Path:
         Section("Versions", settings=metrics["versions"]),
     ]  # fmt: skip
     return write_page(
-        out / "report.html", f"corefold: {settings['method']} on {Path(settings['train']).name}", sections
+        out / REPORT, f"corefold: {settings['method']} on {Path(settings['train']).name}", sections
     )
 
 

@@ -6,16 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from corefold.finetune import InputError, RunConfig
+from corefold.adapters.deep_lora.recipe import default_steps
+from corefold.errors import InputError
+from corefold.finetune import RunConfig
+from corefold.finetune.method import value_or
 from corefold.finetune.methods import METHODS
-from corefold.finetune.problem import default_steps
 
 Try = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Key:
-    """What tells a cell from the others; the rank is None where it changes nothing."""
+    """The key of a cell; the rank is None for a method without rank."""
 
     method: str
     rank: int | None
@@ -37,13 +39,13 @@ class Grid:
     """All cells of a comparison.
 
     Attributes:
-        config: what all cells share; method, rank, samples and seed are the cell's.
+        config: the settings that all cells share; each cell has its own method, rank, samples and seed.
         methods: names of methods; the first is the baseline.
-        ranks: of the adapters.
+        ranks: ranks of the adapters.
         samples: numbers of training rows.
-        seeds: how many, from 0.
-        tries: for each method that trains, settings to choose from on held-out training rows; nothing, or as many
-            for each.
+        seeds: the number of seeds, counted from 0.
+        tries: for each method that trains, settings to choose from on held-out training rows; none, or the same
+            number for each.
 
     Raises:
         InputError: an unknown method, a number below 1, something twice, or unequal numbers of tries.
@@ -60,42 +62,42 @@ class Grid:
         for name in self.methods:
             if name not in METHODS:
                 raise InputError(f"--methods knows {', '.join(METHODS)}; got {name!r}")
-        for flag, given in (("methods", self.methods), ("ranks", self.ranks), ("samples", self.samples)):
-            if not given or len(set(given)) < len(given):
-                raise InputError(f"--{flag} needs one or more, each once; got {_listed(given)}")
-            if any(isinstance(each, int) and each < 1 for each in given):
-                raise InputError(f"--{flag} must be at least 1; got {_listed(given)}")
+        for flag, values in (("methods", self.methods), ("ranks", self.ranks), ("samples", self.samples)):
+            if not values or len(set(values)) < len(values):
+                raise InputError(f"--{flag} needs one or more, each once; got {_listed(values)}")
+            if any(isinstance(each, int) and each < 1 for each in values):
+                raise InputError(f"--{flag} must be at least 1; got {_listed(values)}")
         if self.seeds < 1:
             raise InputError(f"--seeds must be at least 1; got {self.seeds}")
         counts = {name: len(self.tries.get(name, ())) for name in self.methods if trains(name)}
         if len(set(counts.values())) > 1:
-            said = ", ".join(f"{name} {count}" for name, count in counts.items())
-            raise InputError(f"--tune gives each method the same number of tries; got {said}")
+            listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+            raise InputError(f"--tune gives each method the same number of tries; got {listed}")
         if any(counts.values()) and min(self.samples) < 5:
             raise InputError(
                 f"--tune holds out a fifth of the training rows; --samples {min(self.samples)} has none"
             )
 
     def keys(self) -> list[Key]:
-        """The cells in the order in which they run: in turns, so that a grid half done compares what it has."""
-        found: dict[Key, None] = {}
+        """The cells in the order in which they run: methods in turns, so that a part of the grid compares them."""
+        keys: dict[Key, None] = {}
         for seed in range(self.seeds):
             for samples in self.samples:
                 for rank in self.ranks:
                     for name in self.methods:
-                        found[Key(name, rank if METHODS[name].by_rank else None, samples, seed)] = None
-        return list(found)
+                        keys[Key(name, rank if METHODS[name].has_rank else None, samples, seed)] = None
+        return list(keys)
 
     def work(self, key: Key) -> float:
-        """Training steps that a cell takes, tries included, for an estimate of the time left."""
+        """The training steps of a cell, tries included, from which the time left is estimated."""
         if not trains(key.method):
             return 1.0
-        steps = self.config.steps or default_steps(key.samples, self.config.batch_size)
+        steps = value_or(self.config.steps, default_steps(key.samples, self.config.batch_size))
         return steps * (1 + len(self.tries.get(key.method, ())))
 
 
 def trains(method: str) -> bool:
-    """Whether a method trains anything, and so has something to choose from; an unknown one is told later."""
+    """Whether a method trains, and so has settings to choose; `Grid` refuses an unknown one, with a better message."""
     return method not in METHODS or METHODS[method].trains
 
 

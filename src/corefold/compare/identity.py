@@ -1,4 +1,4 @@
-"""What a cell's score hangs on besides its settings: data, model, versions, machine."""
+"""Everything besides settings that a score depends on: data, model, machine."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ import pandas as pd
 import torch
 
 from corefold.finetune import RunConfig
-from corefold.finetune.problem import Tables
+from corefold.finetune.run_data import SourceTables
 from corefold.finetune.task import checkpoint_file
 
-# The cell's own, where the data lie, and what a run that is thrown away does not use.
+# Settings that each cell has for itself, paths, and settings of runs that are kept.
 NOT_SHARED = (
     "method", "rank", "samples", "seed", "model", "train", "eval", "tolerance", "checkpoint_every", "tracker",
 )  # fmt: skip
-END = 2**20  # bytes from each end of a file of weights that its digest looks at
+DIGESTED_BYTES = 2**20  # from each end of a file of weights
 WEIGHTS = ("*.safetensors", "*.bin", "*.gguf", "config.json")
 
 
-def shared_settings(config: RunConfig, tables: Tables) -> dict[str, Any]:
-    """What all cells of one comparison have in common: settings, and digests of data and model.
+def shared_settings(config: RunConfig, tables: SourceTables) -> dict[str, Any]:
+    """The settings that all cells of one comparison share, with digests in the place of paths.
 
-    A file that was moved is the same file, so digests stand in the place of paths.
+    So a comparison survives a moved file, and is refused if the content of a file has changed.
     """
     settings = {name: value for name, value in asdict(config).items() if name not in NOT_SHARED}
     return {
@@ -39,7 +39,7 @@ def shared_settings(config: RunConfig, tables: Tables) -> dict[str, Any]:
 
 
 def table_digest(table: pd.DataFrame) -> str:
-    """A digest of the rows, in their order, and of nothing else that a file holds."""
+    """A digest of the rows in their order, whatever the format of the file."""
     rows = pd.util.hash_pandas_object(table, index=False).to_numpy()
     return hashlib.sha256(rows.tobytes()).hexdigest()[:16]
 
@@ -56,14 +56,14 @@ def model_digest(model: str) -> str:
         size = path.stat().st_size
         digest.update(f"{path.name} {size}\n".encode())
         with path.open("rb") as file:
-            digest.update(file.read(END))
-            file.seek(max(0, size - END))
-            digest.update(file.read(END))
+            digest.update(file.read(DIGESTED_BYTES))
+            file.seek(max(0, size - DIGESTED_BYTES))
+            digest.update(file.read(DIGESTED_BYTES))
     return digest.hexdigest()[:16]
 
 
 def machine() -> dict[str, Any]:
-    """Where a cell ran, since its seconds depend on it."""
+    """The machine, on which the seconds of a cell depend."""
     return {
         "system": platform.system(),
         "machine": platform.machine(),

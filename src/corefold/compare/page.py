@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from corefold.compare.summary import Row
+from corefold.compare.summary import SummaryRow
 from corefold.report import Section, Table, figure_svg, write_page
 from corefold.report.comparison_plots import Point, score_lines
 
@@ -16,31 +16,31 @@ PAGE = "index.html"
 
 def write_comparison(
     out: Path,
-    rows: Sequence[Row],
+    rows: Sequence[SummaryRow],
     cells: Sequence[Mapping[str, Any]],
     settings: Mapping[str, Any],
     baseline: str,
 ) -> Path:
-    """Write index.html from the table, the cells that it comes from and the settings that they share."""
+    """Write index.html from the table, its cells and the settings that they share."""
     first = cells[0]
     metric = first["main"]
     better = "lower is better" if first["lower_is_better"] else "higher is better"
-    said = (
+    caption = (
         f"{metric}, {better}, on the evaluation rows: mean and standard deviation over seeds. At one seed every method "
         f"gets the same training rows in the same batches, so differences to {baseline} are taken seed by seed; the "
-        "interval is the bootstrap's for their mean, 95 %. A method without a rank stands in every rank's block."
+        "interval is the bootstrap's for their mean, 95 %. A method without rank appears in the block of every rank."
     )
     return write_page(
         out / PAGE,
         f"corefold compare: {', '.join(dict.fromkeys(row.method for row in rows))}",
         [
-            Section("Scores", said, Table(*score_table(rows, metric))),
+            Section("Scores", caption, Table(*score_table(rows, metric))),
             *_pictures(rows, metric),
-            Section("Cost", "Medians over seeds. Bytes are what is kept beside the base model: adapter and head, or "
-                    "all that trained.", Table(*_cost_table(rows))),
+            Section("Cost", "Medians over seeds. The bytes are those of the file beside the base model: adapter and "
+                    "head, or all trained weights.", Table(*_cost_table(rows))),
             *_errors(rows),
-            Section("Settings", "What all cells share; what is not set is chosen for each method, task and number of "
-                    "rows.", settings={name: value for name, value in settings.items() if name != "tries"}),
+            Section("Settings", "All cells share these. Those that are not set are decided for each method, task and "
+                    "number of rows.", settings={name: value for name, value in settings.items() if name != "tries"}),
             *_tries(settings.get("tries", {})),
             Section("Versions", settings=_together(cells, "versions")),
             Section("Machine", settings=_together(cells, "machine")),
@@ -48,8 +48,8 @@ def write_comparison(
     )  # fmt: skip
 
 
-def score_table(rows: Sequence[Row], metric: str) -> tuple[list[str], list[list[Any]]]:
-    """Header and rows of the scores; the baseline has nothing in the columns of differences."""
+def score_table(rows: Sequence[SummaryRow], metric: str) -> tuple[list[str], list[list[Any]]]:
+    """Header and rows of the scores; in the row of the baseline the columns of differences are empty."""
     header = ["method", "rows", "rank", metric, "±", "difference", "low", "high", "won", "lost", "seeds"]
     return header, [
         [
@@ -69,7 +69,7 @@ def score_table(rows: Sequence[Row], metric: str) -> tuple[list[str], list[list[
     ]
 
 
-def _cost_table(rows: Sequence[Row]) -> tuple[list[str], list[list[Any]]]:
+def _cost_table(rows: Sequence[SummaryRow]) -> tuple[list[str], list[list[Any]]]:
     header = ["method", "rows", "rank", "trained parameters", "seconds a step", "bytes", "learning rate"]
     return header, [
         [r.method, r.samples, r.rank, r.trainable_parameters, r.seconds_per_step, r.bytes, r.lr]
@@ -78,7 +78,7 @@ def _cost_table(rows: Sequence[Row]) -> tuple[list[str], list[list[Any]]]:
     ]
 
 
-def _pictures(rows: Sequence[Row], metric: str) -> list[Section]:
+def _pictures(rows: Sequence[SummaryRow], metric: str) -> list[Section]:
     sections = []
     for rank in dict.fromkeys(row.rank for row in rows):
         lines = _lines(rows, "samples", lambda row, rank=rank: row.rank == rank)
@@ -94,8 +94,10 @@ def _pictures(rows: Sequence[Row], metric: str) -> list[Section]:
     return sections
 
 
-def _lines(rows: Sequence[Row], axis: str, wanted: Callable[[Row], bool]) -> dict[str, list[Point]]:
-    """The points of every method, none included, so that it looks alike in all pictures."""
+def _lines(
+    rows: Sequence[SummaryRow], axis: str, wanted: Callable[[SummaryRow], bool]
+) -> dict[str, list[Point]]:
+    """The points of every method; one without points keeps its place, and so its color in all pictures."""
     lines: dict[str, list[Point]] = {row.method: [] for row in rows}
     for row in rows:
         if wanted(row) and row.mean is not None:
@@ -103,7 +105,7 @@ def _lines(rows: Sequence[Row], axis: str, wanted: Callable[[Row], bool]) -> dic
     return lines
 
 
-def _errors(rows: Sequence[Row]) -> list[Section]:
+def _errors(rows: Sequence[SummaryRow]) -> list[Section]:
     failed = [[row.method, row.samples, row.rank, row.errors, row.error] for row in rows if row.errors]
     if not failed:
         return []
@@ -112,18 +114,18 @@ def _errors(rows: Sequence[Row]) -> list[Section]:
 
 def _tries(tries: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Section]:
     shown = {
-        method: ["; ".join(f"{name} {value:g}" for name, value in each.items()) for each in given]
-        for method, given in tries.items()
-        if given
+        method: ["; ".join(f"{name} {value:g}" for name, value in each.items()) for each in settings]
+        for method, settings in tries.items()
+        if settings
     }
     if not shown:
         return []
-    said = "What each method chose from, in each cell, on a fifth of its training rows."
-    return [Section("Tries", said, settings=shown)]
+    caption = "In each cell a method chose one of these settings, on a fifth of its training rows."
+    return [Section("Tries", caption, settings=shown)]
 
 
 def _together(cells: Sequence[Mapping[str, Any]], part: str) -> dict[str, object]:
-    """Each entry with every value that a cell has."""
+    """The entries of all cells; one that differs has a list of its values."""
     names = dict.fromkeys(name for cell in cells for name in cell[part])
-    found = {name: list(dict.fromkeys(cell[part].get(name) for cell in cells)) for name in names}
-    return {name: values[0] if len(values) == 1 else values for name, values in found.items()}
+    values_of = {name: list(dict.fromkeys(cell[part].get(name) for cell in cells)) for name in names}
+    return {name: values[0] if len(values) == 1 else values for name, values in values_of.items()}

@@ -1,4 +1,4 @@
-"""A comparison from its settings to its results, in a folder that any later run of it goes on in."""
+"""A comparison from its settings to its results, in a folder from which a later run continues."""
 
 from __future__ import annotations
 
@@ -7,41 +7,42 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from corefold.compare.cell import Given
+from corefold.compare.cell import SharedInputs
 from corefold.compare.grid import Grid, Key, Try, trains
 from corefold.compare.identity import shared_settings
 from corefold.compare.page import write_comparison
 from corefold.compare.store import open_store, read_cells
-from corefold.compare.summary import Row, summarise, write_tables
-from corefold.compare.workers import Done, default_jobs, run_all
-from corefold.finetune import InputError, RunConfig
-from corefold.finetune.problem import read_tables, with_absolute_paths
+from corefold.compare.summary import SummaryRow, summarise, write_tables
+from corefold.compare.workers import OnDone, default_jobs, run_all
+from corefold.errors import InputError
+from corefold.finetune import RunConfig
+from corefold.finetune.run_data import read_tables, with_absolute_paths
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A comparison whose folder is open.
+    """A comparison that can run.
 
     Attributes:
         grid: its cells.
-        out: its folder.
-        given: what every cell is run with.
-        settings: what the folder says that cells share.
+        out: its folder, which exists.
+        shared: the inputs that all cells share.
+        settings: the settings that the folder holds.
         todo: the cells that have no record yet.
     """
 
     grid: Grid
     out: Path
-    given: Given
+    shared: SharedInputs
     settings: Mapping[str, Any]
     todo: Sequence[Key]
 
-    def run(self, jobs: int | None, done: Done) -> None:
-        """Run what is left to do, in `jobs` processes (default: one a GPU, else one a core)."""
+    def run(self, jobs: int | None, done: OnDone) -> None:
+        """Run the cells that are left, in `jobs` processes (default: one for each GPU, else one for each core)."""
         if self.todo:
-            run_all(self.given, self.todo, self.out, jobs or default_jobs(), done)
+            run_all(self.shared, self.todo, self.out, jobs or default_jobs(), done)
 
-    def results(self) -> list[Row]:
+    def results(self) -> list[SummaryRow]:
         """Write table.csv, table.json and index.html of all cells in the folder, and return the table.
 
         Raises:
@@ -72,10 +73,10 @@ def begin(
     Args:
         config: the settings that cells share.
         out: a folder that is empty, or holds a part of this comparison, or a smaller one.
-        methods: the baseline first.
-        ranks: of the adapters.
-        samples: numbers of training rows; None for all of them.
-        seeds: how many.
+        methods: names of methods, the baseline first.
+        ranks: ranks of the adapters.
+        samples: numbers of training rows; None for all rows.
+        seeds: the number of seeds.
         tries: settings to choose from, by method.
         retry: run cells again that ended in an error.
 
@@ -89,12 +90,16 @@ def begin(
     grid = Grid(config, tuple(methods), tuple(ranks), tuple(samples or (rows,)), seeds, tries)
     if max(grid.samples) > rows:
         raise InputError(f"--samples {max(grid.samples)}: {config.train} has {rows} rows to train on")
-    shared = shared_settings(config, tables)
-    settings = open_store(out, {**shared, "tries": tries})
+    identity = shared_settings(config, tables)
+    settings = open_store(out, {**identity, "tries": tries})
     about = {
-        "model": {"name": config.model, "digest": shared["model"]},
-        "data": {"train": config.train, "eval": config.eval, "digests": [shared["train"], shared["eval"]]},
+        "model": {"name": config.model, "digest": identity["model"]},
+        "data": {
+            "train": config.train,
+            "eval": config.eval,
+            "digests": [identity["train"], identity["eval"]],
+        },
     }
-    found = read_cells(out)
-    todo = [key for key in grid.keys() if key not in found or (retry and found[key]["error"])]  # noqa: SIM118
-    return Plan(grid, out, Given(config, tries, tables, about), settings, todo)
+    done = read_cells(out)
+    todo = [key for key in grid.keys() if key not in done or (retry and done[key]["error"])]  # noqa: SIM118
+    return Plan(grid, out, SharedInputs(config, tries, tables, about), settings, todo)

@@ -17,10 +17,10 @@ class Paired:
     """A method's scores less another's, seed by seed.
 
     Attributes:
-        pairs: seeds that both have.
-        mean: of the differences.
+        pairs: number of seeds that both methods have.
+        mean: mean of the differences.
         low, high: ends of the bootstrap interval of that mean.
-        wins, losses: seeds at which the method is better, and worse; ties are neither.
+        wins, losses: number of seeds at which the method is better, and worse; ties are neither.
     """
 
     pairs: int
@@ -32,7 +32,7 @@ class Paired:
 
 
 def spread(scores: Float[np.ndarray, " seeds"]) -> float | None:
-    """The sample's standard deviation (n - 1 below the line); None for fewer than two scores."""
+    """The sample standard deviation, which divides by n - 1; None for fewer than two scores."""
     return float(scores.std(ddof=1)) if len(scores) > 1 else None
 
 
@@ -42,9 +42,9 @@ def paired(
     """`scores - baseline` over the seeds that both have; None if there is no such seed.
 
     Args:
-        scores: of the method, by seed.
-        baseline: of the method it is compared with, by seed.
-        lower_is_better: which side wins; the differences keep their sign.
+        scores: scores of the method by seed.
+        baseline: scores of the method that it is compared with, by seed.
+        lower_is_better: whether the lower score wins; the differences keep their sign.
 
     >>> paired({0: 0.8, 1: 0.9, 2: 0.7}, {0: 0.7, 1: 0.8, 5: 0.1}).wins
     2
@@ -65,12 +65,12 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """The percentile bootstrap interval of the mean (Efron 1979): quantiles of the means of resampled values.
 
-    With few values it is too narrow: ten cover less than they promise, and one is its own interval.
+    With few values it is too narrow: that of ten covers the mean too rarely, and that of one value is a point.
 
     Args:
-        values: independent of each other, one a seed.
-        level: share of resampled means inside.
-        seed: of the resampling.
+        values: independent values, one for each seed.
+        level: share of the resampled means that the interval holds.
+        seed: seed of the resampling.
 
     Raises:
         ValueError: no values, or a level not between 0 and 1.

@@ -10,25 +10,27 @@ from pathlib import Path
 from typing import Any
 
 from corefold.compare.grid import Key
-from corefold.finetune import InputError
-from corefold.finetune.folder import check_free, write_json
+from corefold.errors import InputError
+from corefold.finetune.folder import read_json
+from corefold.tables.atomic import write_json
+from corefold.tables.writing import check_folder
 
 SETTINGS, CELLS = "settings.json", "cells.jsonl"
 
 
 def open_store(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """Make `out` the folder of a comparison with these settings, or go on in it if it is; return what it now holds.
+    """Make `out` the folder of a comparison with these settings, or extend the comparison in it; return its settings.
 
     Args:
         out: the folder.
-        settings: what all cells share, and under "tries" what each method chooses from.
+        settings: the settings that all cells share, and under "tries" the settings that each method chooses from.
 
     Raises:
-        InputError: the folder holds something else, or cells with other settings. It is as it was then.
+        InputError: the folder holds something else, or cells with other settings; it is left unchanged.
     """
     path = out / SETTINGS
     if not path.exists():
-        check_free(out, overwrite=False)
+        check_folder(out, overwrite=False)
         out.mkdir(parents=True, exist_ok=True)
         merged = settings
     else:
@@ -36,7 +38,7 @@ def open_store(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
         for name, value in settings.items():
             if name != "tries" and name in stored and stored[name] != value:
                 raise InputError(
-                    f"{out} holds a comparison with {name} {_said(stored[name])}, not {_said(value)}; "
+                    f"{out} holds a comparison with {name} {_shown(stored[name])}, not {_shown(value)}; "
                     "choose another -o"
                 )
         merged = {**stored, **settings, "tries": _merged(out, stored["tries"], settings["tries"])}
@@ -46,33 +48,31 @@ def open_store(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _stored(path: Path) -> dict[str, Any]:
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(stored["tries"], dict):
-            return stored
-    except (ValueError, KeyError, TypeError):
-        pass
-    raise InputError(f"{path} is not what `corefold compare` writes; choose another -o")
+    stored = read_json(path)
+    if not isinstance(stored, dict) or not isinstance(stored.get("tries"), dict):
+        raise InputError(f"{path} was not written by `corefold compare`; choose another -o")
+    return stored
 
 
-def _said(value: object) -> str:
+def _shown(value: object) -> str:
     return "not set" if value is None else str(value)
 
 
-def _merged(out: Path, stored: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    for name, tries in given.items():
-        # Another method with more tries would be compared as if it had as many.
+def _merged(out: Path, stored: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    for name, tries in new.items():
+        # A method with more tries than another would be compared unfairly.
         for other, before in stored.items():
             if len(before) != len(tries) or (other == name and before != tries):
                 raise InputError(
-                    f"{out} holds cells of {other} chosen from {before or 'nothing'}; {name} would choose from "
-                    f"{tries or 'nothing'}. Give it as many, and {other} the same, or choose another -o"
+                    f"{out} holds cells of {other} chosen from {before or 'nothing'}, and {name} would choose from "
+                    f"{tries or 'nothing'}. Every method needs the same number of tries, and {other} those that it "
+                    "had; or choose another -o"
                 )
-    return {**stored, **given}
+    return {**stored, **new}
 
 
 def append(out: Path, record: Mapping[str, Any]) -> None:
-    """Add a cell: one write at the end of the file, so that processes do not mix and a kill leaves no cell half.
+    """Add a cell by a single write at the end of the file, so that lines of several processes do not mix.
 
     Raises:
         OSError: the line was not written whole.
@@ -86,14 +86,14 @@ def append(out: Path, record: Mapping[str, Any]) -> None:
 
 
 def _end_last_line(path: Path) -> None:
-    """End a line that a power cut or a full disk left without its end, so that the next cell gets its own."""
+    """End a line that was cut by a power failure or a full disk, so that the next cell begins a new line."""
     if path.exists() and path.stat().st_size and not path.read_bytes().endswith(b"\n"):
         with path.open("ab", buffering=0) as file:
             file.write(b"\n")
 
 
 def read_cells(out: Path) -> dict[Key, dict[str, Any]]:
-    """The finished cells, the last of those with equal keys; a line that was cut counts as none."""
+    """The finished cells by their keys; of equal keys the last counts, and a line that was cut is ignored."""
     path = out / CELLS
     found: dict[Key, dict[str, Any]] = {}
     if path.exists():

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from corefold.compare.statistics import paired, spread
-from corefold.finetune.folder import write_json
+from corefold.tables.atomic import write_json, write_text
 
 TABLE_CSV, TABLE_JSON = "table.csv", "table.json"
 
@@ -21,21 +21,21 @@ Cells = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
-class Row:
+class SummaryRow:
     """A method at one number of training rows and one rank.
 
     Attributes:
-        samples, rank, method: which; a method that has no rank stands in every rank's block. The rank is None where
-            no method has one.
-        seeds: how many cells have a score.
-        mean, spread: of the scores; the sample's standard deviation.
+        samples, rank, method: the cells that the row summarises; a method without rank appears in the block of every
+            rank. The rank is None if no method has one.
+        seeds: number of cells with a score.
+        mean, spread: mean and sample standard deviation of the scores.
         difference: mean of the scores less the baseline's, over the seeds that both have.
-        low, high: its bootstrap interval.
-        wins, losses: seeds at which the method is better than the baseline, and worse.
+        low, high: bootstrap interval of the difference.
+        wins, losses: number of seeds at which the method is better than the baseline, and worse.
         trainable_parameters, seconds_per_step, bytes: medians of the cells.
-        lr: rates that cells were trained at, with how often where they differ.
-        errors: how many cells ended in an error.
-        error: the first of them.
+        lr: learning rates of the cells; if they differ, each with its count.
+        errors: number of cells that ended in an error.
+        error: the first of these errors.
     """
 
     samples: int
@@ -57,12 +57,12 @@ class Row:
     error: str = ""
 
 
-def summarise(cells: Iterable[Mapping[str, Any]], methods: Sequence[str]) -> list[Row]:
+def summarise(cells: Iterable[Mapping[str, Any]], methods: Sequence[str]) -> list[SummaryRow]:
     """The rows of the table, by number of training rows, rank and method.
 
     Args:
         cells: records, in any order.
-        methods: in the order wanted, the baseline first; others follow by name.
+        methods: the methods in order, the baseline first; others follow by name.
     """
     cells = list(cells)
     order = [*methods, *sorted({cell["method"] for cell in cells} - set(methods))]
@@ -79,18 +79,20 @@ def summarise(cells: Iterable[Mapping[str, Any]], methods: Sequence[str]) -> lis
     return rows
 
 
-def _row(samples: int, rank: int | None, method: str, cells: Cells, baseline: Cells, compared: bool) -> Row:
+def _row(
+    samples: int, rank: int | None, method: str, cells: Cells, baseline: Cells, compared: bool
+) -> SummaryRow:
     whole = [cell for cell in cells if cell["error"] is None]
     failed = [cell["error"] for cell in cells if cell["error"] is not None]
-    about = {"errors": len(failed), "error": failed[0] if failed else ""}
+    columns = {"errors": len(failed), "error": failed[0] if failed else ""}
     if not whole:
-        return Row(samples, rank, method, 0, **about)
+        return SummaryRow(samples, rank, method, 0, **columns)
     scores = score_by_seed(whole)
-    found = paired(scores, score_by_seed(baseline), lower_is_better=whole[0]["lower_is_better"])
-    if found is not None and compared:
-        about |= {"difference": found.mean, "low": found.low, "high": found.high,
-                  "wins": found.wins, "losses": found.losses}  # fmt: skip
-    return Row(
+    differences = paired(scores, score_by_seed(baseline), lower_is_better=whole[0]["lower_is_better"])
+    if differences is not None and compared:
+        columns |= {"difference": differences.mean, "low": differences.low, "high": differences.high,
+                  "wins": differences.wins, "losses": differences.losses}  # fmt: skip
+    return SummaryRow(
         samples,
         rank,
         method,
@@ -101,7 +103,7 @@ def _row(samples: int, rank: int | None, method: str, cells: Cells, baseline: Ce
         seconds_per_step=_median(cell["seconds_per_step"] for cell in whole),
         bytes=round(median(cell["bytes"] for cell in whole)),
         lr=_counted([cell["settings"]["lr"] for cell in whole]),
-        **about,
+        **columns,
     )
 
 
@@ -123,13 +125,11 @@ def _counted(rates: Sequence[float | None]) -> str:
     return ", ".join(f"{rate:g} x{count}" for rate, count in counts.items())
 
 
-def write_tables(out: Path, rows: Sequence[Row]) -> None:
-    """Write the table as csv and as JSON, each whole."""
+def write_tables(out: Path, rows: Sequence[SummaryRow]) -> None:
+    """Write the table as csv and as JSON; a reader sees the old file or the new one."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, [each.name for each in fields(Row)], lineterminator="\n")
+    writer = csv.DictWriter(text, [each.name for each in fields(SummaryRow)], lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(row) for row in rows)
-    fresh = out / (TABLE_CSV + ".tmp")
-    fresh.write_text(text.getvalue(), encoding="utf-8")
-    fresh.replace(out / TABLE_CSV)
+    write_text(out / TABLE_CSV, text.getvalue())
     write_json(out / TABLE_JSON, [asdict(row) for row in rows])

@@ -1,7 +1,7 @@
-"""Cells in several processes, one a core or GPU, each with its share of the threads.
+"""Cells in several processes, one for each core or GPU, each with its share of the threads.
 
-`concurrent.futures` starts its processes alike, but each GPU needs an environment of its own, and they would outlive a
-parent that is killed.
+`concurrent.futures` does not do: each GPU needs an environment of its own, and its processes would outlive a parent
+that is killed.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from typing import Any
 
 import torch
 
-from corefold.compare.cell import Given, run_cell
+from corefold.compare.cell import SharedInputs, run_cell
 from corefold.compare.grid import Key
 from corefold.compare.store import append
-from corefold.finetune import InputError
+from corefold.errors import InputError
 
-Done = Callable[[dict[str, Any]], None]
+OnDone = Callable[[dict[str, Any]], None]
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-PATIENCE = 5.0  # seconds that a process gets to tidy up
+SECONDS_TO_END = 5.0  # that a process gets to tidy up
 
 
 def default_jobs() -> int:
-    """As many as there are GPUs, else cores that this process may use."""
+    """The number of GPUs, or else of cores that this process may use."""
     return torch.cuda.device_count() or _cores()
 
 
@@ -40,32 +40,32 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run_all(given: Given, keys: Sequence[Key], out: Path, jobs: int, done: Done) -> None:
+def run_all(shared: SharedInputs, keys: Sequence[Key], out: Path, jobs: int, done: OnDone) -> None:
     """Run the cells and add each to the store in `out` as it ends.
 
     Args:
-        given: what every cell is run with.
+        shared: the inputs that all cells share.
         keys: cells, in the order in which they begin.
         out: the folder of the comparison.
-        jobs: processes at once; a single one without a choice of GPUs is this process.
+        jobs: processes at once; a single job without a choice of GPUs runs in this process.
         done: called with each record.
 
     Raises:
         InputError: a process was killed.
-        OSError: what a cell met with.
+        OSError: a cell met with it.
     """
     jobs = min(jobs, len(keys))
     if jobs <= 1 and torch.cuda.device_count() <= 1:
         with _light_collection():
             for key in keys:
-                record = run_cell(given, key)
+                record = run_cell(shared, key)
                 append(out, record)
                 done(record)
         return
     workers: list[_Worker] = []
     try:
         for number in range(jobs):
-            workers.append(_Worker.start(number, jobs, given, out))
+            workers.append(_Worker.start(number, jobs, shared, out))
         _share_out(workers, list(keys), done)
         for worker in workers:
             worker.line.close()
@@ -85,15 +85,15 @@ class _Worker:
     key: Key | None = None
 
     @classmethod
-    def start(cls, number: int, jobs: int, given: Given, out: Path) -> _Worker:
+    def start(cls, number: int, jobs: int, shared: SharedInputs, out: Path) -> _Worker:
         # Spawned: a fork of a process with threads, or with a GPU in use, may hang.
         context = multiprocessing.get_context("spawn")
         here, there = context.Pipe()
         threads = max(1, _cores() // jobs)
-        process = context.Process(target=_work, args=(there, given, out, threads), daemon=True)
+        process = context.Process(target=_work, args=(there, shared, out, threads), daemon=True)
         with _one_gpu(number):
             process.start()
-        there.close()  # so that the worker's end is the only one, and its death is heard
+        there.close()  # then only the worker holds that end, and its death closes the line
         return cls(process, here)
 
     def begin(self, keys: list[Key]) -> None:
@@ -102,12 +102,12 @@ class _Worker:
             self.line.send(self.key)
 
     def end(self) -> None:
-        self.process.join(PATIENCE)
+        self.process.join(SECONDS_TO_END)
         self.process.kill()
         self.process.join()
 
 
-def _share_out(workers: Sequence[_Worker], keys: list[Key], done: Done) -> None:
+def _share_out(workers: Sequence[_Worker], keys: list[Key], done: OnDone) -> None:
     for worker in workers:
         worker.begin(keys)
     while busy := {worker.line: worker for worker in workers if worker.key is not None}:
@@ -119,7 +119,7 @@ def _share_out(workers: Sequence[_Worker], keys: list[Key], done: Done) -> None:
                 worker.process.join()
                 raise InputError(
                     f"the process at {worker.key} ended with {worker.process.exitcode}; if memory is short, lower "
-                    "--jobs. The same command goes on"
+                    "--jobs. The same command continues the comparison"
                 ) from error
             if isinstance(answer, OSError):
                 raise answer
@@ -129,7 +129,7 @@ def _share_out(workers: Sequence[_Worker], keys: list[Key], done: Done) -> None:
 
 @contextmanager
 def _light_collection() -> Iterator[None]:
-    """Collections leave what is there alone: a cell makes two, and the libraries are half a second of each."""
+    """Keep the garbage collector off the imported libraries: they cost half a second, and a cell collects twice."""
     gc.freeze()
     try:
         yield
@@ -139,7 +139,7 @@ def _light_collection() -> Iterator[None]:
 
 @contextmanager
 def _one_gpu(number: int) -> Iterator[None]:
-    """The environment of a process that sees one GPU; nothing else takes it from a process that has begun."""
+    """Environment in which a new process sees one GPU; a process that has begun can no longer be limited to one."""
     count, before = torch.cuda.device_count(), os.environ.get(VISIBLE)
     if not count:
         yield
@@ -154,9 +154,9 @@ def _one_gpu(number: int) -> Iterator[None]:
             os.environ[VISIBLE] = before
 
 
-def _work(line: Connection, given: Given, out: Path, threads: int) -> None:
-    """What a process does: a cell for each key that comes, until nobody is left to send one."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent decides
+def _work(line: Connection, shared: SharedInputs, out: Path, threads: int) -> None:
+    """The body of a process: run a cell for each key that comes, until the parent closes the line or dies."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent ends them
     signal.signal(signal.SIGTERM, _leave)
     torch.set_num_threads(threads)
     warnings.filterwarnings("ignore", category=FutureWarning)  # addressed to developers of these libraries
@@ -166,15 +166,15 @@ def _work(line: Connection, given: Given, out: Path, threads: int) -> None:
             while True:
                 key = line.recv()
                 try:
-                    record = run_cell(given, key)
+                    record = run_cell(shared, key)
                     append(out, record)
                 except OSError as error:
                     line.send(error)
                     return
                 line.send(record)
-    except (EOFError, ConnectionError):  # nobody is left
+    except (EOFError, ConnectionError):  # the parent is gone
         return
 
 
 def _leave(*_: Any) -> None:
-    raise SystemExit(0)  # and not the signal's own end, which would leave temporary folders behind
+    raise SystemExit(0)  # the signal's default action would leave temporary folders behind

@@ -13,5 +13,6 @@ except ImportError as error:
     ) from error
 
 from corefold.completion.estimator import DeepMatrixCompletion
+from corefold.completion.observed import Observed
 
-__all__ = ["DeepMatrixCompletion"]
+__all__ = ["DeepMatrixCompletion", "Observed"]

@@ -1,4 +1,4 @@
-"""What the mean, the rows and the columns say by themselves."""
+"""The part of a matrix that its mean, its rows and its columns explain by themselves."""
 
 from __future__ import annotations
 
@@ -9,53 +9,56 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from corefold.completion.distributed import RowPartition
 from corefold.completion.observed import Observed
-from corefold.completion.processes import Rows
 
 SWEEPS = 10
-SHRINK = 5.0  # as many entries of no bias at all; a row or column of few entries is believed the less
+# Each bias is shrunken as if its row or column had this many more entries without one.
+PRIOR_ENTRIES = 5.0
 
 
 @dataclass(frozen=True)
 class Biases:
-    """`mean + row + column`, each shrunken by how few entries speak for it."""
+    """`mean + row + column`, each bias the more shrunken the fewer entries its row or column has."""
 
     mean: float
     row: Float[Tensor, " height"]
     column: Float[Tensor, " width"]
-    shrink: float = SHRINK
+    shrink: float = PRIOR_ENTRIES
 
     @classmethod
     def none(cls, observed: Observed) -> Biases:
+        """All zero, also for new rows."""
         height, width = observed.shape
         zeros = observed.values.new_zeros
         return cls(0.0, zeros(height), zeros(width), shrink=math.inf)
 
     @classmethod
-    def fit(cls, observed: Observed, rows: Rows) -> Biases:
+    def fit(cls, observed: Observed, partition: RowPartition) -> Biases:
         """By a few sweeps of alternating means."""
         values = observed.values
-        total = rows.sum(torch.stack([values.sum(), values.new_tensor(float(len(values)))]))
+        total = partition.sum(torch.stack([values.sum(), values.new_tensor(float(len(values)))]))
         mean = float(total[0] / total[1])
         column = values.new_zeros(observed.shape[1])
-        count = rows.sum(observed.column_starts.diff().to(values)) + SHRINK
+        count = partition.sum(observed.column_starts.diff().to(values)) + PRIOR_ENTRIES
         row_of = observed.row_of()
         row = cls(mean, values.new_zeros(0), column).rows_of(observed)
         for _ in range(SWEEPS):
-            left = (values - mean - row[row_of]).index_select(0, observed.order)
-            column = rows.sum(_sums(left, observed.column_starts)) / count
+            residual = (values - mean - row[row_of]).index_select(0, observed.order)
+            column = partition.sum(_segment_sums(residual, observed.column_starts)) / count
             row = cls(mean, row, column).rows_of(observed)
         return cls(mean, row, column)
 
     def rows_of(self, observed: Observed) -> Float[Tensor, " height"]:
-        """Biases of these rows, given those of the columns."""
-        left = observed.values - self.mean - self.column[observed.columns]
-        return _sums(left, observed.starts) / (observed.starts.diff() + self.shrink)
+        """Biases of these rows beside those of the columns."""
+        residual = observed.values - self.mean - self.column[observed.columns]
+        return _segment_sums(residual, observed.starts) / (observed.starts.diff() + self.shrink)
 
     def at(self, observed: Observed) -> Float[Tensor, " entries"]:
+        """The sum of the biases at the observed places."""
         return self.mean + self.row[observed.row_of()] + self.column[observed.columns]
 
 
-def _sums(values: Tensor, starts: Tensor) -> Tensor:
-    """Sums of runs of values."""
+def _segment_sums(values: Tensor, starts: Tensor) -> Tensor:
+    """Sums over runs of values."""
     return torch.segment_reduce(values, "sum", offsets=starts)

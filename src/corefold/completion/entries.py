@@ -1,4 +1,4 @@
-"""Observed entries from what a user holds: arrays with NaN, data frames, sparse matrices, triples, masks."""
+"""Observed entries of arrays with NaN or a mask, of sparse matrices and of triples."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def triples(X: Any, shape: tuple[int, int] | None = None) -> sp.coo_array:
                 f"the {name} of triples must be integers from 0; got dtype {part.dtype} "
                 "(pandas.factorize turns labels into such integers)"
             )
-    found = int(rows.max(initial=-1)) + 1, int(columns.max(initial=-1)) + 1
-    shape = found if shape is None else shape
+    if shape is None:
+        shape = int(rows.max(initial=-1)) + 1, int(columns.max(initial=-1)) + 1
     for name, part, size in (("rows", rows, shape[0]), ("columns", columns, shape[1])):
         if len(part) and not 0 <= part.min() <= part.max() < size:
             raise ValueError(
@@ -52,34 +52,34 @@ def is_triples(X: Any) -> bool:
 def observed_entries(X: Any, mask: Any = None) -> Observed:
     """The observed entries of a checked numpy array or sparse matrix.
 
-    Of an array those that are not NaN, or where `mask` is true; of a sparse matrix the stored ones, an explicit zero
-    too. Entries stored more than once count once, with their mean.
+    In an array these are the entries that are not NaN, or where `mask` is true; in a sparse matrix the stored ones,
+    among them explicit zeros. An entry that is stored more than once counts once, with the mean of its values.
 
     Raises:
-        ValueError: an infinity, or a mask of another shape or that shows a NaN.
+        ValueError: an infinity, or a mask that has another shape or shows a NaN.
     """
     if sp.issparse(X):
         if mask is not None:
             raise ValueError("a mask goes with a dense X; of a sparse one the stored entries are observed")
         rows, columns, values = _stored(X)
     else:
-        shown = _shown(X, mask)
-        rows, columns = shown.nonzero()
-        values = X[shown]
+        is_observed = _observed_places(X, mask)
+        rows, columns = is_observed.nonzero()
+        values = X[is_observed]
     if not np.isfinite(values).all():
         raise ValueError("X contains an infinity; an entry must be a number, or NaN where it is missing")
     rows, columns, values = (torch.from_numpy(np.ascontiguousarray(part)) for part in (rows, columns, values))
     return _once(Observed.of(rows, columns, values, X.shape))
 
 
-def _shown(X: np.ndarray, mask: Any) -> np.ndarray:
-    there = ~np.isnan(X)
+def _observed_places(X: np.ndarray, mask: Any) -> np.ndarray:
+    is_number = ~np.isnan(X)
     if mask is None:
-        return there
+        return is_number
     mask = np.asarray(mask, bool)
     if mask.shape != X.shape:
         raise ValueError(f"mask must have the shape of X, {X.shape}; got {mask.shape}")
-    if (mask & ~there).any():
+    if (mask & ~is_number).any():
         raise ValueError("mask shows entries of X that are NaN")
     return mask
 
@@ -87,13 +87,15 @@ def _shown(X: np.ndarray, mask: Any) -> np.ndarray:
 def _stored(X: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     X = X.tocoo(copy=False)
     rows, columns, values = *X.coords, X.data
-    there = ~np.isnan(values)
-    return (rows, columns, values) if there.all() else (rows[there], columns[there], values[there])
+    is_number = ~np.isnan(values)
+    if is_number.all():
+        return rows, columns, values
+    return rows[is_number], columns[is_number], values[is_number]
 
 
 def _once(observed: Observed) -> Observed:
-    """Each place once, with the mean of its values."""
-    again = torch.zeros(len(observed), dtype=torch.bool)
+    """Every place once, with the mean of its values."""
+    again = torch.zeros(len(observed), dtype=torch.bool)  # whether an entry has the place of the one before
     again[1:] = observed.columns[1:] == observed.columns[:-1]
     again[observed.starts[:-1][observed.starts.diff() > 0]] = False
     if not again.any():

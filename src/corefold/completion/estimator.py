@@ -14,60 +14,64 @@ from sklearn.metrics import r2_score
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from corefold.completion import stored
-from corefold.completion.bounds import bounds_of, clipped, fits_in_memory, warn_of_gaps
-from corefold.completion.fit import Record, fit
-from corefold.completion.model import Model
-from corefold.completion.processes import together
+from corefold.completion import saving
+from corefold.completion.clipping import bounds_of, clipped
+from corefold.completion.distributed import errors_in_every_process
+from corefold.completion.memory import require_memory, require_memory_for_fit
+from corefold.completion.model import CompletedMatrix
 from corefold.completion.progress import progress
-from corefold.completion.reading import places, read, read_first, rows_of
-from corefold.completion.settings import SOLVERS, WORKING_COPIES, settings_of
+from corefold.completion.reading import partition_of, places, read, read_first
+from corefold.completion.search import StepRecord, fit
+from corefold.completion.settings import SOLVERS, settings_of, warn_of_gaps
 from corefold.completion.solvers import Solver
 from corefold.completion.split import split
-from corefold.completion.streaming import Memory
+from corefold.completion.streaming import WORKING_GRAMS, ColumnEquations
 
-Callback = Callable[[Record], object]
+Callback = Callable[[StepRecord], object]
+SCORED_SHARE = 0.1  # of the observed entries, which `score` hides and predicts
 
 
 class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     r"""Fills the gaps of a matrix by one of low rank, and finds the rank itself.
 
-    The default minimises `1/2 sum (X - values)^2 + penalty sum_k s_k^(2/depth)` over the observed entries: what weight
-    decay on a factorization `depth` layers deep amounts to. Where noise keeps it from meeting the values, posterior
-    means take over (variational Bayes). Some entries are held out to choose by, and take part in the end.
+    The default minimises `1/2 sum (X - values)^2 + penalty sum_k s_k^(2/depth)` over the observed entries: weight decay
+    on a factorization `depth` layers deep amounts to this penalty. Where noise keeps the minimum from meeting the
+    values, posterior means take over (variational Bayes). Some entries are held out for these choices, and take part in
+    the end.
 
-    Rows are samples and columns features. What is observed: of an array or data frame, what is not NaN (or where
-    `mask` is true); of a SciPy sparse matrix, what is stored, an explicit zero too; of a tuple `(rows, columns,
-    values)`, these. An entry that is given more than once counts once, with its mean.
+    Rows are samples and columns features. Observed are, in an array or data frame, the entries that are not NaN (or
+    where `mask` is true); in a SciPy sparse matrix the stored ones, explicit zeros too; in a tuple `(rows, columns,
+    values)` the listed ones. An entry that occurs more than once counts once, with its mean. `Observed` holds entries
+    that are sorted already, for several fits.
 
     Args:
-        max_rank: the rank found is at most this. "auto": as many as the observed entries can settle, at most 64,
-            and fewer in matrices so large that the solver's copies of them would take over half a GiB.
+        max_rank: an upper bound of the rank. "auto": as many directions as the observed entries can settle, at most 64,
+            and fewer in matrices so large that the solver's copies of the factors would take over half a GiB.
         depth: layers of the deep factorization, 2 or more. 2 is the nuclear norm's bias; 3 prefers lower ranks.
-        solver: "schatten", "descent" (the paper's algorithm), "als" (alternating least squares, told the rank), or an
-            object of `corefold.completion.solvers` with settings of its own.
-        validation_fraction: of the observed entries to hold out. 0 fits to the end, for exact data.
-        fit_bias: whether mean, row and column biases come first. "auto": if they help on entries held out.
-        clip: bounds of what is predicted: a pair of numbers, or of arrays with one for each column; None for none.
-            "auto": the smallest and largest value observed, if both occur more than once, as on a rating scale.
-        max_iter: steps at most of each walk: a path, one of posterior means.
-        tol: the fit ends when the relative error, held out if anything is, is as small as this.
-        warm_start: start from the last fit, if its columns are as many, instead of anew.
-        callbacks: each called with a `Record` after each step; one that returns True ends the fit.
-        random_state: seed of the start and of what is held out.
-        device: where to compute; on "cpu" compiled loops do, elsewhere PyTorch.
-        dtype: to compute in, "float32" or "float64"; None: float32 for float32 data, else float64.
+        solver: "schatten", "descent" (the paper's algorithm), "als" (alternating least squares at the rank `max_rank`),
+            an object of `corefold.completion.solvers` with settings of its own, or one of yours, see `Solver` there.
+        validation_fraction: share of the observed entries to hold out. 0 fits to the end, for exact data.
+        fit_bias: whether mean, row and column biases come first. "auto": if they help on held-out entries.
+        clip: bounds of the predictions: a pair of numbers, or of arrays with one for each column; None for none.
+            "auto": the smallest and largest observed value, if both occur more than once, as on a rating scale.
+        max_iter: steps at most of each walk, be it a path or one of posterior means.
+        tol: the fit ends when the relative error, on held-out entries if there are any, is as small as this.
+        warm_start: start from the last fit instead of anew, if it had as many columns.
+        callbacks: each is called with a `StepRecord` after each step; one that returns True ends the fit.
+        random_state: seed of the start and of the choice of held-out entries.
+        device: where to compute: on "cpu" with compiled loops, elsewhere with PyTorch.
+        dtype: "float32" or "float64", in which to compute; None: float32 for float32 data, else float64.
         distributed: each process of torch.distributed's group has a run of the rows, and all fit one matrix. Rows are
-            numbered from 0 in each; `random_state` is the first one's.
+            numbered from 0 in each; the `random_state` of the first process counts.
         verbose: show a progress bar.
 
     Attributes:
-        rank_: of the low-rank part.
-        singular_values_: of it, largest first, (rank_,).
+        rank_: rank of the low-rank part of the fitted matrix.
+        singular_values_: its singular values, largest first, (rank_,).
         components_: its right singular vectors, (rank_, n_features).
-        path_: a dictionary for each step, see `corefold.completion.fit.Record`.
-        n_iter_: steps taken.
-        validation_error_: root mean square error at the entries held out; nan without any.
+        path_: a dictionary for each step, see `corefold.completion.search.StepRecord`.
+        n_iter_: the number of steps.
+        validation_error_: root mean square error at the held-out entries; nan without any.
         model_: biases and factors as tensors.
 
     Source: Yaras, Wang, Balzano, Qu, ICML 2024 (arXiv 2406.04112), for depth and the "descent" solver; Ilin, Raiko,
@@ -126,90 +130,95 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
         """Find the matrix behind the observed entries.
 
         Args:
-            X: (n_samples, n_features), or triples.
+            X: (n_samples, n_features): dense, sparse, `Observed`, or triples.
             y: ignored.
             mask: true where an entry of a dense X is observed.
-            shape: of the matrix that triples are entries of; by default just large enough.
+            shape: of the matrix that the triples belong to; by default just large enough.
 
         Raises:
             ValueError: no observed entry, an infinity, or a setting out of its range.
             MemoryError: the fit would take more memory than is free.
-            KeyboardInterrupt: with the estimator fitted as well as it was when it was interrupted.
+            KeyboardInterrupt: the estimator is then fitted as well as it was at the interrupt.
         """
-        observed, rows = read_first(self, X, mask, shape)
-        settings = settings_of(self.get_params(deep=False), observed, rows)
-        with together(self.distributed):
-            needed = WORKING_COPIES * settings.width * sum(observed.shape)
-            itemsize = observed.values.element_size()
-            fits_in_memory(f"a fit of rank {settings.width}", needed, itemsize, "set a lower max_rank")
-        self.bounds_ = bounds_of(self.clip, observed, rows)
+        observed, partition = read_first(self, X, mask, shape)
+        settings = settings_of(self.get_params(deep=False), observed, partition)
+        with errors_in_every_process(self.distributed):
+            require_memory_for_fit(observed, settings.start_rank)
+        self.bounds_ = bounds_of(self.clip, observed, partition)
         start, last = None, vars(self).pop("model_", None)
         if self.warm_start and last is not None and len(last.factors.v) == observed.shape[1]:
-            start = last.start_for(observed, rows)
-        warn_of_gaps(observed, rows, settings.width)
-        vars(self).pop("_memory", None)
+            start = last.start_for(observed, partition)
+        warn_of_gaps(observed, partition, settings.start_rank)
+        vars(self).pop("_column_equations", None)
         self.path_ = []
-        with progress(self.verbose and rows.first) as advance:
+        with progress(self.verbose and partition.is_first) as advance:
             best = None
-            for record, model in fit(observed, rows, settings, start):
+            for record, model in fit(observed, partition, settings, start):
                 if model is not best:
-                    best, self.model_ = model, model.of_all(rows)
+                    best, self.model_ = model, model.with_errors_of_all(partition)
                 self.path_.append(asdict(record))
                 advance(record)
                 answers = [call(record) is True for call in self.callbacks or ()]  # every one is called
-                if int(rows.sum(observed.starts.new_tensor(sum(answers)))):
+                if int(partition.sum(observed.starts.new_tensor(sum(answers)))):
                     break
         return self
 
     def partial_fit(self, X: Any, y: Any = None, *, mask: Any = None) -> DeepMatrixCompletion:
-        """Learn from more rows, of the same columns; the first call fits.
+        """Learn from more rows of the same columns; the first call fits.
 
-        Columns move as far as all rows so far, at their coordinates then, would have them; rank and penalty stay, and
-        no rows are kept. The fitted matrix, as `entries` sees it, is the last batch.
+        Columns move as far as all rows so far, with the coordinates that these had, would move them. The penalty stays,
+        and no rows are kept: the fitted matrix is the last batch, so `entries`, `singular_values_`, `components_` and
+        `rank_`, which is at most the number of its rows, are those of the last batch. `transform` uses all directions.
         """
         if not hasattr(self, "model_"):
             return self.fit(X, mask=mask)
-        if not hasattr(self, "_memory"):
-            self._memory = Memory.of(self.model_)
-        with together(self.distributed):
+        with errors_in_every_process(self.distributed):
             observed = read(self, X, mask)
-        self.model_, self._memory = self._memory.learn(
-            self.model_, observed, rows_of(observed, self.distributed)
-        )
+            width, rank = self.model_.regression.loadings.shape
+            require_memory(
+                f"learning {width} columns at rank {rank}",
+                WORKING_GRAMS * width * rank**2 * observed.values.element_size(),
+                "fit with a lower max_rank",
+                observed.values.device,
+            )
+        if not hasattr(self, "_column_equations"):
+            self._column_equations = ColumnEquations.of(self.model_)
+        partition = partition_of(observed, self.distributed)
+        self.model_, self._column_equations = self._column_equations.learn(self.model_, observed, partition)
         return self
 
     def save(self, path: str | Path) -> None:
         """Write the fitted estimator to one safetensors file; nothing in it is code.
 
-        Callbacks, `random_state` and `device` are left out: what is loaded is on the CPU.
+        Callbacks, `random_state` and `device` are left out: a loaded estimator is on the CPU.
 
         Raises:
             TypeError: with a solver that is not one of the library's.
         """
         check_is_fitted(self)
-        settings = stored.settings_to_plain(self.get_params(deep=False), SOLVERS)
-        about = {"settings": settings, "path": self.path_, "columns": self.n_features_in_}
+        settings = saving.settings_to_plain(self.get_params(deep=False), SOLVERS)
+        metadata = {"settings": settings, "path": self.path_, "columns": self.n_features_in_}
         if hasattr(self, "feature_names_in_"):
-            about["names"] = [str(name) for name in self.feature_names_in_]
+            metadata["names"] = [str(name) for name in self.feature_names_in_]
         tensors = self.model_.tensors()
         if self.bounds_ is not None:
             tensors |= dict(zip(("low", "high"), self.bounds_, strict=True))
-        stored.write(path, about, tensors)
+        saving.write(path, metadata, tensors)
 
     @classmethod
     def load(cls, path: str | Path) -> DeepMatrixCompletion:
-        """What `save` wrote.
+        """The estimator in a file that `save` wrote.
 
         Raises:
             ValueError: a file that `save` did not write.
         """
-        about, tensors = stored.read(path)
-        loaded = cls(**stored.settings_from_plain(about["settings"], SOLVERS))
+        metadata, tensors = saving.read(path)
+        loaded = cls(**saving.settings_from_plain(metadata["settings"], SOLVERS))
         loaded.bounds_ = (tensors.pop("low"), tensors.pop("high")) if "low" in tensors else None
-        loaded.model_, loaded.path_ = Model.from_tensors(tensors), about["path"]
-        loaded.n_features_in_ = about["columns"]
-        if "names" in about:
-            loaded.feature_names_in_ = np.array(about["names"], dtype=object)
+        loaded.model_, loaded.path_ = CompletedMatrix.from_tensors(tensors), metadata["path"]
+        loaded.n_features_in_ = metadata["columns"]
+        if "names" in metadata:
+            loaded.feature_names_in_ = np.array(metadata["names"], dtype=object)
         return loaded
 
     @property
@@ -230,30 +239,33 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
 
     @property
     def validation_error_(self) -> float:
-        misses = self.model_.misses
-        return float(misses.square().mean().sqrt()) if len(misses) else math.nan
+        errors = self.model_.held_out_errors
+        return float(errors.square().mean().sqrt()) if len(errors) else math.nan
 
     def transform(self, X: Any, *, mask: Any = None) -> np.ndarray:
-        """Fill the gaps of rows: what is observed stays, the rest is predicted from it.
+        """Fill the gaps of rows: observed entries stay, and the others are predicted from them.
 
-        Each row gets one small ridge regression on the components, whether the fit saw it or not. The result is dense.
+        Each row gets one small ridge regression, whether it was in the fit or not. The result is dense.
 
         Raises:
             MemoryError: a dense result would not fit.
         """
         check_is_fitted(self)
         observed = read(self, X, mask)
-        single = "single entries cost nothing: entries(rows, columns)"
-        itemsize = observed.values.element_size()
-        fits_in_memory(
-            f"a dense matrix of shape {observed.shape}", math.prod(observed.shape), itemsize, single
-        )
+        values = observed.values
+        for device in dict.fromkeys(("cpu", str(values.device))):  # computed on one, returned on the other
+            require_memory(
+                f"a dense matrix of shape {observed.shape}",
+                math.prod(observed.shape) * values.element_size(),
+                "single entries cost nothing: entries(rows, columns)",
+                device,
+            )
         filled = clipped(self.model_.fold_in(observed).dense(), self.bounds_)
-        filled[observed.row_of().long(), observed.columns.long()] = observed.values
+        filled[observed.row_of().long(), observed.columns.long()] = values
         return filled.cpu().numpy()
 
     def entries(self, rows: Any, columns: Any) -> np.ndarray:
-        """Predictions of single entries of the fitted matrix: `rows` of the data fitted, and their columns.
+        """Predictions of single entries of the fitted matrix, by their rows and columns in the data fitted.
 
         Raises:
             ValueError: indices out of range, or not as many of both.
@@ -263,8 +275,8 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
     def intervals(self, rows: Any, columns: Any, coverage: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
         """Lower and upper ends of intervals that hold new entries with this probability, on average over entries.
 
-        Split-conformal: they are as wide as the errors at entries held out say, and so need no model of noise, but
-        that new entries are missing at random as those were.
+        Split-conformal: their width comes from the errors at held-out entries. So they need no model of the noise, but
+        the new entries must be missing at random as the held-out ones were.
 
         Raises:
             ValueError: nothing was held out, or too little for this coverage.
@@ -275,8 +287,8 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
         margin = self.model_.margin(coverage)
         if margin == math.inf:
             raise ValueError(
-                f"intervals of coverage {coverage} need more held-out entries than {len(self.model_.misses)}; "
-                "fit with a larger validation_fraction"
+                f"intervals of coverage {coverage} need more held-out entries than "
+                f"{len(self.model_.held_out_errors)}; fit with a larger validation_fraction"
             )
         ends = (clipped(predicted + side * margin, self.bounds_, columns) for side in (-1, 1))
         lower, upper = (end.cpu().numpy() for end in ends)
@@ -286,11 +298,11 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
         """R^2 at a tenth of the observed entries, each predicted from the rest of its row; 1 is best."""
         check_is_fitted(self)
         observed = read(self, X, mask)
-        known, hidden = split(observed, 0.1, seed=0)
+        known, hidden = split(observed, SCORED_SHARE, seed=0)
         if not len(hidden):
             known, hidden = observed, observed
-        model = self.model_.fold_in(known)
-        predicted = clipped(model.entries(hidden.row_of(), hidden.columns), self.bounds_, hidden.columns)
+        rows = self.model_.fold_in(known)
+        predicted = clipped(rows.entries(hidden.row_of(), hidden.columns), self.bounds_, hidden.columns)
         return float(r2_score(hidden.values.cpu(), predicted.cpu()))
 
     def __sklearn_is_fitted__(self) -> bool:

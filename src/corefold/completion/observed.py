@@ -8,26 +8,27 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from corefold.completion import gather, kernels
-from corefold.completion.processes import Rows
+from corefold.completion import numba_kernels, torch_kernels
+from corefold.completion.distributed import RowPartition
 
-ROOM = 2**18  # numbers in the normal equations that processes add up at a time
+MAX_SHARED_NUMBERS = 2**18  # in the normal equations that processes add up at a time
 
 
 @dataclass(frozen=True)
 class Observed:
     """Observed entries in compressed rows, with the order that reads them by columns.
 
-    An entry is observed because it is listed; its value may be zero. Products run in numba on a CPU and in PyTorch
-    elsewhere, and take factors of the values' dtype and device.
+    An entry is observed because it is listed; its value may be zero. `Observed.of(rows, columns, values, shape)` makes
+    one, and `DeepMatrixCompletion` takes it. Products run in numba on a CPU and in PyTorch elsewhere, and take factors
+    of the values' dtype and device.
 
     Attributes:
-        values: of the entries, row by row.
+        values: the observed values, row by row.
         starts: where each row starts in `values`, and the end.
-        columns: of each entry, ascending within a row.
+        columns: the column of each entry, ascending within a row.
         column_starts: where each column starts in `order`, and the end.
-        order: the entries column by column: places in `values`.
-        rows: of the entries as `order` lists them, ascending within a column.
+        order: the entries column by column, as places in `values`.
+        rows: the row of each entry in the order of `order`, ascending within a column.
     """
 
     values: Float[Tensor, " entries"]
@@ -45,8 +46,8 @@ class Observed:
         values: Float[Tensor, " entries"],
         shape: tuple[int, int],
     ) -> Observed:
-        """The entries in any order, no place twice."""
-        # One large tensor at a time: of many entries these are most of what reading takes.
+        """From the entries in any order, no place twice."""
+        # Each large tensor is freed before the next is made, because they are most of the memory that reading takes.
         by_column, _ = _sorted(columns, shape[1])
         by_row, starts = _sorted(rows.index_select(0, by_column), shape[0])
         by_row = by_column.index_select(0, by_row)
@@ -78,7 +79,18 @@ class Observed:
 
     def part(self, chosen: Bool[Tensor, " entries"]) -> Observed:
         """The entries where `chosen` is true, of a matrix of the same shape."""
-        return Observed.of(self.row_of()[chosen], self.columns[chosen], self.values[chosen], self.shape)
+        if bool(chosen.all()):
+            return self
+        by_column = chosen.index_select(0, self.order)
+        place = chosen.cumsum(0) - 1  # among the chosen entries
+        return Observed(
+            self.values[chosen],
+            _starts_among(chosen, self.starts),
+            self.columns[chosen],
+            _starts_among(by_column, self.column_starts),
+            place.index_select(0, self.order[by_column]).to(self.order.dtype),
+            self.rows[by_column],
+        )
 
     def products(
         self, left: Float[Tensor, "height k"], right: Float[Tensor, "width k"]
@@ -94,9 +106,7 @@ class Observed:
     def transposed_times(self, left: Float[Tensor, "height k"]) -> Float[Tensor, "width k"]:
         """The transposed sparse matrix of the observed values times `left`."""
         out = left.new_empty(self.shape[1], left.shape[1])
-        return _run(
-            "times", self.column_starts, self.rows, self.values.index_select(0, self.order), left, out=out
-        )
+        return _run("times", self.column_starts, self.rows, self._column_values(), left, out=out)
 
     def counts(self, right: Float[Tensor, "width k"]) -> Float[Tensor, "height k"]:
         """For each row the sum over its entries' columns of rows of `right`."""
@@ -112,35 +122,55 @@ class Observed:
         """For each row the `a` that minimises `sum (values - right a)^2 + sum ridge a^2`; 0 without entries."""
         ridge = ridge.expand(self.shape[0], -1)
         out = right.new_empty(self.shape[0], right.shape[1])
-        return _run("ridge", self.starts, self.columns, self.values, right, ridge, out=out)
+        return _run("ridge_regression", self.starts, self.columns, self.values, right, ridge, out=out)
 
     def fit_columns(
-        self, left: Float[Tensor, "height k"], ridge: Float[Tensor, "#width k"], rows: Rows
+        self, left: Float[Tensor, "height k"], ridge: Float[Tensor, "#width k"], partition: RowPartition
     ) -> Float[Tensor, "width k"]:
         """The same for each column, whose entries may be in several processes."""
         ridge = ridge.expand(self.shape[1], -1)
-        starts, values = self.column_starts, self.values.index_select(0, self.order)
-        width, rank = self.shape[1], left.shape[1]
-        out = left.new_empty(width, rank)
-        if rows.count == 1:
-            return _run("ridge", starts, self.rows, values, left, ridge, out=out)
-        size = max(1, ROOM // rank**2)
-        for begin in range(0, width, size):
-            own = starts[begin : begin + size + 1]
-            part, right = slice(int(own[0]), int(own[-1])), out[begin : begin + size]
+        starts, values = self.column_starts, self._column_values()
+        rank = left.shape[1]
+        out = left.new_empty(self.shape[1], rank)
+        if partition.process_count == 1:
+            return _run("ridge_regression", starts, self.rows, values, left, ridge, out=out)
+        for columns, part in torch_kernels.row_blocks(starts, max(1, MAX_SHARED_NUMBERS // rank**2)):
+            right = out[columns]
             gram = left.new_empty(len(right), rank, rank)
-            _run("normal", own - own[0], self.rows[part], values[part], left, gram, out=right)
-            rows.sum(gram)
-            rows.sum(right)
-            _run("solve", gram, ridge[begin : begin + size], out=right)
+            block_starts = starts[columns.start : columns.stop + 1] - part.start
+            _run("normal_equations", block_starts, self.rows[part], values[part], left, gram, out=right)
+            partition.sum(gram)
+            partition.sum(right)
+            _run("solve_normal_equations", gram, ridge[columns], out=right)
         return out
+
+    def column_equations(
+        self, left: Float[Tensor, "height k"]
+    ) -> tuple[Float[Tensor, "width k k"], Float[Tensor, "width k"]]:
+        """Matrices and right sides of each column's normal equations, from this process's entries."""
+        width, rank = self.shape[1], left.shape[1]
+        gram, right = left.new_empty(width, rank, rank), left.new_empty(width, rank)
+        _run("normal_equations", self.column_starts, self.rows, self._column_values(), left, gram, out=right)
+        return gram, right
+
+    def _column_values(self) -> Float[Tensor, " entries"]:
+        """The values column by column."""
+        return self.values.index_select(0, self.order)
 
 
 def _run(name: str, *tensors: Tensor, out: Tensor) -> Tensor:
+    """Call the kernel of this name: numba's on the CPU, PyTorch's elsewhere."""
     if out.device.type == "cpu":
-        getattr(kernels, name)(*(tensor.detach().contiguous().numpy() for tensor in tensors), out.numpy())
+        arrays = (tensor.detach().contiguous().numpy() for tensor in tensors)
+        getattr(numba_kernels, name)(*arrays, out.numpy())
         return out
-    return getattr(gather, name)(*tensors, out)
+    return getattr(torch_kernels, name)(*tensors, out)
+
+
+def _starts_among(chosen: Tensor, starts: Tensor) -> Tensor:
+    """Where each run of entries starts among the chosen ones, and the end."""
+    ends = chosen.cumsum(0)
+    return torch.cat([ends.new_zeros(1), ends])[starts]
 
 
 def _sorted(keys: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -148,7 +178,7 @@ def _sorted(keys: Tensor, size: int) -> tuple[Tensor, Tensor]:
     dtype = torch.int32 if len(keys) < 2**31 else torch.int64
     if keys.device.type == "cpu":
         order = torch.empty(len(keys), dtype=dtype)
-        starts = kernels.order_by(keys.contiguous().numpy(), size, order.numpy())
+        starts = numba_kernels.order_by(keys.contiguous().numpy(), size, order.numpy())
         return order, torch.from_numpy(starts)
-    order, starts = gather.order_by(keys, size)
+    order, starts = torch_kernels.order_by(keys, size)
     return order.to(dtype), starts

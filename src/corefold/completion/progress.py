@@ -7,18 +7,18 @@ from contextlib import contextmanager
 
 from tqdm.auto import tqdm
 
-from corefold.completion.fit import Record
+from corefold.completion.search import StepRecord
 
 
 @contextmanager
-def progress(shown: bool) -> Iterator[Callable[[Record], None]]:
-    """What to call with each record; it moves the bar if that is to be shown. Nobody knows where it will end."""
-    if not shown:
+def progress(visible: bool) -> Iterator[Callable[[StepRecord], None]]:
+    """A function that moves the bar at each record; the bar has no end, because the number of steps is not known."""
+    if not visible:
         yield lambda record: None
         return
     with tqdm(desc="completing", unit="step") as bar:
 
-        def advance(record: Record) -> None:
+        def advance(record: StepRecord) -> None:
             bar.update()
             bar.set_description(record.stage, refresh=False)
             bar.set_postfix(rank=record.rank, error=f"{record.error:.3g}", held_out=f"{record.held_out:.3g}")

@@ -1,80 +1,77 @@
-"""What an estimator is told: checked, and as a fit takes it."""
+"""The estimator's settings, checked against the observed entries, in the form in which a fit takes them."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from sklearn.utils import check_random_state
 
-from corefold.completion.bounds import height_and_entries
-from corefold.completion.fit import Settings
+from corefold.completion.distributed import RowPartition
+from corefold.completion.memory import WORKING_COPIES
 from corefold.completion.observed import Observed
-from corefold.completion.processes import Rows
+from corefold.completion.search import FitSettings
 from corefold.completion.solvers import ALS, Descent, Schatten, Solver
 
-MOST = 64  # directions that "auto" starts from
-ROOM, FEW = 2**29, 16  # bytes that a solver's copies of the factors may then take, unless there are so few
-WORKING_COPIES = 20  # of the factors, in a step of a solver
+MAX_AUTO_RANK = 64
+MAX_AUTO_BYTES, SMALL_AUTO_RANK = (
+    2**29,
+    16,
+)  # "auto" keeps a solver's working copies below, unless the rank is small
 SOLVERS = {"schatten": Schatten, "descent": Descent, "als": ALS}
 
 
-def settings_of(told: Mapping[str, Any], observed: Observed, rows: Rows) -> Settings:
-    """The fit's settings from the estimator's, by name.
+def settings_of(parameters: Mapping[str, Any], observed: Observed, partition: RowPartition) -> FitSettings:
+    """The fit's settings from the estimator's parameters.
 
     Raises:
-        ValueError: no observed entry, or a setting out of its range.
+        ValueError: no observed entry, or a parameter out of its range.
     """
-    height, entries = height_and_entries(observed, rows)
+    height, entries = height_and_entries(observed, partition)
     if not entries:
         raise ValueError("nothing is observed: every entry of X is missing")
-    width = width_of(told["max_rank"], height, observed.shape[1], entries)
+    width = start_rank(parameters["max_rank"], height, observed.shape[1], entries)
     for name, least in (("depth", 2), ("max_iter", 1)):
-        if not isinstance(told[name], (int, np.integer)) or told[name] < least:
-            raise ValueError(f"{name} must be an integer of {least} or more; got {told[name]!r}")
-    if told["fit_bias"] not in (True, False, "auto"):
-        raise ValueError(f'fit_bias must be True, False or "auto"; got {told["fit_bias"]!r}')
-    if not 0 <= told["validation_fraction"] < 1:
-        raise ValueError(f"validation_fraction must lie in [0, 1); got {told['validation_fraction']!r}")
-    if not isinstance(told["tol"], (int, float, np.number)) or not told["tol"] >= 0:
-        raise ValueError(f"tol must be a number, 0 or more; got {told['tol']!r}")
-    solver = solver_of(told["solver"], told["depth"])
-    seed = observed.starts.new_tensor(int(check_random_state(told["random_state"]).randint(2**31)))
-    return Settings(
-        solver,
-        width,
-        float(told["validation_fraction"]),
-        told["fit_bias"],
-        int(told["max_iter"]),
-        float(told["tol"]),
-        int(rows.same(seed)),
-    )
+        if not isinstance(parameters[name], (int, np.integer)) or parameters[name] < least:
+            raise ValueError(f"{name} must be an integer of {least} or more; got {parameters[name]!r}")
+    bias, share, tol = (parameters[name] for name in ("fit_bias", "validation_fraction", "tol"))
+    if bias not in (True, False, "auto"):
+        raise ValueError(f'fit_bias must be True, False or "auto"; got {bias!r}')
+    if not 0 <= share < 1:
+        raise ValueError(f"validation_fraction must lie in [0, 1); got {share!r}")
+    if not isinstance(tol, (int, float, np.number)) or not tol >= 0:
+        raise ValueError(f"tol must be a number, 0 or more; got {tol!r}")
+    solver = solver_of(parameters["solver"], parameters["depth"])
+    seed = int(check_random_state(parameters["random_state"]).randint(2**31))
+    seed = int(partition.broadcast(observed.starts.new_tensor(seed)))
+    return FitSettings(solver, width, float(share), bias, int(parameters["max_iter"]), float(tol), seed)
 
 
-def width_of(max_rank: Any, height: int, width: int, entries: int) -> int:
-    """Directions to start from; "auto": as many as the entries could settle if rows and columns were free.
+def start_rank(max_rank: Any, height: int, width: int, entries: int) -> int:
+    """The rank to start from; "auto": as many directions as the entries could settle if all were independent.
 
     Raises:
         ValueError: a rank that no matrix of this shape has.
     """
-    most = min(height, width)
+    largest = min(height, width)
     if isinstance(max_rank, str) and max_rank == "auto":
-        roomy = max(FEW, ROOM // (WORKING_COPIES * 8 * (height + width)))
-        return max(1, min(most, MOST, roomy, entries // (height + width)))
-    if not isinstance(max_rank, (int, np.integer)) or not 1 <= max_rank <= most:
+        affordable = max(SMALL_AUTO_RANK, MAX_AUTO_BYTES // (WORKING_COPIES * 8 * (height + width)))
+        return max(1, min(largest, MAX_AUTO_RANK, affordable, entries // (height + width)))
+    if not isinstance(max_rank, (int, np.integer)) or not 1 <= max_rank <= largest:
         raise ValueError(
-            f'max_rank must be "auto" or an integer from 1 to {most}, the smaller side of X with '
+            f'max_rank must be "auto" or an integer from 1 to {largest}, the smaller side of X with '
             f"n_samples={height}, n_features={width}; got {max_rank!r}"
         )
     return int(max_rank)
 
 
-def solver_of(solver: str | Solver, depth: int) -> Solver:
-    """The solver of this name, or the one given.
+def solver_of(solver: Any, depth: int) -> Solver:
+    """The solver of this name, or the object itself.
 
     Raises:
-        ValueError: an unknown name, or what is no solver.
+        ValueError: an unknown name, or an object that is not a solver.
     """
     if isinstance(solver, Solver) and not isinstance(solver, type):
         return solver
@@ -83,3 +80,26 @@ def solver_of(solver: str | Solver, depth: int) -> Solver:
             f"solver must be one of {', '.join(SOLVERS)}, or an object such as Schatten(depth=4); got {solver!r}"
         )
     return ALS() if solver == "als" else SOLVERS[solver](depth=depth)
+
+
+def warn_of_gaps(observed: Observed, partition: RowPartition, rank: int) -> None:
+    """Warn of rows and columns without an entry, and of fewer entries than the rank has degrees of freedom."""
+    column_counts = partition.sum(observed.column_starts.diff())
+    empty_rows = partition.sum((observed.starts.diff() == 0).sum())
+    for name, empty in (("rows", int(empty_rows)), ("columns", int((column_counts == 0).sum()))):
+        if empty:
+            warnings.warn(f"{empty} {name} have no observed entry; biases alone predict them", stacklevel=3)
+    height, entries = height_and_entries(observed, partition)
+    freedom = rank * (height + observed.shape[1] - rank)
+    if entries < freedom:
+        warnings.warn(
+            f"{entries} observed entries are fewer than the {freedom} degrees of freedom of a matrix of shape "
+            f"{(height, observed.shape[1])} and rank {rank}",
+            stacklevel=3,
+        )
+
+
+def height_and_entries(observed: Observed, partition: RowPartition) -> tuple[int, int]:
+    """Rows and observed entries of the whole matrix."""
+    height, entries = partition.sum(observed.starts.new_tensor([observed.shape[0], len(observed)])).tolist()
+    return height, entries

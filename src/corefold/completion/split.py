@@ -1,4 +1,4 @@
-"""Which observed entries are held out: drawn by their place, so that it does not matter who holds which rows."""
+"""Which observed entries are held out; the draw depends on an entry's place alone, not on the process that has it."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from corefold.completion.observed import Observed
 
 
 def split(observed: Observed, share: float, seed: int, offset: int = 0) -> tuple[Observed, Observed]:
-    """The entries to fit and those to hold out, about `share` of all.
+    """The entries to fit, and about `share` of all to hold out.
 
     Args:
-        observed: rows `offset` and on of the whole matrix.
+        observed: the rows from number `offset` on of the whole matrix.
         share: 0 to 1.
-        seed: another one draws other entries.
-        offset: rows of other processes before these.
+        seed: another seed draws other entries.
+        offset: rows that other processes hold before these.
     """
     place = (observed.row_of().long() + offset) * observed.shape[1] + observed.columns
-    held = _uniform(place, seed) < share
-    return observed.part(~held), observed.part(held)
+    held_out = _uniform(place, seed) < share
+    return observed.part(~held_out), observed.part(held_out)
 
 
 def _uniform(key: torch.Tensor, seed: int) -> torch.Tensor:

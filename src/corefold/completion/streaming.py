@@ -8,52 +8,48 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from corefold.completion.distributed import RowPartition
 from corefold.completion.factors import LowRank
-from corefold.completion.model import Model
+from corefold.completion.model import CompletedMatrix
 from corefold.completion.observed import Observed
-from corefold.completion.processes import Rows
 
 SWEEPS = 3
+WORKING_GRAMS = 5  # copies of `ColumnEquations.gram` that learning works with
 
 
 @dataclass(frozen=True)
-class Memory:
-    """What the rows so far say of each column: the normal equations of its coordinates.
+class ColumnEquations:
+    """The normal equations of each column's loadings, summed over all rows so far.
 
-    With a row's coordinates fixed, least squares needs no more of it than this; so each batch moves a column as far as
-    all rows together would have it (recursive least squares).
+    While a row's coordinates are fixed, least squares needs nothing else of the row. So each batch moves a column as
+    far as all rows together would move it (recursive least squares).
     """
 
     gram: Float[Tensor, "width rank rank"]
 
     @classmethod
-    def of(cls, model: Model) -> Memory:
-        """Of the rows that a model was fitted to: what entries observed at random leave of them on average."""
-        return cls(model.seen[:, None, None] * model.factors.s.square().diag())
+    def of(cls, model: CompletedMatrix) -> ColumnEquations:
+        """The expected equations of the rows that a model was fitted to, if their entries are observed at random."""
+        return cls(model.column_shares[:, None, None] * model.regression.scales.square().diag())
 
-    def learn(self, model: Model, observed: Observed, shared: Rows) -> tuple[Model, Memory]:
-        """The model with these rows, whose own they become, and what to keep of them."""
-        s, v = model.factors.s, model.factors.v
-        before = v
-        # The model's ridge is on coordinates of rows, which have the data's units; those of columns have none.
-        ridge = (model.ridge * s.square()).clamp(min=torch.finfo(s.dtype).tiny)
+    def learn(
+        self, model: CompletedMatrix, observed: Observed, partition: RowPartition
+    ) -> tuple[CompletedMatrix, ColumnEquations]:
+        """The model after these rows, whose matrix is theirs alone, and the equations with them."""
+        before, scales = model.regression.loadings, model.regression.scales
+        # The model's ridge is on coordinates of rows, which have the data's units; loadings have none.
+        ridge = (model.regression.ridge * scales.square()).clamp(min=torch.finfo(scales.dtype).tiny)
         for _ in range(SWEEPS):
-            rows = replace(model, factors=LowRank(model.factors.u, s, v)).fold_in(observed)
-            coordinates = rows.factors.u * s
-            left = observed.with_values(observed.values - rows.biases.at(observed))
-            gram = self.gram + shared.sum(_gram(observed, coordinates))
-            right = shared.sum(left.transposed_times(coordinates)) + (self.gram @ before[..., None])[..., 0]
-            gram = gram + torch.diag(ridge + torch.finfo(s.dtype).eps * gram.amax())
-            v = torch.linalg.solve(gram, right + ridge * before)
-        rows = replace(model, factors=LowRank(model.factors.u, s, v)).fold_in(observed)
-        coordinates = rows.factors.u * s
-        learned = replace(rows, factors=LowRank(rows.factors.u, s, v))
-        return learned, Memory(self.gram + shared.sum(_gram(observed, coordinates)))
-
-
-def _gram(observed: Observed, coordinates: Tensor) -> Tensor:
-    """For each column the sum over its rows of their coordinates' outer product."""
-    rank = coordinates.shape[1]
-    outer = (coordinates[:, :, None] * coordinates[:, None, :]).flatten(1)
-    ones = observed.with_values(torch.ones_like(observed.values))
-    return ones.transposed_times(outer).unflatten(1, (rank, rank))
+            rows = model.fold_in(observed)
+            residual = observed.with_values(observed.values - rows.biases.at(observed))
+            gram, right = (partition.sum(part) for part in residual.column_equations(rows.coordinates))
+            gram += self.gram
+            right += (self.gram @ before[..., None])[..., 0] + ridge * before
+            gram += torch.diag(ridge + torch.finfo(scales.dtype).eps * gram.amax())
+            loadings = torch.linalg.solve(gram, right)
+            model = replace(model, regression=replace(model.regression, loadings=loadings))
+        rows = model.fold_in(observed)
+        factors = LowRank.product(rows.coordinates, rows.loadings, partition)
+        gram, _ = observed.column_equations(rows.coordinates)
+        equations = ColumnEquations(self.gram + partition.sum(gram))
+        return replace(model, biases=rows.biases, factors=factors), equations

@@ -37,7 +37,7 @@ def orthogonal_start(
     for columns, rows in pairwise(sides):
         noise = torch.randn(max(rows, columns), min(rows, columns), generator=generator, dtype=torch.float64)
         q, r = torch.linalg.qr(noise)
-        q = q * r.diagonal().sign()  # so that it is drawn evenly from all orthogonal matrices
+        q = q * r.diagonal().sign()  # without these signs q would not be uniform over the orthogonal matrices
         factors.append(init_scale * (q if rows >= columns else q.mT))
     return factors
 
@@ -48,7 +48,7 @@ def product(factors: Sequence[Float[Tensor, "_ _"]]) -> Float[Tensor, "out in"]:
 
 
 def loss(factors: Sequence[Float[Tensor, "_ _"]], target: Float[Tensor, "out in"]) -> float:
-    """`1/2 ||W_L ... W_1 - target||_F^2`, what decay adds left out."""
+    """`1/2 ||W_L ... W_1 - target||_F^2`, without the term of the decay."""
     return 0.5 * (product(factors) - target).square().sum().item()
 
 
@@ -57,27 +57,29 @@ def descend(
 ) -> Iterator[list[Float[Tensor, "_ _"]]]:
     """The factors at step 0, 1, 2, ... of gradient descent, without end.
 
-    Wide factors and the small ones of `Blocks.compress` take the same function.
+    The wide factors and the small ones of `Blocks.compress` descend by this same function.
 
     Args:
-        factors: where it starts; they are not changed.
-        target: the matrix to come to.
-        lr: eta.
-        decay: lambda, of the weight decay.
+        factors: the factors at step 0, which stay as they are.
+        target: the matrix to approximate.
+        lr: the learning rate eta.
+        decay: the weight decay lambda.
     """
-    now = [factor.clone() for factor in factors]
+    current = [factor.clone() for factor in factors]
     while True:
-        yield now
-        steps = _gradients(now, target)
-        now = [(1 - lr * decay) * factor - lr * gradient for factor, gradient in zip(now, steps, strict=True)]
+        yield current
+        current = [
+            (1 - lr * decay) * factor - lr * gradient
+            for factor, gradient in zip(current, _gradients(current, target), strict=True)
+        ]
 
 
 def _gradients(factors: Sequence[Tensor], target: Tensor) -> list[Tensor]:
     """`(W_L ... W_{l+1})^T (W_L ... W_1 - target) (W_{l-1} ... W_1)^T` for each l."""
-    *before, whole = accumulate(factors, lambda done, factor: factor @ done)
-    back = whole - target
+    *partial_products, whole = accumulate(factors, lambda done, factor: factor @ done)
+    residual = whole - target  # pulled back through the factors, from the last to the second
     gradients = []
-    for factor, first in zip(reversed(factors[1:]), reversed(before), strict=True):
-        gradients.append(back @ first.mT)
-        back = factor.mT @ back
-    return [back, *reversed(gradients)]
+    for factor, before in zip(reversed(factors[1:]), reversed(partial_products), strict=True):
+        gradients.append(residual @ before.mT)
+        residual = factor.mT @ residual
+    return [residual, *reversed(gradients)]

@@ -1,4 +1,4 @@
-"""What a run of gradient descent looked like, and how far it is from the prediction."""
+"""Snapshots of a run of gradient descent, and its distance from the prediction."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from corefold.dynamics.theorem import Blocks, State
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One step of a run, the factors by their singular value decompositions.
+    """One step of a run, with singular values and leading singular vectors of the factors.
 
     Attributes:
-        step: how many steps were taken.
+        step: the number of steps taken so far.
         loss: `1/2 ||product - target||_F^2`.
         spectra: singular values of each factor, largest first.
         right: each factor's leading right singular vectors.
-        left: the left ones.
+        left: each factor's leading left singular vectors.
     """
 
     step: int
@@ -36,14 +36,14 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Deviation:
-    """How far wide factors are from the state predicted, all as Frobenius norms.
+    """Distances of wide factors from the predicted state: ratios of Frobenius norms.
 
     Attributes:
-        product: of `wide product - (compressed product + prod rho Q on the rest)`, over the wide product's norm.
-        factors: the largest over layers of `W_l - predicted`, over that of W_l.
-        leak: the largest over layers of what W_l maps between core and rest, over that of W_l.
-        rest: the largest over layers of `rest_out^T W_l rest_in - rho_l I`, over W_l(0)'s norm on the rest.
-        gap: of `wide product - compressed product`, less the predicted one, over the target's.
+        product: `wide product - (compressed product + prod rho Q on the rest)` over the wide product.
+        factors: `W_l - predicted W_l` over W_l, the largest over layers.
+        leak: the blocks of W_l between core and rest, either way, over W_l, the largest over layers.
+        rest: `rest_out^T W_l rest_in - rho_l I` over W_l(0) on the rest, the largest over layers.
+        gap: the norm of `wide product - compressed product` less the predicted norm, over the target.
     """
 
     product: float
@@ -64,17 +64,17 @@ def trace(
 
     Args:
         path: factors step by step, as from `descend`.
-        target: what they come to.
-        steps: the last step that counts.
+        target: the matrix that the run approximates.
+        steps: the last step that may get a snapshot.
         every: steps between snapshots.
-        directions: how many singular vectors to keep of each factor.
+        directions: the number of singular vectors to keep of each factor.
     """
-    taken = []
+    snapshots = []
     for step, factors in enumerate(islice(path, steps + 1)):
         if step % every:
             continue
         parts = [torch.linalg.svd(factor, full_matrices=False) for factor in factors]
-        taken.append(
+        snapshots.append(
             Snapshot(
                 step,
                 loss(factors, target),
@@ -83,35 +83,37 @@ def trace(
                 [u[:, :directions] for u, *_ in parts],
             )
         )
-    return taken
+    return snapshots
 
 
 def angles_to_last(snapshots: Sequence[Snapshot], layer: int) -> Float[Tensor, "times k"]:
-    """Principal angles between a factor's leading right singular space at each time and at the last, in radians."""
-    return torch.stack([principal_angles(one.right[layer], snapshots[-1].right[layer]) for one in snapshots])
+    """Principal angles, in radians, between a factor's leading right singular space at each time and at the last."""
+    return torch.stack(
+        [principal_angles(each.right[layer], snapshots[-1].right[layer]) for each in snapshots]
+    )
 
 
 def deviation(
     blocks: Blocks, state: State, factors: Sequence[Float[Tensor, "_ _"]], target: Float[Tensor, "out in"]
 ) -> Deviation:
-    """Wide factors of a dense run against the state predicted for the same step."""
+    """Compare the wide factors of a dense run with the state predicted for the same step."""
     wide, small = product(factors), blocks.expand(state.core)
     rest_size = blocks.rest_dimension**0.5
-    leaks, rests, whole = [], [], []
+    leaks, rests, errors = [], [], []
     for layer, (factor, predicted) in enumerate(zip(factors, blocks.factors(state), strict=True)):
         core_in, core_out = blocks.core[layer], blocks.core[layer + 1]
         rest_in, rest_out = blocks.rest[layer], blocks.rest[layer + 1]
         leak = torch.hypot((core_out.mT @ factor @ rest_in).norm(), (rest_out.mT @ factor @ core_in).norm())
-        eye = torch.eye(blocks.rest_dimension, dtype=factor.dtype, device=factor.device)
-        off = (rest_out.mT @ factor @ rest_in - state.rest[layer] * eye).norm()
-        whole.append(((factor - predicted).norm() / factor.norm()).item())
+        identity = torch.eye(blocks.rest_dimension, dtype=factor.dtype, device=factor.device)
+        off_rest = (rest_out.mT @ factor @ rest_in - state.rest[layer] * identity).norm()
+        errors.append(((factor - predicted).norm() / factor.norm()).item())
         leaks.append((leak / factor.norm()).item())
-        rests.append(off.item() / (blocks.scales[layer] * rest_size) if rest_size else 0.0)
+        rests.append(off_rest.item() / (blocks.scales[layer] * rest_size) if rest_size else 0.0)
     explained = small + torch.tensor(state.rest, dtype=torch.float64).prod().item() * blocks.rest_map()
     gap = (wide - small).norm().item() - state.gap(blocks.rest_dimension)
     return Deviation(
         ((wide - explained).norm() / wide.norm()).item(),
-        max(whole),
+        max(errors),
         max(leaks),
         max(rests),
         abs(gap) / target.norm().item(),

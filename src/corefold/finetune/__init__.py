@@ -5,22 +5,22 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from corefold.errors import InputError
 from corefold.finetune.config import RunConfig, load_settings
-from corefold.finetune.errors import InputError
 
 if TYPE_CHECKING:
+    from corefold.finetune.finetuning import Result, finetune
     from corefold.finetune.folder import Run, load_run
     from corefold.finetune.merging import merge
     from corefold.finetune.prediction import evaluate, predict
     from corefold.finetune.task import Task
-    from corefold.finetune.training import Result, finetune
 
 _LATER = {
-    "Result": "training",
+    "Result": "finetuning",
     "Run": "folder",
     "Task": "task",
     "evaluate": "prediction",
-    "finetune": "training",
+    "finetune": "finetuning",
     "load_run": "folder",
     "merge": "merging",
     "predict": "prediction",

@@ -1,4 +1,4 @@
-"""What watches a run while transformers' Trainer drives it."""
+"""Callbacks that watch a run while transformers' Trainer drives it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 from transformers import ProgressCallback, TrainerCallback
 
-from corefold.finetune.errors import InputError
+from corefold.errors import InputError
 
 
 class StepTimer(TrainerCallback):
-    """Seconds of each step, from its begin to its end: without evaluation and checkpoints."""
+    """Measures the seconds of each step, without evaluation and checkpoints."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -28,7 +28,7 @@ class StepTimer(TrainerCallback):
         self.seconds.append(time.perf_counter() - self.began)
 
     def median(self) -> float | None:
-        """Of the steps seen, in seconds; None before the first."""
+        """The median step, in seconds; None before the first step has ended."""
         return statistics.median(self.seconds) if self.seconds else None
 
 

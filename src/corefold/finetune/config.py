@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import types
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from corefold.finetune.errors import InputError
+from corefold.core import Bases
+from corefold.errors import InputError
+from corefold.tables.atomic import write_text
 
+# The one list of methods. A run of the first two can be kept; the others train in comparisons only.
+KeptMethod = Literal["deep-lora", "lora"]
+MethodName = Literal[
+    KeptMethod, "lora-ga", "lora-one", "eva", "pissa", "adalora", "dora", "vera", "full", "head", "untouched"
+]
 TaskKind = Literal["classification", "regression", "causal-lm"]
-Method = Literal["deep-lora", "lora"]
 Pair = Literal["joint", "separate"]
 Head = Literal["own", "mean"]
 
@@ -22,14 +29,8 @@ def _setting(default: Any, help: str, *flags: str) -> Any:
 
 
 @dataclass(frozen=True)
-class RunConfig:
-    """Everything that decides a run, so that equal settings give equal results on one machine.
-
-    None means: chosen from the data and the model when the run starts (`config.yaml` holds what was chosen).
-
-    Raises:
-        InputError: a value out of range or of the wrong type; the line names the setting.
-    """
+class SharedOptions:
+    """The options that every method has; `RunConfig` documents them."""
 
     model: str = _setting("", "Model: a folder, a .gguf file, or a name on the Hugging Face hub.")
     train: str = _setting(
@@ -51,36 +52,20 @@ class RunConfig:
         "Default: causal-lm for a language model without --label classes, else "
         "regression for numbers with fractions or many values, else classification.",
     )
-    method: Method = _setting("deep-lora", "Adapter.")
+    method: KeptMethod = _setting("deep-lora", "Adapter.")
     rank: int | None = _setting(
-        None, "Rank of the update. Default: 2; for deep-lora 4 in more than 160 steps without --width."
+        None, "Rank of the update. Default: for deep-lora what corefold.recipe returns; for lora 2."
     )
-    width: int | None = _setting(
-        None,
-        "Columns of the bases (deep-lora); 0: as many as the rank, around the paper's square core. Default: "
-        "112; at rank 4 in more than 160 steps 56.",
-    )
-    depth: int = _setting(2, "Number of core factors (deep-lora); 2 unless the core is square.")
-    bases: Literal["fisher", "gradient", "spectral", "random"] = _setting(
-        "fisher", "Where the bases come from (deep-lora)."
-    )
-    basis_lr_ratio: float = _setting(
-        0.0, "Learning rate of the bases over that of the core; 0 freezes (deep-lora)."
-    )
-    init_scale: float = _setting(0.1, "Start of each core factor (deep-lora).")
     target_modules: str = _setting(
         "all-linear", "Layers to adapt: all-linear, names with commas, or a regex."
     )
     lr: float | None = _setting(
-        None,
-        "Learning rate. Default: for deep-lora 0.025 / root of rank x epochs, twice that where it has a weight "
-        "decay of 3, less in more than 160 steps (a quarter for two embeddings; square cores 0.1 / rank); for lora "
-        "3e-4.",
+        None, "Learning rate. Default: for deep-lora what corefold.recipe returns; for lora 3e-4."
     )
     weight_decay: float | None = _setting(
         None,
-        "Weight decay (AdamW's) of what trains below the head. Default: 3 for deep-lora under a head in up to 160 "
-        "steps (square cores 0), else 0.",
+        "Weight decay (AdamW's) of everything that trains below the head. Default: for deep-lora what "
+        "corefold.recipe returns; for lora 0.",
     )
     head_lr: float | None = _setting(None, "Learning rate of the head. Default: 1e-3.")
     steps: int | None = _setting(
@@ -112,6 +97,35 @@ class RunConfig:
         "none", "Tracker that transformers' Trainer knows: tensorboard, wandb, mlflow, ..."
     )
 
+
+@dataclass(frozen=True)
+class DeepLoraOptions:
+    """The options that Deep LoRA adds; the number of the bases' columns may be left open."""
+
+    width: int | None = _setting(
+        None,
+        "Columns of the bases (deep-lora); 0: as many as the rank, around the paper's square core. Default: what "
+        "corefold.recipe returns.",
+    )
+    depth: int = _setting(2, "Number of core factors (deep-lora); 2 unless the core is square.")
+    bases: Bases = _setting("fisher", "Where the bases come from (deep-lora).")
+    basis_lr_ratio: float = _setting(
+        0.0, "Learning rate of the bases over that of the core; 0 freezes (deep-lora)."
+    )
+    init_scale: float = _setting(0.1, "Start of each core factor (deep-lora).")
+
+
+@dataclass(frozen=True)
+class RunConfig(DeepLoraOptions, SharedOptions):
+    """Everything that decides a run, so that equal settings give equal results on one machine.
+
+    The options of all methods lie beside each other, as in the command line and in `config.yaml`. None means: decided
+    from the data and the model when the run starts; `config.yaml` then holds the decision.
+
+    Raises:
+        InputError: a value out of range or of the wrong type; the line names the setting.
+    """
+
     def __post_init__(self) -> None:
         hints = get_type_hints(RunConfig)
         for each in fields(self):
@@ -137,13 +151,13 @@ class RunConfig:
         if not 0 <= self.seed < 2**32:
             raise InputError(f"--seed must lie between 0 and 2**32 - 1; got {self.seed}")
 
-    def filled(self, **chosen: Any) -> RunConfig:
-        """These settings with `chosen` for those that are still None."""
-        return replace(self, **{name: value for name, value in chosen.items() if getattr(self, name) is None})
+    def filled(self, values: Mapping[str, Any]) -> RunConfig:
+        """These settings, with `values` in the place of those that are None."""
+        return replace(self, **{name: value for name, value in values.items() if getattr(self, name) is None})
 
     def save(self, path: Path) -> None:
         """Write as YAML."""
-        path.write_text(yaml.safe_dump(asdict(self), sort_keys=False, allow_unicode=True), encoding="utf-8")
+        write_text(path, yaml.safe_dump(asdict(self), sort_keys=False, allow_unicode=True))
 
 
 def load_settings(path: Path) -> dict[str, Any]:
@@ -182,7 +196,7 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
         return value
     try:
         converted = wanted(value)
-        if isinstance(value, bool) or (wanted is int and converted != float(str(value))):
+        if value is None or isinstance(value, bool) or (wanted is int and converted != float(str(value))):
             raise ValueError
     except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{_flag(name)} must be of type {wanted.__name__}; got {value!r}") from error

@@ -1,4 +1,4 @@
-"""Rows to tensors: texts as token ids, labels as targets, batches padded."""
+"""From rows to tensors: texts become token ids, labels targets, and batches are padded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from corefold.finetune.errors import InputError
+from corefold.errors import InputError
 from corefold.finetune.task import Task
 
 IGNORED = -100  # label of a token that the loss leaves out, as in transformers
@@ -22,7 +22,7 @@ def encode(
     """The rows as token ids and, where the table has the label column, labels.
 
     Raises:
-        InputError: a class that training has never seen.
+        InputError: a class that never occurs in the training data.
     """
     first = table[task.columns.text].tolist()
     second = table[task.columns.text_pair].tolist() if task.columns.text_pair else None
@@ -66,7 +66,7 @@ def _targets(task: Task, labels: pd.Series, source: str) -> list[int] | list[flo
 def encode_prompts(
     task: Task, tokenizer: PreTrainedTokenizerBase, table: pd.DataFrame
 ) -> list[dict[str, Any]]:
-    """The beginnings that a causal language model is to continue; one too long loses its own beginning."""
+    """The prompts that a causal language model continues; a prompt that is too long loses its beginning."""
     separator = task.separator if task.columns.label is not None else ""
     texts = table[task.columns.text].tolist()
     return [{"input_ids": tokenizer(text + separator).input_ids[-task.max_length :]} for text in texts]
@@ -80,7 +80,7 @@ def _encode_text(task: Task, tokenizer: PreTrainedTokenizerBase, text: str) -> d
 def _encode_completion(
     task: Task, tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str
 ) -> dict[str, Any]:
-    """Labels IGNORED on the prompt; a prompt too long loses its beginning, a completion its end."""
+    """Labels are IGNORED on the prompt. A prompt that is too long loses its beginning, a completion its end."""
     before = tokenizer(prompt + task.separator).input_ids
     end = str(tokenizer.eos_token or "")
     after = tokenizer(completion + end, add_special_tokens=False).input_ids[: task.max_length]
@@ -90,12 +90,12 @@ def _encode_completion(
 
 @dataclass(frozen=True)
 class Collator:
-    """Rows of `encode` to a padded batch of tensors."""
+    """Makes a padded batch of tensors of rows from `encode`."""
 
     tokenizer: PreTrainedTokenizerBase
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Pad `rows`: the parts "first" and "second" each to a batch of its own, anything else to one."""
+        """Pad `rows`: the parts "first" and "second" become a batch each, all other keys one batch."""
         parts = [name for name in ("first", "second") if name in rows[0]]
         if parts:
             batch: dict[str, Any] = {name: self._pad([row[name] for row in rows]) for name in parts}

@@ -1,10 +1,11 @@
-"""The output folder of a run: what lies where, written whole and checked before use."""
+"""The output folder of a run: the names of its files, which are written whole and checked before use."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from corefold.finetune.errors import InputError
+from corefold.errors import InputError
 from corefold.finetune.models import EncoderModel, load_base, load_tokenizer
 from corefold.finetune.task import Task
+from corefold.tables.atomic import write_json
 
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 HEAD, TASK, MANIFEST = "head.safetensors", "task.json", "manifest.json"
 METRICS, HISTORY, SETTINGS, REPORT = "metrics.json", "history.json", "config.yaml", "report.html"
-CHECKPOINTS = ".checkpoints"  # ours alone, removed when a run ends
+CHECKPOINTS = ".checkpoints"  # holds nothing of the user's, and is removed when a run ends
 LORA = "lora"
 CHECKED = (ADAPTER, ADAPTER_CONFIG, HEAD, TASK)
 
@@ -33,10 +35,10 @@ class Run:
     """A finished run, loaded.
 
     Attributes:
-        task: what it learned.
+        task: the task that it learned.
         adapted: the base model with the adapter.
-        model: what predicts: `adapted`, or an `EncoderModel` around it.
-        tokenizer: as trained with.
+        model: the model that predicts: `adapted`, or an `EncoderModel` around it.
+        tokenizer: the tokenizer that it was trained with.
     """
 
     task: Task
@@ -45,29 +47,32 @@ class Run:
     tokenizer: PreTrainedTokenizerBase
 
 
-def check_free(out: Path, overwrite: bool) -> None:
-    """Whether `out` can become an output folder; makes nothing.
-
-    Raises:
-        InputError: it is a file, or holds something and `overwrite` is not set.
-    """
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file; -o names a folder")
-    if out.is_dir() and any(out.iterdir()) and not overwrite:
-        raise InputError(f"{out} is not empty; choose another -o or add --overwrite")
-
-
 def check_apart(out: Path, output: Path) -> None:
     """Raise InputError if `output` is the folder of the run itself, whose adapter would be replaced."""
     if out.resolve() == output.resolve():
         raise InputError(f"{output} holds the adapter itself; -o must name another folder")
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never half of it."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
+def read_json(path: Path) -> Any:
+    """Read JSON.
+
+    Raises:
+        InputError: the file is cut or broken.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is cut or broken; restore it or start again") from error
+
+
+def stored_or_computed(path: Path, compute: Callable[[], Any]) -> Any:
+    """The value that an earlier part of the run stored at `path`, or else `compute()`, which is stored there."""
+    if path.exists():
+        return read_json(path)
+    value = compute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, value)
+    return value
 
 
 def save_model(out: Path, run: Run) -> None:
@@ -112,15 +117,14 @@ def check_adapter(out: Path) -> tuple[PeftConfig, dict[str, Tensor]]:
 
 
 def _manifest(path: Path) -> dict[str, str]:
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        return {str(name): str(digest) for name, digest in manifest.items()}
-    except (ValueError, AttributeError) as error:
-        raise InputError(f"{path} is cut or broken; restore it or train again") from error
+    manifest = read_json(path)
+    if not isinstance(manifest, dict):
+        raise InputError(f"{path} is cut or broken; restore it or start again")
+    return {str(name): str(digest) for name, digest in manifest.items()}
 
 
 def load_run(out: Path) -> Run:
-    """Load what `save_model` wrote.
+    """Load the folder that `save_model` wrote.
 
     Raises:
         InputError: not the folder of a finished run, or one that was changed.
@@ -147,9 +151,9 @@ def load_run(out: Path) -> Run:
 
 
 def last_checkpoint(folder: Path, before: int) -> Path | None:
-    """The newest checkpoint before step `before` in which everything was written.
+    """The newest complete checkpoint before step `before`.
 
-    Trainer writes trainer_state.json last, and trains one step too many when it resumes from the last one.
+    Trainer writes trainer_state.json last. It would train one step too many if it resumed after the last step.
     """
     steps = sorted((int(path.name.rpartition("-")[2]), path) for path in folder.glob("checkpoint-*"))
     return next((path for step, path in reversed(steps) if step < before and _is_whole(path)), None)
@@ -164,7 +168,7 @@ def _is_whole(checkpoint: Path) -> bool:
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder of checkpoints, if there."""
+    """Remove a folder of checkpoints, if it exists."""
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -1,4 +1,4 @@
-"""A run folded into its base: a plain transformers model that needs neither PEFT nor corefold."""
+"""Merges a run into its base: a plain transformers model that needs neither PEFT nor corefold."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from corefold.adapters import DeepLoraModel
-from corefold.finetune.folder import TASK, Run, check_free
+from corefold.finetune.folder import TASK, Run
 from corefold.finetune.models import EncoderModel
+from corefold.tables.writing import check_folder
 
 MODULE = "sentence_transformers.models."
 
@@ -29,12 +30,12 @@ def merge(run: Run, directory: Path, *, overwrite: bool = False) -> float | None
         overwrite: use the folder although it is not empty.
 
     Returns:
-        The largest error that rounding to the weights' dtype made; None for a LoRA, for which PEFT does not say.
+        The largest error from rounding to the weights' dtype; None for a LoRA, where PEFT does not measure it.
 
     Raises:
         InputError: the folder is not empty.
     """
-    check_free(directory, overwrite)
+    check_folder(directory, overwrite)
     run.adapted.merge_adapter(safe_merge=True)
     tuner = run.adapted.base_model
     error = max(tuner.merge_errors().values()) if isinstance(tuner, DeepLoraModel) else None
@@ -69,13 +70,13 @@ def _write_pooling(run: Run, head: nn.Linear | None, directory: Path, width: int
             "activation_function": "torch.nn.modules.linear.Identity",
         }
         _write(directory / "2_Dense" / "config.json", dense)
-        # A regression's head was trained on standardised labels; here it gets their units back.
+        # The head of a regression was trained on standardised labels; turn its outputs into their units.
         weights = {
             "linear.weight": (head.weight * run.task.scale).detach().contiguous(),
             "linear.bias": (head.bias * run.task.scale + run.task.shift).detach().contiguous(),
         }
         save_file(weights, directory / "2_Dense" / "model.safetensors")
-        if head.in_features == width:  # a head on [u, v, |u - v|] is no layer of the encoder
+        if head.in_features == width:  # a head on [u, v, |u - v|] cannot follow the pooling
             modules.append(("2_Dense", "Dense"))
     listed = [{"idx": i, "name": str(i), "path": p, "type": MODULE + t} for i, (p, t) in enumerate(modules)]
     _write(directory / "modules.json", listed)

@@ -17,7 +17,7 @@ LOWER_IS_BETTER = {"perplexity"}
 
 
 def compute_metrics(task: Task) -> Callable[[EvalPrediction], dict[str, float]]:
-    """Trainer's `compute_metrics` for a task: the scores that `scores` names."""
+    """Trainer's `compute_metrics` for a task: it returns `scores`."""
     return lambda prediction: scores(
         task, np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
     )
@@ -27,9 +27,9 @@ def scores(task: Task, outputs: np.ndarray, labels: np.ndarray) -> dict[str, flo
     """Scores of the model's outputs.
 
     Args:
-        task: what is scored.
-        outputs: logits (rows, classes); regression outputs (rows,); for causal-lm, per token, what
-            `token_scores` made of the logits (rows, tokens, 2).
+        task: the task.
+        outputs: logits (rows, classes); regression outputs (rows,); for causal-lm the result of `token_scores`
+            (rows, tokens, 2).
         labels: classes (rows,), scaled numbers (rows,) or token ids (rows, tokens).
 
     Returns:
@@ -63,9 +63,9 @@ def _regression(predicted: np.ndarray, true: np.ndarray) -> dict[str, float]:
 
 
 def token_scores(logits: Any, labels: torch.Tensor) -> torch.Tensor:
-    """Per token its loss and whether it was the likeliest, (rows, tokens, 2); the last place is padding.
+    """For each token its loss and whether it was the likeliest, (rows, tokens, 2); the last place is padding.
 
-    Trainer keeps what this returns instead of the logits, which would be vocabulary times larger.
+    Trainer keeps these numbers instead of the logits, which hold one number for each word of the vocabulary.
     """
     logits = logits[0] if isinstance(logits, tuple) else logits
     targets = labels[:, 1:].clamp(min=0)

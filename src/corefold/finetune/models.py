@@ -21,9 +21,8 @@ from transformers import (
 )
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from corefold.finetune.config import RunConfig
-from corefold.finetune.errors import InputError
-from corefold.finetune.methods import Method
+from corefold.errors import InputError
+from corefold.finetune.method import Decided
 from corefold.finetune.task import Task
 
 
@@ -70,7 +69,7 @@ def _load(auto: Any, source: str, **kwargs: Any) -> Any:
 
 
 def _dequantized(model: Any) -> Any:
-    """The same weights in a model of its own: transformers unpacks gguf, yet refuses to train what came from it."""
+    """The same weights in a plain model: transformers unpacks a gguf file, yet refuses to train the result."""
     plain = type(model)(model.config).to(model.dtype)
     plain.load_state_dict(model.state_dict())
     if hasattr(plain.config, "quantization_config"):
@@ -79,10 +78,8 @@ def _dequantized(model: Any) -> Any:
     return plain
 
 
-def adapt(
-    base: PreTrainedModel, task: Task, config: RunConfig, method: Method
-) -> PeftModel | PreTrainedModel:
-    """`base` with a new adapter; or itself, all of it or its head alone to train, where the method has none.
+def adapt(base: PreTrainedModel, task: Task, settings: Decided[Any]) -> PeftModel | PreTrainedModel:
+    """`base` with a new adapter; or `base` itself if the method has none: then all of it trains, or its head alone.
 
     Raises:
         InputError: no layer matches, or the rank is larger than a layer.
@@ -90,37 +87,38 @@ def adapt(
     own_head = _own_head(base) if task.head == "own" else []
     poolers = [name for name, _ in base.named_children() if name == "pooler"] if task.head != "lm" else []
     apart = own_head or poolers
+    method = settings.method
     if method.peft is None:
         for name, parameter in base.named_parameters():
             part = name.partition(".")[0]
-            trains = part in own_head or (method.whole and part not in poolers)
+            trains = part in own_head or (method.trains_body and part not in poolers)
             parameter.requires_grad_(trains and method.trains)
         return base
-    targets: Any = config.target_modules
+    targets: Any = settings.target_modules
     if targets != "all-linear" and re.fullmatch(r"[\w.,\s]+", targets):
         targets = [name.strip() for name in targets.split(",")]
     shared = {
-        "r": config.rank,
+        "r": settings.rank,
         "target_modules": targets,
         "task_type": {"own": "SEQ_CLS", "lm": "CAUSAL_LM"}.get(task.head, "FEATURE_EXTRACTION"),
-        # A head trains whole. Mean pooling goes past an encoder's pooler: an adapter there would never be reached.
+        # All weights of a head train. Mean pooling bypasses an encoder's pooler, so an adapter there gets no gradient.
         "exclude_modules": rf"({'|'.join(apart)})(\..*)?" if apart else None,
         "modules_to_save": own_head or None,
     }
-    _check_rank(base, shared["r"], targets)
+    _check_rank(base, settings.rank, targets)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "lora with eva initialization")  # of the memory it could save
-            return get_peft_model(base, method.peft(config, shared, base))  # type: ignore[return-value]
+            warnings.filterwarnings("ignore", "lora with eva initialization")  # it advises how to save memory
+            return get_peft_model(base, method.peft(settings, shared, base))  # type: ignore[return-value]
     except (ValueError, TypeError) as error:
         first = str(error).splitlines()[0]
         raise InputError(
-            f"the model cannot be adapted with --target-modules {config.target_modules}: {first}"
+            f"the model cannot be adapted with --target-modules {settings.target_modules}: {first}"
         ) from error
 
 
 def _own_head(base: PreTrainedModel) -> list[str]:
-    """What a model for sequence classification has besides its body: "classifier", "score"..."""
+    """The parts of a model for sequence classification beside its body: "classifier", "score"..."""
     parts = base.named_children()
     return [
         name
@@ -130,7 +128,7 @@ def _own_head(base: PreTrainedModel) -> list[str]:
 
 
 def _check_rank(base: nn.Module, rank: int, targets: Any) -> None:
-    # Wider than every layer is a typing error: a LoRA would only waste memory, and a chain be cut to the layers.
+    # A rank wider than every layer is a typing error: LoRA would waste memory, and Deep LoRA would lower it in silence.
     sides = [min(m.in_features, m.out_features) for m in base.modules() if isinstance(m, nn.Linear)]
     if targets == "all-linear" and sides and rank > max(sides):
         raise InputError(
@@ -139,7 +137,7 @@ def _check_rank(base: nn.Module, rank: int, targets: Any) -> None:
 
 
 class EncoderModel(nn.Module):
-    """An adapted encoder with mean pooling and what the task puts on top.
+    """An adapted encoder with mean pooling and the head of the task.
 
     One text: a linear head on its embedding. Two texts as two embeddings u, v: their cosine for regression, a
     linear head on [u, v, |u - v|] for classes (Reimers and Gurevych 2019). Its state dict leaves out the frozen
@@ -207,12 +205,13 @@ def _is_base(module: nn.Module, key: str) -> bool:
     return module.encoder.base_model.prefix not in key and "head." not in key  # type: ignore[union-attr]
 
 
-def build(task: Task, config: RunConfig, method: Method) -> tuple[PeftModel | PreTrainedModel, nn.Module]:
-    """The adapted model and what trains: the same, or an `EncoderModel` around it."""
+def build(task: Task, settings: Decided[Any]) -> tuple[PeftModel | PreTrainedModel, nn.Module]:
+    """The adapted model, and the model that trains: the same, or an `EncoderModel` around it."""
+    seed = settings.seed
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        adapted = adapt(load_base(task, config.seed), task, config, method)
-    return adapted, adapted if task.head in ("own", "lm") else EncoderModel(adapted, task, config.seed)
+        torch.manual_seed(seed)
+        adapted = adapt(load_base(task, seed), task, settings)
+    return adapted, adapted if task.head in ("own", "lm") else EncoderModel(adapted, task, seed)
 
 
 def head_of(model: nn.Module, task: Task) -> list[nn.Parameter]:

@@ -1,9 +1,8 @@
-"""What a finished run predicts for new rows, and how well."""
+"""Predictions of a finished run for new rows, and their scores."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +11,12 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from corefold.errors import InputError
 from corefold.finetune import data
 from corefold.finetune.encoding import IGNORED, Collator, encode, encode_prompts
-from corefold.finetune.errors import InputError
 from corefold.finetune.folder import Run
 from corefold.finetune.metrics import scores, token_scores
+from corefold.tables.reading import read_table
 
 
 def predict(
@@ -29,15 +29,15 @@ def predict(
 
     Args:
         run: a loaded run.
-        source: csv, tsv, jsonl or parquet file, or hub data set; needs the text columns only.
+        source: csv, tsv, jsonl or parquet file, or hub data set; it needs the text columns alone.
         batch_size: rows at a time.
         max_new_tokens: longest generated text (causal-lm).
         progress: show a progress bar.
 
     Raises:
-        InputError: source not readable, a column missing, or a column of the new names already there.
+        InputError: the source cannot be read, lacks a column, or already has a column of the new names.
     """
-    table = data.read_table(source)
+    table = read_table(source)
     for name in ("prediction", "probability"):
         if name in table.columns:
             raise InputError(f"{source} already has a column {name!r}; rename it")
@@ -60,9 +60,9 @@ def evaluate(run: Run, source: str, *, batch_size: int = 32, progress: bool = Tr
     """The scores of `metrics.scores` on the labelled rows of `source`.
 
     Raises:
-        InputError: source not readable, a column missing, or a class that training has never seen.
+        InputError: the source cannot be read, lacks a column, or has a class that never occurs in training.
     """
-    rows = _rows(run, data.read_table(source), source, labelled=True)
+    rows = _rows(run, read_table(source), source, labelled=True)
     causal = run.task.kind == "causal-lm"
     outputs, labels = [], []
     for out, batch in _outputs(run, rows, batch_size, progress):
@@ -118,31 +118,3 @@ def _to(batch: Any, device: torch.device) -> Any:
     if isinstance(batch, dict):
         return {name: _to(value, device) for name, value in batch.items()}
     return batch.to(device)
-
-
-def write_table(table: pd.DataFrame, path: Path, overwrite: bool) -> None:
-    """Write csv, tsv, jsonl or parquet, by the name's ending.
-
-    Raises:
-        InputError: another ending, no such folder, or a file that exists without `overwrite`.
-    """
-    writers = {
-        ".csv": lambda: table.to_csv(path, index=False),
-        ".tsv": lambda: table.to_csv(path, index=False, sep="\t"),
-        ".jsonl": lambda: table.to_json(path, orient="records", lines=True, force_ascii=False),
-        ".parquet": lambda: table.to_parquet(path, index=False),
-    }
-    check_output(path, overwrite, tuple(writers))
-    writers[path.suffix.lower()]()
-
-
-def check_output(
-    path: Path, overwrite: bool, suffixes: tuple[str, ...] = (".csv", ".tsv", ".jsonl", ".parquet")
-) -> None:
-    """Raise InputError unless a file of that name can be written without losing another."""
-    if path.suffix.lower() not in suffixes:
-        raise InputError(f"{path}: expected a name ending in one of {', '.join(suffixes)}")
-    if path.exists() and not overwrite:
-        raise InputError(f"{path} exists; choose another -o or add --overwrite")
-    if not path.parent.is_dir():
-        raise InputError(f"{path.parent}: no such folder")

@@ -1,4 +1,4 @@
-"""What a run learns: the kind of task, the model's head, and how two texts are combined."""
+"""The task of a run: its kind, the head of the model, and how two texts are combined."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import pandas as pd
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
+from corefold.errors import InputError
 from corefold.finetune.config import Pair, RunConfig, TaskKind
 from corefold.finetune.data import Columns, guess_task
-from corefold.finetune.errors import InputError
+from corefold.tables.atomic import write_json
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,13 @@ class Task:
         model: the base model, as given.
         head: "own" (the model's sequence classification head), "mean" (a linear head on mean-pooled tokens),
             "cosine" (no head: the cosine of two embeddings) or "lm".
-        columns: the columns read.
-        pair: how two texts are combined, None for one text.
+        columns: the columns of the tables that are read.
+        pair: how two texts are combined; None for one text.
         classes: names of the classes, in the order of the outputs.
         shift, scale: a regression target is shift + scale * output.
         separator: between prompt and completion.
-        max_length: in tokens.
-        dtype: of the base model.
+        max_length: longest input, in tokens.
+        dtype: precision of the base model.
     """
 
     kind: TaskKind
@@ -58,7 +59,7 @@ class Task:
 
     def save(self, path: Path) -> None:
         """Write as JSON."""
-        path.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(path, asdict(self))
 
     @classmethod
     def load(cls, path: Path) -> Task:
@@ -73,7 +74,7 @@ def choose_kind(config: RunConfig, table: pd.DataFrame, columns: Columns) -> Tas
         return config.task
     if columns.label is None:
         raise InputError(
-            "--label must name the column to learn, or --task causal-lm say that the text itself is it"
+            "--label must name the column to learn; to learn the text itself, add --task causal-lm"
         )
     labels = table[columns.label]
     free_text = not pd.api.types.is_numeric_dtype(labels) and labels.nunique() > max(50, len(table) // 2)
@@ -81,16 +82,16 @@ def choose_kind(config: RunConfig, table: pd.DataFrame, columns: Columns) -> Tas
 
 
 def make_task(config: RunConfig, kind: TaskKind, columns: Columns, train: pd.DataFrame) -> Task:
-    """The task of a run, with what the settings leave open chosen from the checkpoint and the training rows.
+    """The task of a run; the checkpoint and the training rows decide what the settings leave open.
 
     Args:
         config: the settings.
-        kind: what is learned.
-        columns: the columns read.
-        train: all training rows, cleaned; classes and the range of numbers come from here.
+        kind: the kind of task.
+        columns: the columns of the tables that are read.
+        train: all training rows, cleaned; they say which classes there are and the range of numbers.
 
     Raises:
-        InputError: no label where one is needed, one class only, constant numbers.
+        InputError: a label is needed and missing, there is one class only, or all numbers are equal.
     """
     shared = {
         "model": config.model,
@@ -169,7 +170,7 @@ def _has_own_head(state: dict[str, Any], model: str, kind: str, classes: int) ->
 
 
 def comes_whole(task: Task) -> bool:
-    """Whether the checkpoint can do the task as it is: no head, or one that it was saved with."""
+    """Whether the checkpoint can do the task without training: it needs no head, or was saved with one."""
     if task.head in ("cosine", "lm"):
         return True
     architectures = " ".join(_checkpoint_config(task.model).get("architectures") or [])
@@ -182,7 +183,7 @@ def _is_language_model(state: dict[str, Any], model: str) -> bool:
 
 
 def _in_order_of_head(classes: tuple[str, ...], state: dict[str, Any]) -> tuple[str, ...]:
-    """Classes in the order in which the checkpoint's head knows them, if it does, by name in any case."""
+    """Classes in the order of the checkpoint's head, if it has the same names; upper and lower case do not matter."""
     names = [
         str(name).lower()
         for _, name in sorted((state.get("id2label") or {}).items(), key=lambda p: int(p[0]))

@@ -1,4 +1,4 @@
-"""Floor 2: what a training run did, as pictures and as one self-contained HTML page."""
+"""Floor 2: plots of training runs, comparisons and completed matrices, and the self-contained HTML page for them."""
 
 try:
     import jinja2 as _jinja2  # noqa: F401

@@ -9,11 +9,11 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter, NullLocator
 
-from corefold.report.plots import CYCLE, GREY, axes_or_new, finish
+from corefold.report.plots import CYCLE, GREY, axes_or_new, finish, without_math
 
 COLORS = (*CYCLE, GREY)
-STYLES = (("-", "o"), ("--", "s"), (":", "^"))
-APART = 0.03  # of an octave, between methods at one place, so that their bars do not hide each other
+LINES_AND_MARKERS = (("-", "o"), ("--", "s"), (":", "^"))
+METHOD_OFFSET_OCTAVES = 0.03  # keeps the bars of methods at one place from hiding each other
 
 
 class Point(NamedTuple):
@@ -31,28 +31,28 @@ def score_lines(
     metric: str = "accuracy",
     against: str = "training rows",
 ) -> Axes:
-    """A line a method: the mean score, and one standard deviation to each side, on an axis of octaves.
+    """A line a method: the mean score and one standard deviation to each side, over a logarithmic axis of base 2.
 
     Args:
-        lines: for each method its points; the legend keeps the order. One without points is left out, and the others
-            look as they would beside it.
+        lines: for each method its points; the legend keeps the order. A method without points is left out, and the
+            others keep the colours that they have beside it.
         ax: where to draw.
         metric: name of the score.
-        against: what `x` counts.
+        against: the quantity on the x axis.
 
     Raises:
-        ValueError: no points, or a place or mean that is not finite.
+        ValueError: no points, or an x or mean that is not finite.
     """
-    points = [point for each in lines.values() for point in each]
+    points = [point for line in lines.values() for point in line]
     if not points or not all(math.isfinite(value) for point in points for value in point[:2]):
         raise ValueError(f"a comparison needs finite scores; got {dict(lines)}")
     ax = axes_or_new(ax)
-    for number, (method, each) in enumerate(lines.items()):
-        if not each:
+    for number, (method, line) in enumerate(lines.items()):
+        if not line:
             continue
-        style, marker = STYLES[number // len(COLORS) % len(STYLES)]
-        shift = 2.0 ** (APART * (number - (len(lines) - 1) / 2))
-        ordered = sorted(each)
+        style, marker = LINES_AND_MARKERS[number // len(COLORS) % len(LINES_AND_MARKERS)]
+        shift = 2.0 ** (METHOD_OFFSET_OCTAVES * (number - (len(lines) - 1) / 2))
+        ordered = sorted(line)
         ax.errorbar(
             [point.x * shift for point in ordered],
             [point.mean for point in ordered],
@@ -76,6 +76,5 @@ def score_lines(
     ax.set_ylabel(metric, parse_math=False)
     finish(ax, f"{metric[:1].upper()}{metric[1:]} against {against}: mean ± standard deviation", [])
     legend = ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+    without_math(legend)
     return ax

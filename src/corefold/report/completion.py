@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
 
 from corefold.report.completion_plots import (
-    WIDEST,
+    HISTOGRAM_PERCENTILE,
     Picture,
     completion_errors,
     completion_ranks,
@@ -24,63 +25,114 @@ from corefold.report.completion_plots import (
 from corefold.report.page import Section, Table
 from corefold.report.svg import figure_svg
 
+if TYPE_CHECKING:
+    from corefold.completion.holdout import HoldoutErrors, MeasuredFit
+    from corefold.completion.observed import Observed
+
+LIBRARIES = ("corefold", "torch", "numpy", "scipy", "scikit-learn", "numba")
+HOW_TO_HOLD_OUT = "--holdout 0.1 holds out a tenth."
+
 
 @dataclass(frozen=True)
-class Completed:
-    """What a page shows of one completed matrix.
+class CompletionReport:
+    """The content of a page on one completed matrix.
 
     Attributes:
         path: a dictionary for each step, as `DeepMatrixCompletion.path_` has them.
         singular_values: of the low-rank part, largest first.
-        misses: absolute errors at the entries held out to choose by.
-        residuals: observed less predicted at entries held out of everything, by method; empty without such entries.
-        coverage: nominal and measured coverage at these, and half the width, of some intervals.
+        validation_errors: absolute errors at the entries that the fit held out to choose by.
+        holdout: errors at entries held out of everything; None without such entries.
         settings: of the fit and its data.
         versions: of the libraries.
-        pictures: matrices before and after, by what they are; empty for none.
-        pictured: what the pictures show of the matrices, a sentence.
+        pictures: matrices before and after, by name; none by default.
+        caption: a sentence on what the pictures show of the matrices.
     """
 
     path: Sequence[Mapping[str, Any]]
     singular_values: Float[np.ndarray, " rank"]
-    misses: Float[np.ndarray, " chosen"]
-    residuals: Mapping[str, Float[np.ndarray, " held"]] = field(default_factory=dict)
-    coverage: Sequence[tuple[float, float, float]] = ()
+    validation_errors: Float[np.ndarray, " chosen"]
+    holdout: HoldoutErrors | None = None
     settings: Mapping[str, object] = field(default_factory=dict)
     versions: Mapping[str, object] = field(default_factory=dict)
     pictures: Mapping[str, Picture] = field(default_factory=dict)
-    pictured: str = ""
+    caption: str = ""
 
 
-def completion_sections(done: Completed, label: str = "") -> list[Section]:
+def completion_report(
+    fit: MeasuredFit,
+    observed: Observed,
+    source: str,
+    settings: Mapping[str, object],
+    notes: Sequence[str] = (),
+    pictures: Mapping[str, Picture] | None = None,
+    caption: str = "",
+) -> CompletionReport:
+    """The content of the page on a fit.
+
+    Args:
+        fit: the fit.
+        observed: the entries of the matrix.
+        source: their origin.
+        settings: of the fit.
+        notes: warnings of reading the matrix; those of the fit follow them.
+        pictures: as in `CompletionReport`.
+        caption: as in `CompletionReport`.
+    """
+    height, width = observed.shape
+    about = {
+        "data": source,
+        "rows": height,
+        "columns": width,
+        "observed entries": len(observed),
+        "observed share": len(observed) / (height * width),
+        "rank found": fit.estimator.rank_,
+        "steps": fit.estimator.n_iter_,
+        "seconds": fit.seconds,
+        "stopped by Ctrl-C": fit.interrupted,
+        "notes": [*notes, *fit.notes],
+    }
+    return CompletionReport(
+        fit.estimator.path_,
+        fit.estimator.singular_values_,
+        fit.estimator.model_.held_out_errors.cpu().numpy(),
+        fit.errors,
+        {**about, **settings},
+        {name: version(name) for name in LIBRARIES},
+        pictures or {},
+        caption,
+    )
+
+
+def completion_sections(matrix: CompletionReport, label: str = "") -> list[Section]:
     """The parts of a page on one completed matrix.
 
     Args:
-        done: what there is to show.
+        matrix: the content.
         label: put behind each heading, where a page shows several matrices.
     """
     suffix = f": {label}" if label else ""
     sections = []
-    if done.pictures:
-        height = picture_height(done.pictures, 7.0)
+    if matrix.pictures:
+        height = picture_height(matrix.pictures, 7.0)
         sections.append(
             Section(
                 "Before and after",
-                figure_svg=figure_svg(partial(side_by_side, done.pictures), height=height),
-                caption=f"Removed entries are clear in the first picture. {done.pictured}".strip(),
+                figure_svg=figure_svg(partial(side_by_side, matrix.pictures), height=height),
+                caption=f"Removed entries are clear in the first picture. {matrix.caption}".strip(),
             )
         )
-    spectrum = partial(completion_spectrum, done.singular_values)
+    spectrum = partial(completion_spectrum, matrix.singular_values)
     sections += [
-        _error_section(done),
-        Section("Error along the path", figure_svg=figure_svg(partial(completion_errors, done.path)),
-                caption="In units of the data. The best step at the entries held out is refitted on all."),
-        Section("Rank", figure_svg=figure_svg(partial(completion_ranks, done.path), height=2.6)),
+        _error_section(matrix.holdout),
+        Section("Error along the path", figure_svg=figure_svg(partial(completion_errors, matrix.path)),
+                caption="In units of the data. The step with the least error at the entries held out is refitted to "
+                        "all entries."),
+        Section("Rank", figure_svg=figure_svg(partial(completion_ranks, matrix.path), height=2.6)),
         Section("Singular values", figure_svg=figure_svg(spectrum, height=2.8)),
-        _residual_section(done),
-        _coverage_section(done),
-        Section("Settings", settings=done.settings),
-        Section("Versions", settings=done.versions),
+        _residual_section(matrix),
+        _coverage_section(matrix),
+        Section("Settings", settings=matrix.settings),
+        Section("Versions", settings=matrix.versions),
     ]  # fmt: skip
     return [
         Section(each.heading + suffix, each.text, each.table, each.figure_svg, each.settings, each.caption)
@@ -89,44 +141,44 @@ def completion_sections(done: Completed, label: str = "") -> list[Section]:
     ]
 
 
-def _error_section(done: Completed) -> Section:
-    if not done.residuals:
-        text = (
-            "No entry was held out of everything, so no error is measured: --holdout 0.1 holds out a tenth."
+def _error_section(holdout: HoldoutErrors | None) -> Section:
+    if holdout is None:
+        return Section(
+            "Error", f"No entry was held out of everything, so no error is measured: {HOW_TO_HOLD_OUT}"
         )
-        return Section("Error", text)
-    rows = [
-        [name, float(np.sqrt(np.square(each).mean())), float(np.abs(each).mean())]
-        for name, each in done.residuals.items()
-    ]
-    count = len(next(iter(done.residuals.values())))
-    text = f"At {count:,} entries that took no part in the fit, nor in choosing anything in it."
+    rows = [[name, *pair] for name, pair in holdout.scores().items()]
+    text = f"At {len(holdout):,} entries that took no part in the fit, nor in any choice that it made."
     return Section("Error", text, Table(["", "root mean square", "mean absolute"], rows))
 
 
-def _residual_section(done: Completed) -> Section:
-    ends = f"The outer bars hold what lies beyond the {WIDEST:g}th percentile of absolute residuals."
-    if done.residuals:
-        drawn = figure_svg(partial(completion_residuals, done.residuals))
+def _residual_section(matrix: CompletionReport) -> Section:
+    bars = f"The outer bars hold all beyond the {HISTOGRAM_PERCENTILE:g}th percentile of absolute residuals."
+    if matrix.holdout is not None:
+        drawn = figure_svg(partial(completion_residuals, matrix.holdout.residuals))
         return Section(
-            "Residuals", figure_svg=drawn, caption=f"At the entries held out of everything. {ends}"
+            "Residuals", figure_svg=drawn, caption=f"At the entries held out of everything. {bars}"
         )
-    if not len(done.misses):
+    errors = matrix.validation_errors
+    if not len(errors):
         return Section("Residuals", "No entry was held out.")
-    drawn = figure_svg(partial(completion_residuals, {"completed": done.misses}, of="absolute error"))
-    said = f"At {len(done.misses):,} entries held out to choose by, which makes them look a little too good."
-    return Section("Residuals", figure_svg=drawn, caption=f"{said} {ends}")
+    drawn = figure_svg(partial(completion_residuals, {"completed": errors}, quantity="absolute error"))
+    where = f"At {len(errors):,} entries held out to choose by; the choice makes them look a little too good."
+    return Section("Residuals", figure_svg=drawn, caption=f"{where} {bars}")
 
 
-def _coverage_section(done: Completed) -> Section:
+def _coverage_section(matrix: CompletionReport) -> Section:
     heading = "Interval coverage"
-    if not done.residuals:
+    if matrix.holdout is None:
         return Section(
-            heading, "Not measured, for no entry was held out of everything: --holdout 0.1 holds out a tenth."
+            heading, f"Not measured, because no entry was held out of everything: {HOW_TO_HOLD_OUT}"
         )
-    if not done.coverage:
+    coverage = matrix.holdout.coverage
+    if not coverage:
         return Section(heading, "No intervals: too few entries were held out to choose by.")
-    table = Table(["nominal", "measured", "half width"], [list(each) for each in done.coverage])
-    said = f"Intervals are as wide as the errors at {len(done.misses):,} entries held out to choose by say."
-    drawn = figure_svg(partial(interval_coverage, done.coverage), width=7.0, height=3.4)
-    return Section(heading, "", table, drawn, caption=said)
+    table = Table(["nominal", "measured", "half width"], [list(each) for each in coverage])
+    caption = (
+        f"The width of an interval follows from the errors at {len(matrix.validation_errors):,} entries held out to "
+        "choose by."
+    )
+    drawn = figure_svg(partial(interval_coverage, coverage), width=7.0, height=3.4)
+    return Section(heading, "", table, drawn, caption=caption)

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
+from pathlib import Path
 from textwrap import fill
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 from corefold.report.plots import BLUE, CYCLE, GREEN, GREY, VERMILION, axes_or_new, finish
+from corefold.tables.atomic import atomic_write
 
-BINS = 60
-WIDEST = 99.5  # percentile of absolute residuals where a histogram ends; the rest counts in its outer bins
-FEW = 80  # steps; with more of them lines go without dots
-LABEL = 72  # letters in a line below an axis
-GAP = 0.05  # between pictures, of the width of one
+HISTOGRAM_BINS = 60
+HISTOGRAM_PERCENTILE = (
+    99.5  # of absolute residuals, where a histogram ends; the rest counts in its outer bins
+)
+MAX_STEPS_WITH_DOTS = 80
+AXIS_LABEL_LETTERS = 72  # in a line
+PICTURE_GAP = 0.05  # between two pictures, as a share of the width of one
 
 Picture = Float[np.ndarray, "height width"]
 
@@ -41,9 +46,9 @@ def completion_errors(path: Sequence[Mapping[str, Any]], ax: Axes | None = None)
     lines = []
     for key, label, color in kinds:
         values = np.array([record[key] for record in path], float)
-        values[~(values > 0)] = np.nan  # exact, or nothing held out
+        values[~(values > 0)] = np.nan  # an exact fit, or nothing held out
         if not np.isnan(values).all():
-            marker = "o" if len(path) <= FEW else ""
+            marker = "o" if len(path) <= MAX_STEPS_WITH_DOTS else ""
             lines += ax.plot(
                 steps, values, color=color, label=label, marker=marker, markersize=3, linewidth=1.5
             )
@@ -67,7 +72,7 @@ def completion_ranks(path: Sequence[Mapping[str, Any]], ax: Axes | None = None) 
     """
     ax, steps = _steps(path, ax)
     ranks = [record["rank"] for record in path]
-    marker = "o" if len(path) <= FEW else ""
+    marker = "o" if len(path) <= MAX_STEPS_WITH_DOTS else ""
     ax.plot(steps, ranks, drawstyle="steps-mid", color=GREEN, marker=marker, markersize=3, linewidth=1.5)
     ax.annotate(
         f"{ranks[-1]}", (steps[-1], ranks[-1]), (5, 0), textcoords="offset points", va="center", color=GREEN
@@ -80,24 +85,24 @@ def completion_ranks(path: Sequence[Mapping[str, Any]], ax: Axes | None = None) 
 
 
 def _steps(path: Sequence[Mapping[str, Any]], ax: Axes | None) -> tuple[Axes, range]:
-    """Axes over the steps, the stages of the fit told apart and named."""
+    """Axes over the steps, with a line between the stages of the fit and their names below."""
     if not path:
         raise ValueError("there is no path to draw: got no steps")
-    ax, begin, said = axes_or_new(ax), 1, []
+    ax, begin, stages = axes_or_new(ax), 1, []
     for stage, group in groupby(record["stage"] for record in path):
         if begin > 1:
             ax.axvline(begin - 0.5, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
         count = len(list(group))
-        said.append(f"{begin}–{begin + count - 1} {stage}" if count > 1 else f"{begin} {stage}")
+        stages.append(f"{begin}–{begin + count - 1} {stage}" if count > 1 else f"{begin} {stage}")
         begin += count
-    ax.set_xlabel(fill(f"step ({', '.join(said)})", LABEL, break_on_hyphens=False))
+    ax.set_xlabel(fill(f"step ({', '.join(stages)})", AXIS_LABEL_LETTERS, break_on_hyphens=False))
     ax.set_xlim(0.4, max(begin - 0.4, 2) + 0.02 * begin)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     return ax, range(1, len(path) + 1)
 
 
 def _log(ax: Axes, values: Float[np.ndarray, " n"]) -> None:
-    """A logarithmic axis of plain numbers, not of powers of ten alone where there are few."""
+    """A logarithmic axis with plain numbers; where it spans few powers of ten, 2 and 5 times these have ticks too."""
     ax.set_yscale("log")
     ax.yaxis.set_major_formatter("{x:g}")
     narrow = values.max() < 100 * values.min()
@@ -109,7 +114,7 @@ def completion_spectrum(singular_values: Float[np.ndarray, " rank"], ax: Axes | 
     """A stem for each singular value of the low-rank part, on a logarithmic axis.
 
     Args:
-        singular_values: largest first; none for a matrix of biases alone.
+        singular_values: largest first; empty for a matrix of biases alone.
         ax: where to draw.
     """
     ax = axes_or_new(ax)
@@ -132,31 +137,33 @@ def completion_spectrum(singular_values: Float[np.ndarray, " rank"], ax: Axes | 
 def completion_residuals(
     residuals: Mapping[str, Float[np.ndarray, " held"]],
     ax: Axes | None = None,
-    of: str = "observed less predicted",
+    quantity: str = "observed less predicted",
 ) -> Axes:
     """Histograms of residuals, the first method filled and the others as outlines.
 
     Args:
-        residuals: by method, of the same entries.
+        residuals: of the same entries, by method.
         ax: where to draw.
-        of: what they are, for the x axis.
+        quantity: the label of the x axis.
 
     Raises:
         ValueError: no methods, or no residuals.
     """
     if not residuals or not all(len(each) for each in residuals.values()):
         raise ValueError(
-            f"there are no residuals to draw: got { ({name: len(each) for name, each in residuals.items()}) }"
+            f"there are no residuals to draw: got {[*map(len, residuals.values())]} of {[*residuals]}"
         )
     ax = axes_or_new(ax)
-    reach = max(float(np.percentile(np.abs(each), WIDEST)) for each in residuals.values()) or 1.0
+    reach = (
+        max(float(np.percentile(np.abs(each), HISTOGRAM_PERCENTILE)) for each in residuals.values()) or 1.0
+    )
     low = 0.0 if all((each >= 0).all() for each in residuals.values()) else -reach
-    edges = np.linspace(low, reach, BINS + 1)
-    keys = []
+    edges = np.linspace(low, reach, HISTOGRAM_BINS + 1)
+    legend = []
     for place, (name, each) in enumerate(residuals.items()):
         counts = np.histogram(np.clip(each, low, reach), edges)[0] / len(each)
         color = CYCLE[place % len(CYCLE)]
-        keys.append(
+        legend.append(
             ax.stairs(
                 counts,
                 edges,
@@ -167,12 +174,12 @@ def completion_residuals(
                 label=name,
             )
         )
-    ax.set_xlabel(of)
+    ax.set_xlabel(quantity)
     ax.set_ylabel("share of the entries")
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     ax.set_xlim(low, reach)
     ax.set_ylim(bottom=0)
-    finish(ax, "Residuals", keys)
+    finish(ax, "Residuals", legend)
     return ax
 
 
@@ -203,10 +210,10 @@ def interval_coverage(coverage: Sequence[tuple[float, float, float]], ax: Axes |
 
 
 def side_by_side(pictures: Mapping[str, Picture], ax: Axes | None = None) -> Axes:
-    """Matrices as pictures in one row, on one scale of grey; what is missing stays clear.
+    """Matrices as pictures in one row, on one scale of grey; missing entries stay clear.
 
     Args:
-        pictures: by what they are; of one shape, NaN where an entry is missing.
+        pictures: by name; of one shape, NaN where an entry is missing.
         ax: where to draw.
 
     Raises:
@@ -219,19 +226,29 @@ def side_by_side(pictures: Mapping[str, Picture], ax: Axes | None = None) -> Axe
     ax = axes_or_new(ax)
     low, high = (pick([pick(picture) for picture in pictures.values()]) for pick in (np.nanmin, np.nanmax))
     for place, (name, picture) in enumerate(pictures.items()):
-        left = place * (1 + GAP) * width
+        left = place * (1 + PICTURE_GAP) * width
         box = (left, left + width, height, 0)
         ax.imshow(
             np.ma.masked_invalid(picture), "gray", vmin=low, vmax=high, extent=box, interpolation="nearest"
         )
         ax.text(left, -0.02 * height, name, va="bottom", ha="left", parse_math=False)
-    ax.set_xlim(0, len(pictures) * (1 + GAP) * width - GAP * width)
+    ax.set_xlim(0, len(pictures) * (1 + PICTURE_GAP) * width - PICTURE_GAP * width)
     ax.set_ylim(height, 0)
     ax.set_axis_off()
     return ax
 
 
 def picture_height(pictures: Mapping[str, Picture], width: float) -> float:
-    """How high a figure of this width should be for `side_by_side`, both in inches."""
-    high, wide = next(iter(pictures.values())).shape
-    return width / (len(pictures) * (1 + GAP) - GAP) * high / wide + 0.3
+    """The height of a figure of this width for `side_by_side`, both in inches."""
+    rows, columns = next(iter(pictures.values())).shape
+    widths = len(pictures) * (1 + PICTURE_GAP) - PICTURE_GAP  # of the row, in widths of one picture
+    return width / widths * rows / columns + 0.3
+
+
+def save_side_by_side(pictures: Mapping[str, Picture], path: Path, width: float) -> Path:
+    """Write `side_by_side` as a figure of this width in inches, in the format of the name's ending."""
+    figure = Figure(figsize=(width, picture_height(pictures, width)), layout="constrained")
+    side_by_side(pictures, figure.subplots())
+    with atomic_write(path) as new:
+        figure.savefig(new, dpi=150)
+    return path

@@ -1,10 +1,9 @@
-"""A report as one HTML page that needs nothing else: no script, no font, no style sheet, no network."""
+"""A report as one HTML page that loads nothing: no script, no font, no style sheet."""
 
 from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -14,7 +13,8 @@ from xml.etree import ElementTree
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from corefold.report.cells import Cell, as_text, column_as_text, is_number
+from corefold.report.formatting import Value, as_text, column_as_text, is_number
+from corefold.tables.atomic import write_text
 
 
 @dataclass(frozen=True)
@@ -23,15 +23,15 @@ class Table:
 
     Attributes:
         header: names of the columns.
-        rows: as many cells in each as the header has names. Text is shown as it stands, a whole number with
-            separators of thousands, another one with four significant digits, None and NaN as a dash.
+        rows: as many values in each as the header has names. Text is shown as it stands, a whole number with
+            separators of thousands, any other number with four significant digits, None and NaN as a dash.
 
     Raises:
         ValueError: no columns, or a row of another length.
     """
 
     header: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
+    rows: Sequence[Sequence[Value]]
 
     def __post_init__(self) -> None:
         if not self.header:
@@ -39,25 +39,24 @@ class Table:
         for row in self.rows:
             if len(row) != len(self.header):
                 raise ValueError(
-                    f"each row needs {len(self.header)} cells, one for each of {list(self.header)}; got {list(row)}"
+                    f"each row needs {len(self.header)} values, one for each of {list(self.header)}; got {list(row)}"
                 )
 
 
 @dataclass(frozen=True)
 class Section:
-    """One part of a report; whatever is given shows in the order of the attributes.
+    """One part of a report. Its contents appear in the order of the attributes.
 
     Attributes:
         heading: the section's title.
         text: plain text, a blank line between paragraphs.
         settings: names and values, shown as a list of pairs.
         table: a table.
-        figure_svg: what `figure_svg` returned. It is the only markup that a page takes.
-        caption: stands below the figure and is its description for screen readers; there, the heading serves
-            where the caption is empty.
+        figure_svg: the result of the function `figure_svg`. All other arguments are text, never markup.
+        caption: stands below the figure, and describes it to screen readers, which read the heading if it is empty.
 
     Raises:
-        ValueError: figure_svg is no SVG element, or one with scripts or links to the outside.
+        ValueError: figure_svg is not an SVG element, or holds scripts or links to the outside.
     """
 
     heading: str
@@ -79,9 +78,9 @@ def write_page(path: str | os.PathLike[str], title: str, sections: Sequence[Sect
     page's content security policy forbids scripts and everything from outside.
 
     Args:
-        path: the file to write, "report.html" for instance; one already there is replaced.
-        title: of the page.
-        sections: in the order shown.
+        path: the file to write, such as "report.html"; an existing file is replaced.
+        title: the page's title.
+        sections: the page's parts, in this order.
 
     Raises:
         OSError: the file cannot be written.
@@ -96,28 +95,19 @@ def write_page(path: str | os.PathLike[str], title: str, sections: Sequence[Sect
         keep_trailing_newline=True,
     )
     environment.filters.update(
-        markup=Markup, paragraphs=_paragraphs, numeric=_numeric, cells=_cells, text=as_text
+        markup=Markup, paragraphs=_paragraphs, numeric=_numeric, rows=_rows, text=as_text
     )
     page = environment.from_string(template).render(title=title, sections=sections)
     target.parent.mkdir(parents=True, exist_ok=True)
-    _replace(target, page)
+    write_text(target, page)
     return target
-
-
-def _replace(target: Path, text: str) -> None:
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
-        fresh = Path(
-            folder, target.name
-        )  # not mkstemp: this file gets the permissions that any new file gets
-        fresh.write_text(text, encoding="utf-8", newline="\n")
-        fresh.replace(target)
 
 
 def _paragraphs(text: str) -> list[str]:
     return [part.strip() for part in re.split(r"\n\s*\n", text) if part.strip()]
 
 
-def _columns(table: Table) -> list[list[Cell]]:
+def _columns(table: Table) -> list[list[Value]]:
     return [[row[column] for row in table.rows] for column in range(len(table.header))]
 
 
@@ -125,7 +115,7 @@ def _numeric(table: Table) -> list[bool]:
     return [bool(column) and all(map(is_number, column)) for column in _columns(table)]
 
 
-def _cells(table: Table) -> list[tuple[str, ...]]:
+def _rows(table: Table) -> list[tuple[str, ...]]:
     return list(zip(*map(column_as_text, _columns(table)), strict=True))
 
 

@@ -1,4 +1,4 @@
-"""Plots `(data, ax=None) -> Axes`. Without `ax` they draw on a new figure of their own; none needs pyplot."""
+"""Plots `(data, ax=None) -> Axes` of a training run. Without `ax` each draws on a new figure; none needs pyplot."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
@@ -22,12 +24,17 @@ from corefold.report.updates import RANK_RTOL, LayerUpdate
 # Okabe and Ito's colour-blind-safe hues, toned so that all stand out alike, about 4:1, on white and black paper.
 BLUE, VERMILION, GREEN, PURPLE, GREY = "#0b84c9", "#d05c00", "#0a9068", "#bb6299", "#7d858d"
 CYCLE = (BLUE, VERMILION, GREEN, PURPLE)
-COLORS = "viridis"
+COLORMAP = "viridis"
+DASHES = (0, (4, 3))
 
-_TIMINGS = ("runtime", "per_second", "preparation_time")  # what Trainer logs beside the metrics
+_TIMINGS = (
+    "runtime",
+    "per_second",
+    "preparation_time",
+)  # endings of entries that Trainer logs beside the metrics
 _RANK_KEY = f"numerical rank: below the line, values are under {RANK_RTOL:.0%} of the layer's largest"
-_FEW = 60  # layers; with more of them lines and dots get finer
-_DECADES = 4.0  # of singular values that the colours of a spectrum tell apart
+_MAX_BOLD_LAYERS = 60  # with more layers, lines and dots get finer
+_MAX_DECADES = 4.0  # range of singular values that the colours of a spectrum tell apart
 
 
 def learning_curves(
@@ -35,25 +42,27 @@ def learning_curves(
 ) -> Axes:
     """Training and validation loss on the left axis, the main validation metric on the right.
 
-    Where a step was logged twice its first record counts: a later one comes from evaluating the finished model
-    again. A value that is not finite leaves a gap.
+    Where a step was logged twice, its first record counts, since a later one comes from another evaluation of the
+    finished model. A value that is not finite leaves a gap.
 
     Args:
         history: `log_history` of a transformers Trainer, dicts with "step" and "loss" or "eval_*".
         ax: where to draw; the metric goes to its twin, or to `ax` itself where there is no loss.
-        metric: the main metric, "accuracy" or "eval_accuracy" for instance. Default: the first `eval_*` entry
-            that is neither a loss nor a timing.
+        metric: the main metric, such as "accuracy" or "eval_accuracy". Default: the first `eval_*` entry that is
+            neither a loss nor a timing.
 
     Raises:
         ValueError: no record with a loss or a validation metric, or none with `metric`.
     """
     metric = _main_metric(history, metric)
-    kinds = (("training loss", "loss", "-"), ("validation loss", "eval_loss", "--"))
-    losses = [(label, _series(history, key), dash) for label, key, dash in kinds if _series(history, key)[0]]
+    curves = (("training loss", "loss", "-"), ("validation loss", "eval_loss", "--"))
+    losses = [
+        (label, _series(history, key), style) for label, key, style in curves if _series(history, key)[0]
+    ]
     if not losses and metric is None:
         raise ValueError(f"no loss and no eval_* metric to draw among the {len(history)} records of history")
     ax = axes_or_new(ax)
-    lines = [_curve(ax, points, label=label, color=BLUE, linestyle=dash) for label, points, dash in losses]
+    lines = [_curve(ax, points, label=label, color=BLUE, linestyle=style) for label, points, style in losses]
     if losses:
         ax.set_ylabel("loss", color=BLUE)
     if metric is not None:
@@ -73,12 +82,12 @@ def learning_curves(
 def update_spectra(updates: Sequence[LayerUpdate], ax: Axes | None = None) -> Axes:
     """Heat map of singular values: a column a layer, grouped by kind, the largest value on top.
 
-    Colours are absolute and logarithmic, over at most four decades, and a line marks each layer's numerical
-    rank, so that one sees both how far each layer moved and along how many directions.
+    Colours are absolute and logarithmic, over at most four decades, and a line marks each layer's numerical rank. So
+    the picture shows both how far each layer moved and along how many directions.
 
     Args:
         updates: one for each layer, in the model's order; their widths may differ.
-        ax: where to draw; the colour bar takes its room from it.
+        ax: where to draw; the colour bar takes part of its room.
 
     Raises:
         ValueError: no updates.
@@ -86,22 +95,22 @@ def update_spectra(updates: Sequence[LayerUpdate], ax: Axes | None = None) -> Ax
     kinds, places = arrange([update.name for update in updates])
     ax = axes_or_new(ax)
     spectra = _spectra(updates)
-    norm, few = _log_norm(spectra), len(updates) <= _FEW
+    norm, bold = _log_norm(spectra), len(updates) <= _MAX_BOLD_LAYERS
     for kind, place in zip(kinds, places, strict=True):
         members = list(kind.members)
         edges = np.append(place - 0.5, place[-1] + 0.5)
         box = (edges[0], edges[-1], len(spectra) + 0.5, 0.5)
         columns = spectra[:, members]
-        ax.imshow(columns, COLORS, norm, extent=box, aspect="auto", interpolation="none")
+        ax.imshow(columns, COLORMAP, norm, extent=box, aspect="auto", interpolation="none")
         ranks = np.array([updates[member].numerical_rank for member in members])
-        line = ax.stairs(ranks + 0.5, edges, baseline=None, color="white", linewidth=1.4 if few else 0.9)
-        line.set_path_effects([_casing(3 if few else 2)])
+        line = ax.stairs(ranks + 0.5, edges, baseline=None, color="white", linewidth=1.4 if bold else 0.9)
+        line.set_path_effects([_outline(3 if bold else 2)])
     ax.set_ylim(len(spectra) + 0.5, 0.5)
     ax.set_ylabel("index (1 = largest)")
-    ax.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    colors = ScalarMappable(norm, COLORS)
+    integer_ticks(ax.yaxis)
+    colors = ScalarMappable(norm, COLORMAP)
     ax.figure.colorbar(colors, ax=ax, extend="min", label="singular value of the update", pad=0.02)
-    rank = Line2D([], [], color="white", linewidth=1.4, label=_RANK_KEY, path_effects=[_casing(3)])
+    rank = Line2D([], [], color="white", linewidth=1.4, label=_RANK_KEY, path_effects=[_outline(3)])
     finish(ax, "Spectrum of each layer's update", [rank], grid=None)
     name_layers(ax, kinds, places)
     return ax
@@ -119,7 +128,7 @@ def numerical_ranks(updates: Sequence[LayerUpdate], ax: Axes | None = None) -> A
     """
     kinds, places = arrange([update.name for update in updates])
     ax = axes_or_new(ax)
-    size = 28 if len(updates) <= _FEW else 9
+    size = 28 if len(updates) <= _MAX_BOLD_LAYERS else 9
     for number, (kind, place) in enumerate(zip(kinds, places, strict=True)):
         color = CYCLE[number % len(CYCLE)]
         ranks = [updates[member].numerical_rank for member in kind.members]
@@ -128,8 +137,8 @@ def numerical_ranks(updates: Sequence[LayerUpdate], ax: Axes | None = None) -> A
     widths = {update.singular_values.numel() for update in updates}
     ax.set_ylim(-0.04 * max(widths), 1.06 * max(widths))
     ax.set_ylabel("numerical rank")
-    ax.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    width = ax.axhline(max(widths), color=GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+    integer_ticks(ax.yaxis)
+    width = ax.axhline(max(widths), color=GREY, linewidth=1, linestyle=DASHES, zorder=1)
     width.set_label("width of the adapter" if len(widths) == 1 else "largest width of an adapter")
     finish(ax, f"Singular values above {RANK_RTOL:.0%} of the layer's largest", [width])
     name_layers(ax, kinds, places)
@@ -141,12 +150,12 @@ def score_comparison(
 ) -> Axes:
     """A row a method: a point for each seed, the mean, and one standard deviation to each side.
 
-    The standard deviation is the sample's (n - 1 below the line); a method with one seed has none.
+    The standard deviation is that of a sample (divided by n - 1); a method with one seed has none.
 
     Args:
         scores: for each method, its score with each seed.
         ax: where to draw; the first method comes on top.
-        metric: name of the score, for the x axis.
+        metric: name of the score; it labels the x axis.
 
     Raises:
         ValueError: no methods, or one without scores or with scores that are not finite.
@@ -180,12 +189,12 @@ def _check_scores(scores: Mapping[str, Sequence[float]]) -> None:
 
 
 def axes_or_new(ax: Axes | None) -> Axes:
-    """Where to draw: these axes, or those of a new figure."""
+    """The axes to draw on: `ax`, or those of a new figure."""
     return Figure(figsize=(7.0, 3.6), layout="constrained").subplots() if ax is None else ax
 
 
 def finish(ax: Axes, title: str, keys: Sequence[Any], grid: Literal["x", "y"] | None = "y") -> None:
-    """The look that all plots share. The legend stands above the data, so it can hide none of it."""
+    """Give `ax` the look that all plots share. The legend stands above the data, so that it hides none of it."""
     ax.spines[["top", "right"]].set_visible(False)
     if grid:
         ax.grid(axis=grid, color=GREY, alpha=0.25, linewidth=0.6)
@@ -202,26 +211,37 @@ def finish(ax: Axes, title: str, keys: Sequence[Any], grid: Literal["x", "y"] | 
             handlelength=2.4,
             borderpad=0,
         )
-        for text in legend.get_texts():
-            text.set_parse_math(False)
+        without_math(legend)
 
 
-def _casing(linewidth: float) -> withStroke:
-    return withStroke(linewidth=linewidth, foreground="black")  # a white line needs it on the brightest cells
+def without_math(legend: Legend) -> None:
+    """Show the legend's names as they stand: a dollar sign in a name begins no formula."""
+    for text in legend.get_texts():
+        text.set_parse_math(False)
 
 
-def _main_metric(history: Sequence[Mapping[str, Any]], wanted: str | None) -> str | None:
+def integer_ticks(axis: Axis) -> None:
+    """Ticks at whole numbers, even where only one fits."""
+    axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
+def _outline(linewidth: float) -> withStroke:
+    """A black edge, without which a white line is lost on the brightest colours."""
+    return withStroke(linewidth=linewidth, foreground="black")
+
+
+def _main_metric(history: Sequence[Mapping[str, Any]], metric: str | None) -> str | None:
     keys = dict.fromkeys(key for record in history for key in record if key.startswith("eval_"))
-    if wanted is None:
+    if metric is None:
         return next((key for key in keys if not key.endswith(("_loss", *_TIMINGS))), None)
-    key = "eval_" + wanted.removeprefix("eval_")
+    key = "eval_" + metric.removeprefix("eval_")
     if key not in keys:
         raise ValueError(f"history holds no {key!r}; its validation entries: {', '.join(keys) or 'none'}")
     return key
 
 
 def _series(history: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:
-    """Steps and values of `key`, the first record of each step; what is not finite leaves a gap."""
+    """Steps and values of `key`, by the first record of each step; NaN for a value that is not finite."""
     points: dict[float, float] = {}
     for record in history:
         if key in record and "step" in record:
@@ -236,7 +256,7 @@ def _curve(ax: Axes, points: tuple[list[float], list[float]], **style: Any) -> L
 
 
 def _spectra(updates: Sequence[LayerUpdate]) -> np.ma.MaskedArray:
-    """Singular values as columns, (largest width, layers), masked below a narrower layer's last."""
+    """Singular values as columns, (largest width, layers), masked below the last value of a narrower layer."""
     width = max(update.singular_values.numel() for update in updates)
     columns = np.full((width, len(updates)), np.nan)
     for column, update in enumerate(updates):
@@ -246,9 +266,9 @@ def _spectra(updates: Sequence[LayerUpdate]) -> np.ma.MaskedArray:
 
 
 def _log_norm(spectra: np.ma.MaskedArray) -> LogNorm:
-    """Colours from the largest value down to the smallest, four decades at most; zeros get the last colour."""
+    """Colours from the largest value to the smallest, over four decades at most; zeros get the last colour."""
     positive = spectra[spectra > 0].compressed()
     if not positive.size:
-        return LogNorm(10.0**-_DECADES, 1.0, clip=True)
+        return LogNorm(10.0**-_MAX_DECADES, 1.0, clip=True)
     largest = positive.max()
-    return LogNorm(max(min(positive.min(), largest / 10), largest * 10.0**-_DECADES), largest, clip=True)
+    return LogNorm(max(min(positive.min(), largest / 10), largest * 10.0**-_MAX_DECADES), largest, clip=True)

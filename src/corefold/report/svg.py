@@ -1,4 +1,4 @@
-"""A plot as an inline SVG string that takes its ink colour from the page around it."""
+"""A plot as an inline SVG string, drawn in the text colour of the page around it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-INK = "#1b1f24"  # drawn in this colour, written as currentColor: light and dark pages both stay readable
+INK = "#1b1f24"  # replaced by currentColor, so that the plot is readable on light and dark pages
 STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text stays text: it can be searched, copied and read aloud
+    "svg.fonttype": "none",  # text stays text, which can be searched, copied and read aloud
     "svg.hashsalt": "corefold",
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so every machine lays out alike
+    "font.family": "DejaVu Sans",  # comes with matplotlib, so that the layout is the same on every machine
     "font.size": 8.5,
     "axes.titlesize": 9.5,
     "axes.titleweight": "bold",
@@ -33,13 +33,13 @@ STYLE: dict[Any, Any] = {
 def figure_svg(draw: Callable[[Axes], object], *, width: float = 7.0, height: float = 3.6) -> str:
     """Draw on a fresh figure and return it as one `<svg>` element, the same string for the same drawing.
 
-    Text, axes and whatever else is drawn in the default ink become `currentColor`; the background is clear.
-    The element's ids start with a digest of its content, so different figures share a page without clashes.
+    Everything drawn in the default ink, text and axes included, becomes `currentColor`; the background is clear. The
+    element's ids start with a digest of its content, so that ids of several figures on one page do not clash.
 
     Args:
-        draw: puts the picture on the Axes that it is given.
-        width: in inches.
-        height: in inches.
+        draw: draws on the Axes passed to it.
+        width: inches.
+        height: inches.
 
     Raises:
         ValueError: width or height not positive.
@@ -57,17 +57,18 @@ def figure_svg(draw: Callable[[Axes], object], *, width: float = 7.0, height: fl
 
 
 def _unstyled(markup: str) -> str:
-    """Without the style element, whose selector `*` would reach the whole page; its rules move to the root."""
+    """Move the rules of the style element to the root, since its selector `*` would reach the whole page."""
     markup = re.sub(r"\s*<defs>\s*<style.*?</style>\s*</defs>", "", markup, count=1, flags=re.DOTALL)
     return markup.replace("<svg ", '<svg stroke-linejoin="round" stroke-linecap="butt" ', 1)
 
 
 def _name_ids(markup: str) -> str:
+    """Put a digest before the ids that are referred to, and drop the others."""
     used = set(re.findall(r'(?:url\(|href=")#([^")]+)', markup))
     prefix = "c" + hashlib.sha256(markup.encode()).hexdigest()[:8] + "-"
     markup = re.sub(
         r'(<[^<>]*?) id="([^"]+)"',
-        lambda found: found[1] + (f' id="{prefix}{found[2]}"' if found[2] in used else ""),
+        lambda match: match[1] + (f' id="{prefix}{match[2]}"' if match[2] in used else ""),
         markup,
     )
     return re.sub(r'(url\(|href=")#', rf"\1#{prefix}", markup)

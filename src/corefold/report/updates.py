@@ -1,4 +1,4 @@
-"""What one layer's update looks like: its spectrum, its ranks, its size."""
+"""The spectrum, the ranks and the size of one layer's update."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class LayerUpdate:
     """The update that an adapter adds to one layer's weight.
 
     Attributes:
-        name: the layer's module path, "encoder.layer.0.attention.self.query" for instance.
+        name: the layer's module path, such as "encoder.layer.0.attention.self.query".
         singular_values: of the update, (width,), largest first; all zero where the layer has not moved.
         out_features: rows of the weight.
         in_features: columns of the weight.
-        bytes: size of this layer's adapter tensors as stored.
+        bytes: the size of this layer's adapter tensors on disk.
 
     Raises:
         ValueError: singular values that are not finite, not sorted, negative or more than the weight's smaller

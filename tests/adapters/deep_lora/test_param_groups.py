@@ -112,9 +112,9 @@ def test_every_trainable_parameter_is_in_one_group(minilm):
     assert {*grouped} == {id(p) for p in model.parameters() if p.requires_grad}
 
 
-def test_other_lr(minilm):
+def test_a_head_trains_at_a_rate_of_its_own(minilm):
     model = wrap(minilm, task_type="SEQ_CLS")
-    assert corefold.param_groups(model, lr=0.02)[-1]["lr"] == 0.02
+    assert corefold.param_groups(model, lr=0.02)[-1]["lr"] == corefold.recipe(rows=16).head_lr == 1e-3
     assert corefold.param_groups(model, lr=0.02, other_lr=0.0)[-1]["lr"] == 0.0
 
 

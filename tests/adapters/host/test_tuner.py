@@ -161,29 +161,29 @@ def test_all_linear_leaves_the_head_alone(llama):
     [
         (
             {"target_modules": r".*\.0\.mlp\.(up|down)_proj"},
-            {f"model.layers.0.mlp.{name}" for name in ("up_proj", "down_proj")},
+            [f"model.layers.0.mlp.{name}" for name in ("up_proj", "down_proj")],
         ),
         (
             {"target_modules": ["q_proj", "k_proj"], "exclude_modules": ["k_proj"]},
-            {f"model.layers.{i}.self_attn.q_proj" for i in (0, 1)},
+            [f"model.layers.{i}.self_attn.q_proj" for i in (0, 1)],
         ),
         (
             {"target_modules": ["q_proj", "v_proj"], "exclude_modules": r".*\.1\..*"},
-            {f"model.layers.0.self_attn.{name}" for name in ("q_proj", "v_proj")},
+            [f"model.layers.0.self_attn.{name}" for name in ("q_proj", "v_proj")],
         ),
         (
             {"target_modules": ["q_proj"], "layers_to_transform": [1]},
-            {"model.layers.1.self_attn.q_proj"},
+            ["model.layers.1.self_attn.q_proj"],
         ),
         (
             {"target_modules": ["o_proj"], "layers_to_transform": 0, "layers_pattern": "layers"},
-            {"model.layers.0.self_attn.o_proj"},
+            ["model.layers.0.self_attn.o_proj"],
         ),
     ],
     ids=str,
 )
 def test_targeting(llama, options, expected):
-    assert _short(wrap(llama, **options)) == expected
+    assert {*_short(wrap(llama, **options))} == {*expected}
 
 
 def test_the_repr_tells_the_method(llama):

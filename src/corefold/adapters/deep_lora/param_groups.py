@@ -24,7 +24,7 @@ def param_groups(
     `AdamW(param_groups(model, **recipe.rates), eps=recipe.eps)`.
 
     Args:
-        model: a model with Deep LoRA adapters; only what requires a gradient is returned.
+        model: a model with Deep LoRA adapters; parameters that require no gradient are left out.
         lr: learning rate of the cores.
         basis_lr_ratio: learning rate of the bases over `lr` (gamma in the paper). 0 freezes them; by default the
             adapter's configuration decides. The adapter keeps the ratio and saves it.

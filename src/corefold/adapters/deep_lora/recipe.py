@@ -14,18 +14,20 @@ Head = Literal["classifier", "cosine", "language-model"]
 
 SHORT_RUN_STEPS, LONG_RUN_STEPS = 160, 500
 SHORT_RUN_RANK, LONG_RUN_RANK = 2, 4
-RANK_TIMES_WIDTH = 224  # any rank of the rule trains as many numbers
-CORE_LR = 0.025  # of one direction and one pass over the rows, without weight decay
-COSINE_LR_FACTOR = 0.25  # two embeddings are good as they stand
-LONG_RUN_LR_POWER = 0.8  # of the steps beyond SHORT_RUN_STEPS; a slower core learns fewer rows by heart
-WEIGHT_DECAY = 3.0  # of the core of a short run under a head, which lets the rate double
-HEAD_LR = 1e-3  # slow enough that the adapter, not the head, does the fitting
-ADAM_EPS = 1e-6  # the first gradients of a core are small
+RANK_TIMES_WIDTH = 224  # equal for all ranks of the rule, so that runs of any length train as many numbers
+CORE_LR = 0.025  # for rank 1 and one pass over the rows, without weight decay
+COSINE_LR_FACTOR = 0.25  # the embeddings of a pretrained encoder need small changes
+LONG_RUN_LR_POWER = (
+    0.8  # the rate falls with this power of steps / SHORT_RUN_STEPS, against learning rows by heart
+)
+WEIGHT_DECAY = 3.0  # in a short run under a head, where it lets the rate double
+HEAD_LR = 1e-3  # slow enough that the adapter fits the rows before the head does
+ADAM_EPS = 1e-6  # PyTorch's default is 1e-8; the authors of Deep LoRA use this one
 
-SQUARE_CORE_LR = {"classifier": 1e-1, "cosine": 8e-3, "language-model": 8e-2}  # over the rank
-SQUARE_CORE_FULL_LR_ROWS = 64  # below, the rate under a head falls with the rows
+SQUARE_CORE_LR = {"classifier": 1e-1, "cosine": 8e-3, "language-model": 8e-2}  # divided by the rank
+SQUARE_CORE_FULL_LR_ROWS = 64  # with fewer rows the rate under a head is lower in proportion
 
-PASSES_OVER_ROWS = 10  # of a run whose steps are not set
+PASSES_OVER_ROWS = 10  # where steps are not given
 MIN_STEPS, MAX_STEPS = 100, 500
 MIN_BASES_BATCHES = 4
 STEPS_PER_BASES_BATCH = 40  # a long run can afford more batches
@@ -33,7 +35,7 @@ STEPS_PER_BASES_BATCH = 40  # a long run can afford more batches
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train Deep LoRA on some rows: everything that `DeepLoraConfig`, `param_groups` and AdamW want to know.
+    """How to train Deep LoRA on some rows: arguments of `DeepLoraConfig`, `param_groups`, AdamW and `BasesCallback`.
 
     Attributes:
         r: rank.
@@ -83,11 +85,11 @@ def recipe(
 ) -> Recipe:
     """The settings that `corefold finetune` would train Deep LoRA with.
 
-    What is given stays as it is, and the rest follows from it.
+    Arguments that you give stay, and the others follow from them.
 
     Args:
-        rows: training rows.
-        batch_size: rows a step, over all processes and accumulated batches.
+        rows: number of training rows.
+        batch_size: rows in each step, over all processes and accumulated batches.
         head: `"classifier"`, a head that trains with the adapter, for classes or for numbers; `"cosine"` of two
             embeddings; or `"language-model"`, whose own head stays frozen.
         steps: optimizer steps; by default ten passes over the rows, at least 100 steps and at most 500.
@@ -138,7 +140,7 @@ def default_steps(rows: int, batch_size: int) -> int:
 
 
 def num_bases_batches(steps: int) -> int:
-    """From how many batches the bases are read: four, or of a long run a share that costs it little."""
+    """The number of batches from which the bases are read: four, or in a long run more, which cost it little."""
     return max(MIN_BASES_BATCHES, steps // STEPS_PER_BASES_BATCH)
 
 
@@ -149,21 +151,21 @@ def _check_at_least(least: int, **numbers: float | None) -> None:
 
 
 def _length(steps: int) -> float:
-    """How far a run of so many steps lies between a short one, 0, and a long one, 1."""
+    """Where the steps lie between a short run, 0, and a long run, 1, on a logarithmic scale."""
     share = math.log(steps / SHORT_RUN_STEPS) / math.log(LONG_RUN_STEPS / SHORT_RUN_STEPS)
     return min(1.0, max(0.0, share))
 
 
 def _shape(steps: int, r: int | None, width: int | None) -> tuple[int, int]:
-    """Rank, and columns of the bases: few directions in wide bases, in a long run more in narrower ones."""
+    """Rank, and columns of the bases: a long run has a higher rank in narrower bases."""
     if width == 0:
         r = SHORT_RUN_RANK if r is None else r
         return r, r
-    own_rank = SHORT_RUN_RANK + math.floor((LONG_RUN_RANK - SHORT_RUN_RANK) * _length(steps) + 0.5)
+    default_rank = SHORT_RUN_RANK + math.floor((LONG_RUN_RANK - SHORT_RUN_RANK) * _length(steps) + 0.5)
     if width is None:
-        r = own_rank if r is None else r
-        return r, max(r, round(RANK_TIMES_WIDTH / own_rank))
-    r = min(own_rank, width) if r is None else r
+        r = default_rank if r is None else r
+        return r, max(r, round(RANK_TIMES_WIDTH / default_rank))
+    r = min(default_rank, width) if r is None else r
     if width < r:
         raise ValueError(f"width must be at least the rank {r}, or 0 for a square core; got {width}")
     return r, width
@@ -174,20 +176,20 @@ def _narrow_core_rates(
 ) -> tuple[float, float]:
     """Learning rate and weight decay.
 
-    The rate falls with the directions, with the passes over the rows, and with the length of a long run. It rises with
-    the weight decay as far as the rule itself would let the core decay.
+    The rate falls with the rank, with the passes over the rows, and with the length of a long run. It rises with the
+    weight decay up to the decay that is the default.
     """
-    own_decay = WEIGHT_DECAY * (1 - _length(steps)) if head == "classifier" else 0.0
-    weight_decay = own_decay if weight_decay is None else weight_decay
+    default_decay = WEIGHT_DECAY * (1 - _length(steps)) if head == "classifier" else 0.0
+    weight_decay = default_decay if weight_decay is None else weight_decay
     lr = CORE_LR * (COSINE_LR_FACTOR if head == "cosine" else 1.0) / math.sqrt(r * passes)
     lr /= max(1.0, steps / SHORT_RUN_STEPS) ** LONG_RUN_LR_POWER
-    return lr * (1 + min(weight_decay, own_decay) / WEIGHT_DECAY), weight_decay
+    return lr * (1 + min(weight_decay, default_decay) / WEIGHT_DECAY), weight_decay
 
 
 def _square_core_lr(r: int, rows: int, head: Head) -> float:
     """Adam moves the norm of a square core by up to its width times the rate.
 
-    Under a head few rows come often, and what they agree on is learned early.
+    Under a head, few rows are repeated often, and a lower rate keeps the core from learning them by heart.
     """
     share = min(1.0, rows / SQUARE_CORE_FULL_LR_ROWS) if head == "classifier" else 1.0
     return SQUARE_CORE_LR[head] * share / r

@@ -214,6 +214,11 @@ def uncompiled(model: nn.Module) -> nn.Module:
     return getattr(model, "_orig_mod", model)
 
 
+def give_lora_ga_gradient(layer: Any, gradient: Tensor) -> None:
+    """Lay a weight's gradient where the LoRA-GA start of PEFT's LoRA layer looks for it."""
+    layer.get_base_layer()._peft_loraga_grad = gradient
+
+
 @contextmanager
 def metrics_restored(trainer: Any) -> Iterator[None]:
     """Restores what TRL's trainers have gathered so far: the loss of a batch for the bases is no training loss."""

@@ -1,4 +1,4 @@
-r"""The deep objective by Gauss-Newton steps, reweighted, as its penalty is let go.
+r"""The deep objective by reweighted Gauss-Newton steps, while its penalty falls.
 
 Weight decay on the L factors of a deep factorization is a Schatten-2/L quasi-norm of their product, so that
 
@@ -10,7 +10,7 @@ s_k <= (|a_k|^2 + |b_k|^2) / 2; the penalty is concave in s, so its tangent boun
     penalty sum_k s_k^(2/L) <= 1/2 sum_k w_k (|a_k|^2 + |b_k|^2) + const,    w_k = penalty (2/L) s_k^(2/L - 1)
 
 which Gauss-Newton lowers: it linearises A B^T, and solves for dA, dB by conjugate gradients. As the penalty falls,
-directions whose singular value has gone to nothing are dropped.
+directions with a negligible singular value are dropped.
 """
 
 from __future__ import annotations
@@ -26,19 +26,24 @@ from torch import Tensor
 
 from corefold.completion.factors import LowRank
 from corefold.completion.solvers import variational
-from corefold.completion.solvers.step import Problem, Step
+from corefold.completion.solvers.protocol import CompletionProblem, Step
 
 Halves = tuple[Tensor, Tensor]
 
-SLOW, FASTEST = 0.8, 0.05  # what the penalty is multiplied by after a step, and at the least
-FOLLOWS, IDLE = 0.85, 0.1  # powers of the last decay that the error at least fell by, or did not
-UNFINISHED, TIMES = 0.03, 5  # a step that lowers the objective by this share is taken again, so often at most
-# But not below this error, over the values': a penalty that only delays need not be minimised at.
-EXACT = 0.05
-PATIENCE = 3  # idle steps until directions are looked for anew
-WIDE = 0.1  # share of the strongest penalty that leaves nearly all directions
-# Sweeps with all entries: from a good posterior few are best, where no matrix of low rank is the truth.
-REFITS = 3
+START_PENALTY = 0.3  # share of about the least penalty at which the zero matrix is best
+SLOW_DECAY, FAST_DECAY = 0.8, 0.05  # the penalty is multiplied by a factor between these after a step
+# The error "follows" the penalty if it falls by at least the decay to this power, and is "idle" if by less than the
+# decay to that one.
+FOLLOWING_POWER, IDLE_POWER = 0.85, 0.1
+MAX_IDLE_STEPS = 3  # until the residual is searched for new directions
+# A step that lowers the objective by this share is repeated at the same penalty, at most so many times ...
+UNFINISHED_SHARE, MAX_REPEATS = 0.03, 5
+# ... unless the error is below this share of the values: from there a lower penalty gains more than another step.
+SMALL_ERROR = 0.05
+CG_TOLERANCE = 0.1
+WIDE_PENALTY_SHARE, WIDE_STEPS = 0.1, 3  # a weak penalty, which leaves nearly all directions
+# Sweeps with all entries. From a good posterior a few are best, because no real matrix has exactly a low rank.
+REFIT_SWEEPS = 3
 
 
 @dataclass(frozen=True)
@@ -57,100 +62,109 @@ class Schatten:
     products: int = 30
     patience: int = 15
 
-    def path(self, problem: Problem, start: LowRank) -> Iterator[Step]:
-        factors, width = start, start.rank
-        penalty, decay, error, idle, again = self.strongest(problem, start), 1.0, math.inf, 0, 0
+    def path(self, problem: CompletionProblem, start: LowRank) -> Iterator[Step]:
+        factors, max_rank = start, start.rank
+        penalty, decay, error = self.strongest(problem, start), 1.0, math.inf
+        idle_steps = repeats = 0
         while True:
             before = problem.entries * error**2 / 2 + self.price(factors, penalty)
-            step = self.step(problem, factors, penalty, 0.1)
+            step = self.step(problem, factors, penalty)
             yield step
-            settled = step.factors.rank == factors.rank
-            unfinished = before < math.inf and step.objective < (1 - UNFINISHED) * before
+            rank_stays = step.factors.rank == factors.rank
+            unfinished = before < math.inf and step.objective < (1 - UNFINISHED_SHARE) * before
             last, error, factors = error, step.error, step.factors
-            if unfinished and error > EXACT and again < TIMES:
-                again += 1
+            if unfinished and error > SMALL_ERROR and repeats < MAX_REPEATS:
+                repeats += 1
                 continue
-            # From where only the penalty keeps the values from being met, the error falls as the penalty does.
-            follows = settled and error < last * decay**FOLLOWS and not again
-            idle = idle + 1 if settled and error > last * decay**IDLE and decay < 1 else 0
-            decay = max(FASTEST, min(decay, SLOW) ** 1.5) if follows else SLOW
-            again, penalty = 0, penalty * decay
-            if idle == PATIENCE and factors.rank < width:
-                factors, penalty = self.grown(problem, factors, width)
-                error, idle = math.inf, 0
+            # Once the penalty alone keeps the matrix from the values, the error falls as fast as the penalty does.
+            follows = rank_stays and error < last * decay**FOLLOWING_POWER and not repeats
+            idle = rank_stays and error > last * decay**IDLE_POWER and decay < 1
+            idle_steps = idle_steps + 1 if idle else 0
+            decay = max(FAST_DECAY, min(decay, SLOW_DECAY) ** 1.5) if follows else SLOW_DECAY
+            repeats, penalty = 0, penalty * decay
+            if idle_steps == MAX_IDLE_STEPS and factors.rank < max_rank:
+                factors, penalty = self.grown(problem, factors, max_rank)
+                error, idle_steps = math.inf, 0
 
     def price(self, factors: LowRank, penalty: float) -> float:
-        """What the objective charges for singular values."""
+        """The penalty's part of the objective."""
         return penalty * float((factors.s ** (2 / self.depth)).sum())
 
-    def grown(self, problem: Problem, factors: LowRank, width: int) -> tuple[LowRank, float]:
-        """Directions anew, from what is left: the penalty put out those of small singular values as it was strong."""
-        new = Problem(problem.residual(factors), problem.rows, problem.seed).leading(width - factors.rank)
-        (a, b), (c, d) = factors.halves(), new.halves()
-        grown = LowRank.product(torch.cat([a, c], 1), torch.cat([b, d], 1), problem.rows)
+    def grown(self, problem: CompletionProblem, factors: LowRank, rank: int) -> tuple[LowRank, float]:
+        """The matrix with new directions, and the penalty to go on with.
+
+        The strong early penalty removed directions of small singular values; the residual shows them again.
+        """
+        residual = CompletionProblem(problem.residual(factors), problem.partition, problem.seed)
+        new = residual.leading(rank - factors.rank)
+        (a, b), (new_a, new_b) = factors.halves(), new.halves()
+        grown = LowRank.product(torch.cat([a, new_a], 1), torch.cat([b, new_b], 1), problem.partition)
         return grown, self.strongest(problem, new)
 
-    def strongest(self, problem: Problem, start: LowRank) -> float:
-        """The penalty to begin with."""
-        return 0.3 * problem.share * float(start.s[0]) ** (2 - 2 / self.depth)
+    def strongest(self, problem: CompletionProblem, start: LowRank) -> float:
+        """The penalty at the start of a path."""
+        return START_PENALTY * problem.share * float(start.s[0]) ** (2 - 2 / self.depth)
 
-    def settle(self, problem: Problem, start: LowRank, best: Step) -> Iterator[Iterator[Step]]:
+    def settle(self, problem: CompletionProblem, start: LowRank, best: Step) -> Iterator[Iterator[Step]]:
         yield variational.walk(problem, variational.begin(problem, best.factors))
         yield variational.walk(problem, variational.begin(problem, self.wide(problem, start)))
 
-    def wide(self, problem: Problem, start: LowRank) -> LowRank:
-        """The values met with nearly all directions: posterior means then put out those that noise has."""
+    def wide(self, problem: CompletionProblem, start: LowRank) -> LowRank:
+        """A fit with nearly all directions, from which posterior means remove those that only noise has."""
         shallow = replace(self, depth=2)
-        factors, penalty = start, WIDE * shallow.strongest(problem, start)
-        for _ in range(3):
-            factors = shallow.step(problem, factors, penalty, 0.1).factors
+        factors, penalty = start, WIDE_PENALTY_SHARE * shallow.strongest(problem, start)
+        for _ in range(WIDE_STEPS):
+            factors = shallow.step(problem, factors, penalty).factors
         return factors
 
-    def refit(self, problem: Problem, step: Step) -> Iterator[Step]:
+    def refit(self, problem: CompletionProblem, step: Step) -> Iterator[Step]:
         if not step.spread.any():
             step = variational.begin(problem, step.factors)
-        return islice(variational.walk(problem, step), REFITS)
+        return islice(variational.walk(problem, step), REFIT_SWEEPS)
 
     def ridge(self, factors: LowRank, penalty: float) -> Float[Tensor, " rank"]:
         """The weights w_k."""
         power = 2 / self.depth
         return penalty * power * factors.s ** (power - 1)
 
-    def step(self, problem: Problem, factors: LowRank, penalty: float, tolerance: float) -> Step:
+    def step(
+        self, problem: CompletionProblem, factors: LowRank, penalty: float, tolerance: float = CG_TOLERANCE
+    ) -> Step:
         """One Gauss-Newton step at this penalty."""
         factors = gauss_newton(problem, factors, self.ridge(factors, penalty), tolerance, self.products)
-        factors = factors.keep(max(1, int((factors.s >= self.smallest * factors.s[0]).sum())))
-        square = problem.square(problem.residual(factors))
-        objective = square / 2 + self.price(factors, penalty)
-        error = math.sqrt(square / problem.entries)
-        ridge, spread = self.ridge(factors, penalty), torch.zeros_like(factors.v)
-        return Step(factors, penalty, objective, error, ridge, spread)
+        factors = factors.above(self.smallest)
+        return problem.step(factors, penalty, self.price(factors, penalty), self.ridge(factors, penalty))
 
 
 def gauss_newton(
-    problem: Problem, factors: LowRank, ridge: Float[Tensor, " rank"], tolerance: float, most: int
+    problem: CompletionProblem,
+    factors: LowRank,
+    ridge: Float[Tensor, " rank"],
+    tolerance: float,
+    max_steps: int,
 ) -> LowRank:
     """One step on `1/2 ||P(A B^T) - b||^2 + 1/2 sum ridge (|a_k|^2 + |b_k|^2)` from balanced halves A, B."""
-    observed, rows = problem.observed, problem.rows
+    observed, partition = problem.observed, problem.partition
     a, b = factors.halves()
-    left = problem.residual(factors)
-    downhill = left.times(b) - ridge * a, rows.sum(left.transposed_times(a)) - ridge * b
-    del left  # of many entries each copy counts
-    in_rows, in_columns = problem.shares()
-    scale = 1 / (in_rows * factors.s + ridge), 1 / (in_columns * factors.s + ridge)
+    residual = problem.residual(factors)
+    downhill = residual.times(b) - ridge * a, partition.sum(residual.transposed_times(a)) - ridge * b
+    del residual  # frees one number for each entry
+    row_shares, column_shares = problem.shares()
+    scale = 1 / (row_shares * factors.s + ridge), 1 / (column_shares * factors.s + ridge)
 
     def curvature(x: Halves) -> Halves:
         moved = observed.with_values(observed.products(x[0], b).add_(observed.products(a, x[1])))
-        by_rows, by_columns = moved.times(b), rows.sum(moved.transposed_times(a))
+        by_rows, by_columns = moved.times(b), partition.sum(moved.transposed_times(a))
         return by_rows.addcmul_(ridge, x[0]), by_columns.addcmul_(ridge, x[1])
 
     def dot(x: Halves, y: Halves) -> Tensor:
-        return rows.sum(torch.vdot(x[0].flatten(), y[0].flatten())) + torch.vdot(
-            x[1].flatten(), y[1].flatten()
+        by_rows, by_columns = (
+            torch.vdot(one.flatten(), other.flatten()) for one, other in zip(x, y, strict=True)
         )
+        return partition.sum(by_rows) + by_columns
 
-    da, db = conjugate_gradients(curvature, downhill, scale, dot, tolerance, most)
-    return LowRank.product(a + da, b + db, rows)
+    da, db = conjugate_gradients(curvature, downhill, scale, dot, tolerance, max_steps)
+    return LowRank.product(a + da, b + db, partition)
 
 
 def conjugate_gradients(
@@ -159,25 +173,25 @@ def conjugate_gradients(
     scale: Halves,
     dot: Callable[[Halves, Halves], Tensor],
     tolerance: float,
-    most: int,
+    max_steps: int,
 ) -> Halves:
-    """`x` with `apply(x) = right`, to a relative tolerance, preconditioned by `scale`; `right` is used up.
+    """`x` with `apply(x) = right`, to a relative tolerance, preconditioned by `scale`; `right` is overwritten.
 
-    In place, for the halves of a large matrix are most of what a fit keeps in memory.
+    All updates are in place, because the halves of a large matrix take most of a fit's memory.
     """
     x = torch.zeros_like(right[0]), torch.zeros_like(right[1])
-    left, towards = right, (right[0] * scale[0], right[1] * scale[1])
-    square = first = float(dot(left, towards))
-    for _ in range(most):
+    residual, direction = right, (right[0] * scale[0], right[1] * scale[1])
+    square = first = float(dot(residual, direction))
+    for _ in range(max_steps):
         if not square > tolerance**2 * first:
             break
-        image = apply(towards)
-        length = square / float(dot(towards, image))
+        image = apply(direction)
+        length = square / float(dot(direction, image))
         for side in (0, 1):
-            x[side].add_(towards[side], alpha=length)
-            left[side].sub_(image[side], alpha=length)
-            torch.mul(left[side], scale[side], out=image[side])
-        square, before = float(dot(left, image)), square
+            x[side].add_(direction[side], alpha=length)
+            residual[side].sub_(image[side], alpha=length)
+            torch.mul(residual[side], scale[side], out=image[side])
+        square, before = float(dot(residual, image)), square
         for side in (0, 1):
-            towards[side].mul_(square / before).add_(image[side])
+            direction[side].mul_(square / before).add_(image[side])
     return x

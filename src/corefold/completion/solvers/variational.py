@@ -1,18 +1,18 @@
-r"""Posterior means in place of the one best matrix: variational Bayes for values with noise.
+r"""Posterior means in place of the one best matrix: variational Bayes for noisy values.
 
-All coefficients of the halves A, B of the matrix are Gaussian and independent, before as after anything is seen:
+All coefficients of the halves A, B of the matrix are independent Gaussians, before and after the values are known:
 
     x_ij = (A B^T)_ij + noise;  before  A_ik ~ N(0, p_k),      B_jk ~ N(0, q_k)
                                 after   A_ik ~ N(a_ik, t_ik),  B_jk ~ N(b_jk, r_jk)
 
-The posterior nearest to the true one is found by turns. That of the rows is a ridge regression on the means of the
-columns, whose ridge says how well these are known, row by row:
+The two sides alternate towards the posterior nearest to the true one. The posterior of the rows is a ridge regression
+on the means of the columns, with a ridge that grows with the columns' variances:
 
     a_i = argmin sum_j (x_ij - a_i . b_j)^2 + sum_k (sum_j r_jk + noise / p_k) a_ik^2
     t_ik = noise / (sum_j (b_jk^2 + r_jk) + noise / p_k)
 
-and the columns' likewise. The noise and the variances p, q are those that make the values the likeliest. So a direction
-that the values do not call for goes out by itself, and rows of few entries are shrunken the more.
+The columns' posterior has the same form. The noise and the variances p, q maximise the likelihood of the values. So a
+direction that the values do not need vanishes, and rows of few entries are shrunken more.
 
 Source: Lim, Teh, KDD Cup 2007; Ilin, Raiko, JMLR 11 (2010), section 4.2, with the variances of single coefficients
 (VBPCAd), and rotated after each sweep to the axes of the singular vectors.
@@ -28,86 +28,89 @@ from jaxtyping import Float
 from torch import Tensor
 
 from corefold.completion.factors import LowRank
-from corefold.completion.solvers.step import Problem, Step
-
-SMALLEST = 1e-6  # share of the largest singular value below which a direction is out
+from corefold.completion.solvers.protocol import CompletionProblem, Step
 
 
-def walk(problem: Problem, step: Step) -> Iterator[Step]:
-    """Sweep after sweep."""
+def walk(problem: CompletionProblem, step: Step) -> Iterator[Step]:
+    """Sweeps without an end."""
     while True:
         step = sweep(problem, step)
         yield step
 
 
-def begin(problem: Problem, factors: LowRank) -> Step:
-    """Beliefs around a matrix: what it leaves of the values is noise, and if it is true, columns are known so well."""
-    observed, rows = problem.observed, problem.rows
+def begin(problem: CompletionProblem, factors: LowRank) -> Step:
+    """A posterior around a matrix: its residual counts as noise, and the columns vary as if its rows were known."""
+    observed, partition = problem.observed, problem.partition
     a, b = factors.halves()
     noise = _noise(problem, problem.square(problem.residual(factors)))
-    ridge = noise / _likeliest(rows.sum(a.square().sum(0)), problem.height)
-    known = rows.sum(observed.transposed_counts(a.square()))
-    spread = noise / (known + noise / _likeliest(b.square().sum(0), problem.width))
+    ridge = noise / _prior_variances(partition.sum(a.square().sum(0)), problem.height)
+    precision = partition.sum(observed.transposed_counts(a.square()))
+    spread = noise / (precision + noise / _prior_variances(b.square().sum(0), problem.width))
     return Step(factors, noise, math.inf, math.sqrt(noise), ridge, spread)
 
 
-def sweep(problem: Problem, step: Step) -> Step:
-    """Rows, columns, noise and priors in turn, each at its best given the others.
+def sweep(problem: CompletionProblem, step: Step) -> Step:
+    """Update rows, columns, noise and priors in turn, each to its best value while the others are fixed.
 
-    The step's penalty is the noise, its ridge noise / p. Its objective is the free energy: but for a constant, a
-    bound from above of minus the logarithm of the values' likelihood. But for the rotation a sweep can only lower it.
+    The step's penalty is the noise, its ridge noise / p. Its objective is the free energy: up to a constant, an upper
+    bound of minus the logarithm of the values' likelihood. Except for the rotation a sweep can only lower it.
     """
-    observed, rows, noise = problem.observed, problem.rows, step.penalty
+    observed, partition, noise = problem.observed, problem.partition, step.penalty
     _, b = step.factors.halves()
     ridge = observed.counts(step.spread) + step.ridge
-    a, of_a = observed.fit_rows(b, ridge), noise / (observed.counts(b.square()) + ridge)
+    a, a_variance = observed.fit_rows(b, ridge), noise / (observed.counts(b.square()) + ridge)
 
-    prior = _likeliest((b.square() + step.spread).sum(0), problem.width)
-    square, unsure = (rows.sum(observed.transposed_counts(part)) for part in (a.square(), of_a))
-    b = observed.fit_columns(a, unsure + noise / prior, rows)
-    of_b = noise / (square + unsure + noise / prior)
+    prior = _prior_variances((b.square() + step.spread).sum(0), problem.width)
+    squares, variances = (
+        partition.sum(observed.transposed_counts(part)) for part in (a.square(), a_variance)
+    )
+    b = observed.fit_columns(a, variances + noise / prior, partition)
+    b_variance = noise / (squares + variances + noise / prior)
 
-    fit = float(rows.sum((observed.values - observed.products(a, b)).square().sum()))
-    doubt = float(((square + unsure) * of_b + unsure * b.square()).sum())  # of all entries, column by column
-    noise = _noise(problem, fit + doubt)
-    energy = problem.entries * math.log(noise) + _cost(rows.sum(_sums(a, of_a)), problem.height)
-    energy += _cost(_sums(b, of_b), problem.width)
-    factors, spread, square = _rotated(problem, a, of_a, b, of_b)
-    ridge = noise / _likeliest(square, problem.height)
-    return Step(factors, noise, energy / 2, math.sqrt(fit / problem.entries), ridge, spread)
+    residual = float(partition.sum((observed.values - observed.products(a, b)).square().sum()))
+    # The variance of A B^T summed over all entries, column by column.
+    uncertainty = float(((squares + variances) * b_variance + variances * b.square()).sum())
+    noise = _noise(problem, residual + uncertainty)
+    energy = problem.entries * math.log(noise)
+    energy += _twice_divergence(partition.sum(_moments(a, a_variance)), problem.height)
+    energy += _twice_divergence(_moments(b, b_variance), problem.width)
+    factors, spread, row_moments = _rotated(problem, a, a_variance, b, b_variance)
+    ridge = noise / _prior_variances(row_moments, problem.height)
+    return Step(factors, noise, energy / 2, math.sqrt(residual / problem.entries), ridge, spread)
 
 
 def _rotated(
-    problem: Problem,
+    problem: CompletionProblem,
     a: Float[Tensor, "height rank"],
-    of_a: Float[Tensor, "height rank"],
+    a_variance: Float[Tensor, "height rank"],
     b: Float[Tensor, "width rank"],
-    of_b: Float[Tensor, "width rank"],
+    b_variance: Float[Tensor, "width rank"],
 ) -> tuple[LowRank, Float[Tensor, "width kept"], Float[Tensor, " kept"]]:
     """In the axes of the singular vectors: the matrix, the columns' variances, and the rows' summed second moments."""
-    factors, rows = LowRank.product(a, b, problem.rows), problem.rows
-    factors = factors.keep(max(1, int((factors.s > SMALLEST * factors.s[0]).sum())))
-    # right = b turn and left = a back, with back^T turn = 1: for a b^T v = left sqrt(s), and so for the other side.
+    partition = problem.partition
+    factors = LowRank.product(a, b, partition).above()
+    # The new halves are a back and b turn with back^T turn = 1, since a b^T v = u s and b a^T u = v s.
     root = factors.s.sqrt().clamp(min=torch.finfo(a.dtype).tiny)
-    turn, back = rows.sum(a.mT @ factors.u) / root, b.mT @ factors.v / root
-    square = factors.s + rows.sum(of_a.sum(0)) @ back.square()
-    return factors, of_b @ turn.square(), square
+    turn, back = partition.sum(a.mT @ factors.u) / root, b.mT @ factors.v / root
+    row_moments = factors.s + partition.sum(a_variance.sum(0)) @ back.square()
+    return factors, b_variance @ turn.square(), row_moments
 
 
-def _noise(problem: Problem, square: float) -> float:
-    """The likeliest; where nothing is left, what rounding leaves of values of size 1."""
+def _noise(problem: CompletionProblem, square: float) -> float:
+    """The most likely variance of the noise, at least that of the rounding of values of size 1."""
     return max(square / problem.entries, torch.finfo(problem.observed.values.dtype).eps ** 2)
 
 
-def _likeliest(square: Float[Tensor, " rank"], count: int) -> Float[Tensor, " rank"]:
-    """Variances of so many coefficients with these summed second moments."""
+def _prior_variances(square: Float[Tensor, " rank"], count: int) -> Float[Tensor, " rank"]:
+    """The most likely prior variances of `count` coefficients with these summed second moments."""
     return (square / count).clamp(min=torch.finfo(square.dtype).tiny)
 
 
-def _sums(mean: Float[Tensor, "n rank"], variance: Float[Tensor, "n rank"]) -> Float[Tensor, "2 rank"]:
+def _moments(mean: Float[Tensor, "n rank"], variance: Float[Tensor, "n rank"]) -> Float[Tensor, "2 rank"]:
+    """Sums of second moments, and of logarithms of variances."""
     return torch.stack([(mean.square() + variance).sum(0), variance.log().sum(0)])
 
 
-def _cost(sums: Float[Tensor, "2 rank"], count: int) -> float:
-    """Twice the divergence of a posterior from its prior, whose variances are the likeliest."""
-    return float((count * _likeliest(sums[0], count).log() - sums[1]).sum())
+def _twice_divergence(moments: Float[Tensor, "2 rank"], count: int) -> float:
+    """Twice the divergence of a posterior with these `_moments` from its most likely prior, up to a constant."""
+    return float((count * _prior_variances(moments[0], count).log() - moments[1]).sum())

@@ -1,0 +1,137 @@
+"""One fine-tuning run, from settings to a finished output folder, on transformers' Trainer."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from corefold.adapters import LoraExport, to_lora
+from corefold.finetune import folder
+from corefold.finetune.config import RunConfig
+from corefold.finetune.method import record_decisions
+from corefold.finetune.methods import METHODS
+from corefold.finetune.metrics import baseline
+from corefold.finetune.run_data import draw_rows, prepare_data, read_tables, with_absolute_paths
+from corefold.finetune.task import Task
+from corefold.finetune.trainer import TrainingRun, prepare
+from corefold.tables.atomic import write_json
+from corefold.tables.writing import check_folder
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run.
+
+    Attributes:
+        out: the output folder.
+        config: the settings, nothing left open.
+        task: the task that it learned.
+        metrics: the content of metrics.json.
+        history: Trainer's log, for the learning curves.
+    """
+
+    out: Path
+    config: RunConfig
+    task: Task
+    metrics: dict[str, Any]
+    history: list[dict[str, Any]]
+
+
+def finetune(
+    config: RunConfig, out: Path, *, overwrite: bool = False, resume: bool = False, progress: bool = True
+) -> Result:
+    """Fine-tune a model and fill `out`: adapter, `lora/`, tokenizer, task.json, config.yaml and metrics.json.
+
+    A run that was stopped continues from its last checkpoint with `resume` and ends with the same metrics as one
+    that was not; equal settings give equal results on one machine.
+
+    Args:
+        config: the settings.
+        out: the output folder.
+        overwrite: use `out` although it is not empty; files of the same names are replaced, no others.
+        resume: continue the run in `out`; `config` must hold the settings of its config.yaml,
+            `RunConfig(**load_settings(...))`.
+        progress: show progress bars.
+
+    Raises:
+        InputError: anything wrong with settings, data, model or folder, or a loss that stops being finite.
+    """
+    if not resume:
+        check_folder(out, overwrite)
+    config = with_absolute_paths(config)
+    tables = read_tables(config)
+    train, held_out = draw_rows(config, tables)
+    data = prepare_data(config, tables.task, train, held_out, METHODS[config.method])
+    config = record_decisions(config, data.task, data.settings)
+    run = prepare(data, out, progress=progress, keep=True)
+    if not resume:
+        _begin(out, config)
+    checkpoints = out / folder.CHECKPOINTS
+    before = folder.stored_or_computed(checkpoints / "before.json", run.evaluate)
+    seconds = run.train(folder.last_checkpoint(checkpoints, data.settings.steps) if resume else None)
+    after, history = run.evaluate(), run.trainer.state.log_history
+    folder.save_model(out, folder.Run(data.task, run.adapted, run.model, data.tokenizer))
+    export = _export(config, run.adapted, out)
+    metrics = {
+        "task": data.task.kind,
+        "rows": {"train": len(data.train), "eval": len(data.eval)},
+        "baseline": baseline(
+            data.task, *([row["labels"] for row in part] for part in (data.train, data.eval))
+        ),
+        "before": before,
+        "after": after,
+        "train_loss": _mean_loss(history),
+        "adapter": _adapter_figures(out, config, run, export),
+        "timing": {"seconds_per_step": run.timer.median(), "seconds": seconds},
+        "versions": versions(),
+    }
+    write_json(out / folder.HISTORY, history)
+    write_json(out / folder.METRICS, metrics)
+    folder.remove(checkpoints)
+    return Result(out, config, data.task, metrics, history)
+
+
+def versions() -> dict[str, str]:
+    """The versions of everything that decides a result."""
+    packages = {name: version(name) for name in ("corefold", "torch", "transformers", "peft")}
+    return packages | {"python": platform.python_version()}
+
+
+def _begin(out: Path, config: RunConfig) -> None:
+    """Make the folder, and remove the files of an earlier run, with which this one would look finished."""
+    out.mkdir(parents=True, exist_ok=True)
+    folder.remove(out / folder.CHECKPOINTS)
+    written = (*folder.CHECKED, folder.MANIFEST, folder.METRICS, folder.HISTORY, folder.REPORT)
+    lora = [f"{folder.LORA}/{name}" for name in (folder.ADAPTER, folder.ADAPTER_CONFIG)]
+    for name in (*written, *lora):
+        (out / name).unlink(missing_ok=True)
+    config.save(out / folder.SETTINGS)
+
+
+def _export(config: RunConfig, adapted: Any, out: Path) -> LoraExport | None:
+    if config.method == "lora":
+        adapted.save_pretrained(str(out / folder.LORA))
+        return None
+    return to_lora(*folder.check_adapter(out), out / folder.LORA, config.tolerance)  # type: ignore[arg-type]
+
+
+def _adapter_figures(
+    out: Path, config: RunConfig, run: TrainingRun, export: LoraExport | None
+) -> dict[str, Any]:
+    return {
+        "method": config.method,
+        "trainable_parameters": run.trainable_parameters(),
+        "bytes": (out / folder.ADAPTER).stat().st_size,
+        "lora_bytes": (out / folder.LORA / folder.ADAPTER).stat().st_size,
+        "lora_bytes_saved": export.bytes_saved if export else 0,
+    }
+
+
+def _mean_loss(history: list[dict[str, Any]]) -> float:
+    """Mean of the last tenth of the logged training losses."""
+    losses = [entry["loss"] for entry in history if "loss" in entry]
+    return statistics.fmean(losses[-max(1, len(losses) // 10) :])

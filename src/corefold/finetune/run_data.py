@@ -1,0 +1,114 @@
+"""The rows of a run, before there is a model: tables read, rows drawn and encoded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from transformers import PreTrainedTokenizerBase
+
+from corefold.errors import InputError
+from corefold.finetune import data
+from corefold.finetune.config import RunConfig
+from corefold.finetune.encoding import encode
+from corefold.finetune.method import Decided, Method, decide
+from corefold.finetune.models import load_tokenizer
+from corefold.finetune.task import Task, choose_kind, longest_input, make_task
+from corefold.tables.reading import read_table
+
+
+@dataclass(frozen=True)
+class SourceTables:
+    """The tables that the settings name, cleaned.
+
+    Attributes:
+        task: the task that they pose.
+        train: all training rows.
+        held_out: all rows to evaluate on; None for a fifth of `train`, which each seed draws anew.
+    """
+
+    task: Task
+    train: pd.DataFrame
+    held_out: pd.DataFrame | None
+
+
+@dataclass(frozen=True)
+class RunData:
+    """Everything that a training run needs besides its model.
+
+    Attributes:
+        settings: the settings, nothing left open.
+        task: the task.
+        tokenizer: the tokenizer of the model.
+        train: encoded training rows.
+        eval: encoded rows to evaluate on.
+    """
+
+    settings: Decided[Any]
+    task: Task
+    tokenizer: PreTrainedTokenizerBase
+    train: list[dict[str, Any]]
+    eval: list[dict[str, Any]]
+
+
+def with_absolute_paths(config: RunConfig) -> RunConfig:
+    """The same settings with absolute paths.
+
+    Raises:
+        InputError: no model or no training data.
+    """
+
+    def absolute(source: str | None) -> str | None:
+        return str(Path(source).absolute()) if source and Path(source).exists() else source
+
+    if not config.model:
+        raise InputError("--model is missing: a folder, a .gguf file or a name on the Hugging Face hub")
+    if not config.train:
+        raise InputError("--train is missing: a csv, tsv, jsonl or parquet file, or a hub data set")
+    return replace(
+        config, model=absolute(config.model), train=absolute(config.train), eval=absolute(config.eval)
+    )  # type: ignore[arg-type]
+
+
+def read_tables(config: RunConfig) -> SourceTables:
+    """Read and clean the tables that the settings name, and choose the task that they pose."""
+    table = read_table(config.train)
+    columns = data.find_columns(config, table)
+    kind = choose_kind(config, table, columns)
+    train = data.clean(table, columns, kind, config.train)
+    task, held_out = make_task(config, kind, columns, train), None
+    if config.eval is not None:
+        held_out = data.clean(read_table(config.eval), columns, kind, config.eval)
+    return SourceTables(task, train, held_out)
+
+
+def draw_rows(config: RunConfig, tables: SourceTables) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows to train and to evaluate on, drawn by the seed."""
+    train, held_out, classes = tables.train, tables.held_out, tables.task.stratify
+    if held_out is None:
+        train, held_out = data.split_off(train, config.seed, config.train)
+    train = data.draw(train, config.samples, config.seed, classes, config.train)
+    held_out = data.draw(held_out, config.eval_samples, config.seed, classes, config.eval or config.train)
+    if classes is not None and train[classes].nunique() < 2:
+        raise InputError(
+            f"the {len(train)} training rows have one class only, {train[classes].iloc[0]!r}; draw more"
+        )
+    return train, held_out
+
+
+def prepare_data(
+    config: RunConfig, task: Task, train: pd.DataFrame, held_out: pd.DataFrame, method: Method[Any]
+) -> RunData:
+    """Decide the settings for these rows and encode them; texts longer than the model has positions for are cut."""
+    settings = decide(config, task, len(train), method)
+    tokenizer = load_tokenizer(config.model)
+    task = replace(task, max_length=min(task.max_length, longest_input(config.model, tokenizer)))
+    return RunData(
+        settings,
+        task,
+        tokenizer,
+        train=encode(task, tokenizer, train, config.train),
+        eval=encode(task, tokenizer, held_out, config.eval or config.train),
+    )

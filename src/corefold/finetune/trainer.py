@@ -1,0 +1,175 @@
+"""A model and transformers' Trainer around it: the one place where anything is trained."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+
+from corefold.errors import InputError
+from corefold.finetune import folder
+from corefold.finetune.callbacks import ProgressBar, StepTimer, StopAtNonFiniteLoss
+from corefold.finetune.encoding import Collator
+from corefold.finetune.method import Decided
+from corefold.finetune.metrics import compute_metrics, token_scores
+from corefold.finetune.models import build, head_of
+from corefold.finetune.peer_initialization import InitializationData
+from corefold.finetune.run_data import RunData
+
+CURVE_POINTS, CURVE_ROWS = 5, 128  # evaluations for the learning curve, and the rows of each
+LOG_POINTS = 40
+WARMUP_SHARE = 0.1  # of the steps
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """A model that is trained, or about to be.
+
+    Attributes:
+        data: settings, task and rows.
+        adapted: the model with the adapter, or the plain model if the method has no adapter.
+        model: the model that trains: the same, or an `EncoderModel` around it.
+        trainer: transformers' Trainer.
+        timer: measures the time of its steps.
+    """
+
+    data: RunData
+    adapted: Any
+    model: nn.Module
+    trainer: Trainer
+    timer: StepTimer
+
+    def train(self, checkpoint: Path | None = None) -> float:
+        """Train, from a checkpoint on if there is one, and return the seconds that it took.
+
+        Raises:
+            InputError: the loss stops being finite, or does not depend on a layer.
+        """
+        if not self.trainable_parameters():
+            return 0.0
+        try:
+            trained = self.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except InputError:
+            raise
+        except ValueError as error:  # from initialize_bases, if the loss does not depend on a layer
+            raise InputError(str(error)) from error
+        return trained.metrics["train_runtime"]
+
+    def evaluate(self) -> dict[str, float]:
+        """Scores and loss on the evaluation rows."""
+        scores = self.trainer.evaluate(self.data.eval)  # type: ignore[arg-type]
+        timing = ("time", "per_second", "epoch")
+        return {
+            name.removeprefix("eval_"): value for name, value in scores.items() if not name.endswith(timing)
+        }
+
+    def trainable_parameters(self) -> int:
+        """The number of parameters that train."""
+        return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+
+
+def prepare(data: RunData, out: Path, *, progress: bool = False, keep: bool = False) -> TrainingRun:
+    """Load and adapt the model, initialize the adapter, and make the Trainer that will train it.
+
+    Args:
+        data: settings, task and rows.
+        out: the folder of the run, for checkpoints.
+        progress: show progress bars.
+        keep: whether the run is kept, and so gets checkpoints and a learning curve.
+
+    Raises:
+        InputError: the method cannot adapt the model, or the tracker is not installed.
+    """
+    settings, method = data.settings, data.settings.method
+    adapted, model = build(data.task, settings)
+    if method.initialize is not None:
+        _initialize(data, method.initialize, adapted, model)
+    timer = StepTimer()
+    callbacks = [timer, StopAtNonFiniteLoss(), *method.callbacks(settings, adapted)]
+    optimizer = method.optimizer(settings, model, head_of(model, data.task)) if method.trains else None
+    try:
+        trainer = _trainer(data, model, optimizer, callbacks, _arguments(settings, out, progress, keep))
+    except (ValueError, RuntimeError, ImportError) as error:
+        raise InputError(f"--tracker {settings.tracker}: {error}") from error
+    trainer.remove_callback(ProgressCallback if progress else PrinterCallback)
+    if progress:
+        trainer.add_callback(ProgressBar)
+    return TrainingRun(data, adapted, model, trainer, timer)
+
+
+def _initialize(
+    data: RunData, initialize: Callable[[InitializationData], None], adapted: Any, model: nn.Module
+) -> None:
+    seed = data.settings.seed
+    order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))
+    rows = [data.train[place] for place in order.tolist()]
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # randomized decompositions use the global generator
+        initialize(
+            InitializationData(adapted, model, rows, Collator(data.tokenizer), data.settings.batch_size)
+        )
+
+
+def _arguments(settings: Decided[Any], out: Path, progress: bool, keep: bool) -> TrainingArguments:
+    steps = settings.steps
+    if "tensorboard" in settings.tracker:
+        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(out / "logs"))  # else among the checkpoints
+    return TrainingArguments(
+        output_dir=str(out / folder.CHECKPOINTS),
+        max_steps=steps,
+        per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=max(16, settings.batch_size),
+        lr_scheduler_type="linear",
+        warmup_steps=math.ceil(WARMUP_SHARE * steps),
+        max_grad_norm=0.0,  # a norm over all would compare gradients of 1e-3 in cores with 1 in the head
+        logging_steps=max(1, steps // LOG_POINTS),
+        logging_nan_inf_filter=False,
+        eval_strategy="steps" if keep else "no",
+        eval_steps=max(1, steps // CURVE_POINTS),
+        save_strategy="steps" if keep else "no",
+        save_steps=settings.checkpoint_every,
+        save_total_limit=2,
+        seed=settings.seed,
+        report_to=settings.tracker,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        dataloader_pin_memory=torch.cuda.is_available(),
+        disable_tqdm=not progress,
+    )
+
+
+def _trainer(
+    data: RunData,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None,
+    callbacks: list[TrainerCallback],
+    arguments: TrainingArguments,
+) -> Trainer:
+    return Trainer(
+        model=model,
+        args=arguments,
+        data_collator=Collator(data.tokenizer),
+        train_dataset=data.train,  # type: ignore[arg-type]
+        eval_dataset=_sample(data.eval, CURVE_ROWS, data.settings.seed),  # type: ignore[arg-type]
+        compute_metrics=compute_metrics(data.task),
+        preprocess_logits_for_metrics=token_scores if data.task.kind == "causal-lm" else _first_output,
+        callbacks=callbacks,
+        optimizers=(optimizer, None),
+    )
+
+
+def _sample(rows: list[dict[str, Any]], count: int, seed: int) -> list[dict[str, Any]]:
+    return rows if len(rows) <= count else random.Random(seed).sample(rows, count)
+
+
+def _first_output(outputs: Any, labels: torch.Tensor) -> torch.Tensor:
+    return outputs[0] if isinstance(outputs, tuple) else outputs  # some models return their states too

@@ -1,0 +1,60 @@
+"""From settings to encoded rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from corefold.finetune import InputError, RunConfig
+from corefold.finetune.methods import METHODS
+from corefold.finetune.run_data import draw_rows, prepare_data, read_tables, with_absolute_paths
+
+
+def test_files_get_absolute_paths_and_names_on_the_hub_stay(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("train.csv").touch()
+    config = with_absolute_paths(RunConfig(model="some/model", train="train.csv", eval="data:test"))
+    assert (config.model, config.train, config.eval) == (
+        "some/model",
+        str(tmp_path / "train.csv"),
+        "data:test",
+    )
+
+
+@pytest.mark.parametrize("missing", ["model", "train"])
+def test_model_and_training_data_are_needed(missing):
+    with pytest.raises(InputError, match=f"--{missing} is missing"):
+        with_absolute_paths(RunConfig(**{"model": "m", "train": "t", missing: ""}))
+
+
+def test_rows_are_drawn_by_the_seed_and_evaluated_on_others(run_config):
+    config = run_config(eval=None, samples=10, eval_samples=4)
+    tables = read_tables(config)
+    assert (len(tables.train), tables.held_out, tables.task.classes) == (32, None, ("neg", "pos"))
+    train, held_out = draw_rows(config, tables)
+    assert (len(train), len(held_out)) == (10, 4)
+    assert train["label"].value_counts().to_dict() == {"neg": 5, "pos": 5}
+    assert not {*train["text"]} & {*held_out["text"]}
+    again = draw_rows(config, tables)
+    pd.testing.assert_frame_equal(train, again[0])
+    pd.testing.assert_frame_equal(held_out, again[1])
+    other = draw_rows(run_config(eval=None, samples=10, seed=1), tables)[0]
+    assert not train.equals(other)
+
+
+def test_a_draw_with_one_class_is_refused(run_config):
+    config = run_config(samples=1)
+    with pytest.raises(InputError, match="1 training rows have one class only"):
+        draw_rows(config, read_tables(config))
+
+
+def test_rows_are_encoded_and_cut_to_the_positions_of_the_model(run_config):
+    config = run_config(max_length=5000)
+    tables = read_tables(config)
+    data = prepare_data(config, tables.task, *draw_rows(config, tables), METHODS["lora"])
+    assert (len(data.train), len(data.eval)) == (32, 32)
+    assert data.train[0].keys() == {"first", "labels"}
+    assert data.task.max_length == data.tokenizer.model_max_length < 5000
+    assert data.settings.method is METHODS["lora"]
