@@ -36,10 +36,9 @@ collect_ignore_glob = ["*conftest.py"]  # They hold no examples, and pytest woul
 # Files of 40 seconds or more, by --durations.
 LONGEST = [
     "test_commands.py",
-    "test_adapter_compile.py",
-    "test_linear.py",
-    "test_adapter_bases.py",
-    "test_adapter_memory.py",
+    "test_compile.py",
+    "test_initialize.py",
+    "test_initialize_memory.py",
     "test_sft_example.py",
     "test_estimator_battery.py",
 ]

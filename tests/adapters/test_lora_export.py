@@ -133,7 +133,7 @@ def test_a_tolerance_out_of_range(llama, tmp_path, tolerance):
 
 
 class Nested(nn.Module):
-    """Names that end in one another: fc, other_fc, sub.fc, sub.sub.fc..."""
+    """Layers whose names end in one another: fc, other_fc, sub.fc, sub.sub.fc..."""
 
     def __init__(self, depth=2):
         super().__init__()

@@ -87,7 +87,7 @@ def test_the_wide_path_is_the_core_s_path_and_a_decaying_rest(r, depth, decay):
     scales, wide, q = _start(depth)
     left, right = wide_bases(u[:, :r], vh[:r].mT, q)
     rest_right = _complement(right)
-    rest = (q @ rest_right) @ rest_right.mT  # orthonormal on its d - 2r dimensions
+    rest = (q @ rest_right) @ rest_right.mT  # It is orthonormal on its d - 2r dimensions.
     frames = [torch.cat([right, rest_right], 1)]  # V_1, then U_l = V_{l+1}, fixed by the start
     for factor, scale in zip(wide, scales, strict=True):
         frames.append(factor @ frames[-1] / scale)

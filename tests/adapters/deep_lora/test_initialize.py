@@ -40,7 +40,7 @@ def data():
     ("count", "lost", "angle"), [(1, 1e-5, 1e-3), (4, 5e-3, 0.3)], ids=["one batch", "four"]
 )
 def test_bases_follow_the_dense_gradient_on_minilm(count, lost, angle):
-    data, base = batches("minilm", count, rows=8), load("minilm")
+    data, base = batches("minilm", count, rows=8), load("minilm", copied=False)
     model = wrap(copy.deepcopy(base), r=R, target_modules=TARGETS)
     values = initialize(model, data)
     gradients = dense_gradients(base, data, plain_names(model))
@@ -60,7 +60,7 @@ def test_bases_follow_the_dense_gradient_on_minilm(count, lost, angle):
     ],
 )
 def test_bases_follow_the_dense_gradient_on_larger_models(name, targets):
-    data, base = batches(name, 1, rows=8, tokens=6), load(name)
+    data, base = batches(name, 1, rows=8, tokens=6), load(name, copied=False)
     model = wrap(copy.deepcopy(base), r=R, target_modules=targets)
     initialize(model, data)
     assert len(layers(model)) == 3
@@ -69,7 +69,7 @@ def test_bases_follow_the_dense_gradient_on_larger_models(name, targets):
 
 @pytest.mark.parametrize("kind", ["gradient", "spectral", "random"])
 def test_kinds_of_bases(kind):
-    data, base = batches("minilm", 1, rows=8), load("minilm")
+    data, base = batches("minilm", 1, rows=8), load("minilm", copied=False)
     model = wrap(copy.deepcopy(base), r=R, target_modules=["layer.5.attention.self.query"], bases=kind)
     initialize(model, data)
     (gradient,) = dense_gradients(base, data, plain_names(model)).values()
@@ -90,7 +90,7 @@ def test_kinds_of_bases(kind):
 
 
 def test_fisher_bases_follow_single_samples_on_minilm():
-    data, base = batches("minilm", 2, rows=8), load("minilm")
+    data, base = batches("minilm", 2, rows=8), load("minilm", copied=False)
     model = wrap(copy.deepcopy(base), r=R, target_modules=["layer.5.attention.self.query"], bases="fisher")
     initialize(model, data)
     (layer,) = layers(model).values()
@@ -224,10 +224,10 @@ def test_bases_follow_the_dense_gradient(kind):
 
 def test_bases_are_those_of_a_square_core_of_that_width():
     data = batches("minilm", 4)
-    narrow, square = (
+    pair, square = (
         initialized(load("minilm"), data, **options) for options in ({}, {"r": 10, "width": None})
     )
-    for one, other in zip(layers(narrow).values(), layers(square).values(), strict=True):
+    for one, other in zip(layers(pair).values(), layers(square).values(), strict=True):
         for part in ("deeplora_left", "deeplora_right"):
             # Eight samples have eight directions; the other columns are random.
             angles = principal_angles(getattr(one, part)["default"], getattr(other, part)["default"])

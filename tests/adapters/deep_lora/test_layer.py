@@ -1,4 +1,4 @@
-"""What a layer with a pair core or a square core holds, and what of it trains."""
+"""Shapes and trained parameters of layers with a pair core and with a square core."""
 
 from __future__ import annotations
 

@@ -22,18 +22,7 @@ from adapters.deep_lora.chosen_gradients import (
 )
 from adapters.deep_lora.pair_cores import PAIR_CORE
 from cases import gaussian
-from models import (
-    adapter_state,
-    batches,
-    inputs,
-    layers,
-    load,
-    logits,
-    randomise,
-    same_tensors,
-    tiny_llama,
-    wrap,
-)
+from models import adapter_state, batches, inputs, layers, logits, randomise, same_tensors, tiny_llama, wrap
 
 
 @pytest.mark.parametrize(
@@ -307,8 +296,8 @@ def test_no_batch_is_wanted():
         spread(model, 10.5)
 
 
-def test_a_budget_spreads_ranks_and_keeps_the_width():
-    model = wrap(load("minilm"), **PAIR_CORE)
+def test_a_budget_spreads_ranks_and_keeps_the_width(minilm):
+    model = wrap(minilm, **PAIR_CORE)
     count = len(layers(model))
     report = corefold.initialize_bases(
         model, batches("minilm", 2), num_batches=2, rank_budget=4 * count, progress=False

@@ -59,7 +59,7 @@ def test_every_kind_of_layer(tmp_path):
 
 
 class Nested(nn.Module):
-    """Names that end in one another: fc, sub.fc, sub.sub.fc."""
+    """Layers whose names end in one another: fc, sub.fc, sub.sub.fc."""
 
     def __init__(self, depth: int = 2) -> None:
         super().__init__()

@@ -17,7 +17,7 @@ from torch import nn
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[2]))
-    sys.path.append(os.environ["SOURCE"])  # corefold need not be installed
+    sys.path.append(os.environ["SOURCE"])  # corefold need not be installed.
 
 from torch._dynamo.testing import CompileCounterWithBackend
 

@@ -6,10 +6,11 @@ import copy
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from torch import nn
 from torch.func import functional_call
 
-from adapters.layer_kinds import Around, close, dense_weights
+from adapters.layer_kinds import Around, close, dense_weights, shake
 from cases import gaussian
 from models import layers, randomise, wrap
 
@@ -66,3 +67,34 @@ def test_an_attention_never_calls_its_output_projection(targets):
 def test_attention_of_unequal_sizes_is_refused():
     with pytest.raises(ValueError, match="one size"):
         wrap(Around(nn.MultiheadAttention(8, 2, kdim=6)), target_modules=["layer"])
+
+
+class Attentive(nn.Module):
+    """An attention after an embedding and before a linear layer, all of which can be offloaded."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.linear = nn.Embedding(11, 8), nn.Linear(8, 5)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, ids):
+        x = self.table(ids)
+        return self.linear(self.attention(x, x, x)[0])
+
+
+@torch.no_grad()
+def test_an_offloaded_attention_must_be_loaded_as_a_whole():
+    """accelerate loads a module's parameters when the module is called, and nobody calls the projections."""
+    ids, options = torch.tensor([[1, 2, 3], [4, 5, 6]]), {"target_modules": ["table", "attention", "linear"]}
+    model = wrap(Attentive().double(), **options).eval()
+    shake(model)
+    expected = model(ids)
+    message = r"attention, which PyTorch uses without calling their module.*\['DeepLoraMultiheadAttention'\]"
+    with pytest.raises(ValueError, match=message):
+        cpu_offload(copy.deepcopy(model), execution_device="cpu")(ids)
+    cpu_offload(model, execution_device="cpu", preload_module_classes=["DeepLoraMultiheadAttention"])
+    assert all(parameter.is_meta for parameter in model.parameters())
+    close(model(ids), expected)
+    with model.disable_adapter():
+        assert (model(ids) - expected).abs().max() > 1e-2
+    close(model(ids), expected)

@@ -16,47 +16,35 @@ from torch.distributed.checkpoint.state_dict import (
 from transformers import Trainer, TrainingArguments
 
 import corefold
-from adapters.host.sharded_models import (
-    CLOSE,
-    SAME_LOSS,
-    adapted,
-    base,
-    initialized,
-    optimizer_of,
-    own_rows,
-    rank,
-    spread,
-    state,
-    steps,
-)
+from adapters.host import sharded_models as sharded
 from models import adapter_state, batches, logits, same_tensors
 from two_processes import in_two_processes
 
 
 def save_and_resume(how, folder):
-    model = spread(initialized(adapted(), own_rows()), how)
-    optimizer = optimizer_of(model)
-    steps(model, optimizer, 3)
+    model = sharded.spread(sharded.initialized(sharded.adapted(), sharded.own_rows()), how)
+    optimizer = sharded.optimizer_of(model)
+    sharded.steps(model, optimizer, 3)
     state_dict, optimizer_state = get_state_dict(model, optimizer)
     dcp.save({"model": state_dict, "optimizer": optimizer_state}, checkpoint_id=folder / "sharded")
     full = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
-    if rank() == 0:
+    if sharded.rank() == 0:
         getattr(model, "module", model).save_pretrained(folder / "full", state_dict=full)
-    expected, adapter = logits(model.eval(), batches("tiny", 1)[0]), state(model)
+    expected, adapter = logits(model.eval(), batches("tiny", 1)[0]), sharded.state(model)
     model.train()
-    losses = steps(model, optimizer, 3)
+    losses = sharded.steps(model, optimizer, 3)
 
-    again = spread(adapted(), how)
-    optimizer = optimizer_of(again)
+    again = sharded.spread(sharded.adapted(), how)
+    optimizer = sharded.optimizer_of(again)
     state_dict, optimizer_state = get_state_dict(again, optimizer)
     loaded = {"model": state_dict, "optimizer": optimizer_state}
     dcp.load(loaded, checkpoint_id=folder / "sharded")
     set_state_dict(again, optimizer, model_state_dict=loaded["model"], optim_state_dict=loaded["optimizer"])
-    resumed = state(again)
+    resumed = sharded.state(again)
     for layer in again.modules():
         for config in getattr(layer, "configs", {}).values():
             config.initialized = True  # A state dict does not hold it.
-    return expected, adapter, resumed, losses, steps(again, optimizer, 3)
+    return expected, adapter, resumed, losses, sharded.steps(again, optimizer, 3)
 
 
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled, unavailable or uninitialized")
@@ -68,21 +56,21 @@ def test_state_dicts_full_and_sharded(tmp_path, how):
     assert same_tensors(resumed, adapter)
     assert torch.equal(again, losses)
 
-    one = PeftModel.from_pretrained(base(), tmp_path / "full")
+    one = PeftModel.from_pretrained(sharded.base(), tmp_path / "full")
     assert same_tensors(adapter_state(one), adapter)
-    torch.testing.assert_close(logits(one, batches("tiny", 1)[0]), expected, **CLOSE)
+    torch.testing.assert_close(logits(one, batches("tiny", 1)[0]), expected, **sharded.CLOSE)
 
-    one = adapted()
-    sharded = {"model": get_model_state_dict(one)}
-    dcp.load(sharded, checkpoint_id=tmp_path / "sharded", no_dist=True)
-    one.load_state_dict(sharded["model"])
+    one = sharded.adapted()
+    loaded = {"model": get_model_state_dict(one)}
+    dcp.load(loaded, checkpoint_id=tmp_path / "sharded", no_dist=True)
+    one.load_state_dict(loaded["model"])
     assert same_tensors(adapter_state(one), adapter)
-    torch.testing.assert_close(logits(one.eval(), batches("tiny", 1)[0]), expected, **CLOSE)
+    torch.testing.assert_close(logits(one.eval(), batches("tiny", 1)[0]), expected, **sharded.CLOSE)
 
 
 class OwnOptimizer(Trainer):
     def create_optimizer(self, model=None):  # Under FSDP Trainer takes no optimizer made before.
-        self.optimizer = optimizer_of(self.model)
+        self.optimizer = sharded.optimizer_of(self.model)
         return self.optimizer
 
 
@@ -99,12 +87,15 @@ def trainer_run(how, folder):
         train_sampling_strategy="sequential", **options,
     )  # fmt: skip
     trainer = OwnOptimizer(
-        adapted(modules_to_save=None), arguments, train_dataset=rows, callbacks=[corefold.BasesCallback(2)]
+        sharded.adapted(modules_to_save=None),
+        arguments,
+        train_dataset=rows,
+        callbacks=[corefold.BasesCallback(2)],
     )
     trainer.train()
     trainer.save_model(str(folder / "final"))
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    return type(trainer.model_wrapped).__name__, torch.tensor(losses), state(trainer.model)
+    return type(trainer.model_wrapped).__name__, torch.tensor(losses), sharded.state(trainer.model)
 
 
 def pretend_to_have_a_gpu():
@@ -124,9 +115,9 @@ def trainer_alone(tmp_path_factory):
 def test_trainer_with_callback(tmp_path, trainer_alone, how, kind):
     (wrapped, losses, adapter), (_, _, other) = in_two_processes(trainer_run, tmp_path, how, tmp_path / "out")
     assert wrapped == kind
-    torch.testing.assert_close(losses, trainer_alone[1], **SAME_LOSS)
+    torch.testing.assert_close(losses, trainer_alone[1], **sharded.SAME_LOSS)
     assert same_tensors(adapter, other)
     for name, tensor in trainer_alone[2].items():
-        torch.testing.assert_close(adapter[name], tensor, **CLOSE)
+        torch.testing.assert_close(adapter[name], tensor, **sharded.CLOSE)
     for saved in (tmp_path / "out" / "final", tmp_path / "out" / "checkpoint-4"):
-        assert same_tensors(adapter_state(PeftModel.from_pretrained(base(), saved)), adapter)
+        assert same_tensors(adapter_state(PeftModel.from_pretrained(sharded.base(), saved)), adapter)

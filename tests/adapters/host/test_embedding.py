@@ -83,7 +83,8 @@ def test_word_embeddings_of_minilm(minilm, tmp_path):
     dense(**batches("minilm", 1)[0]).loss.backward()
     for path, values in report.items():
         gradient = dense.get_parameter(weight_name(path, dense)).grad
-        torch.testing.assert_close(values[:2], torch.linalg.svdvals(gradient)[:2], rtol=1e-3, atol=0)
+        rows = gradient[gradient.any(1)]  # Nearly all words of the table have no gradient.
+        torch.testing.assert_close(values[:2], torch.linalg.svdvals(rows)[:2], rtol=1e-3, atol=0)
     randomise(model)
     assert (logits(model, batch) - before).abs().max() > 1e-2
     corefold.export_lora(model, tmp_path)

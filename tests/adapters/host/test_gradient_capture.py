@@ -102,7 +102,7 @@ def test_dropout_and_checkpointing_of_the_user_make_no_difference(data, reentran
     model, again = adapted_minilm(), adapted_minilm().train(training)
     initialize(model, data)
     plain = adapter_state(model)
-    base = again.get_base_model()  # transformers renamed the switch below
+    base = again.get_base_model()  # transformers renamed the switch below.
     enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
     enable({"use_reentrant": reentrant})
     before = snapshot(again)

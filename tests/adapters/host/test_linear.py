@@ -179,7 +179,7 @@ def test_gpt2_bases_and_gradients(reentrant):
     base, data = gpt2(tie_word_embeddings=False), batches("tiny", 2)
     model = wrap(copy.deepcopy(base), **GPT2, bases="gradient").train()
     if reentrant is not None:
-        gpt = model.get_base_model()  # transformers renamed the switch below
+        gpt = model.get_base_model()  # transformers renamed the switch below.
         enable = getattr(gpt, "activation_checkpointing_enable", None) or gpt.gradient_checkpointing_enable
         enable({"use_reentrant": reentrant})
     report = corefold.initialize_bases(model, data, progress=False)

@@ -42,7 +42,7 @@ def test_saved_and_loaded_gives_the_same_bits(name, tmp_path):
     model.save_pretrained(tmp_path)
     loaded = PeftModel.from_pretrained(load(name), tmp_path)
     assert torch.equal(logits(loaded, batch), logits(model, batch))
-    assert not torch.equal(logits(loaded, batch), logits(load(name), batch))
+    assert not torch.equal(logits(loaded, batch), logits(load(name, copied=False), batch))
     assert same_tensors(adapter_state(loaded), adapter_state(model))
     assert not loaded.training
     assert not any(p.requires_grad for name, p in loaded.named_parameters() if "deeplora" in name)

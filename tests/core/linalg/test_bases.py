@@ -50,7 +50,7 @@ def _wide_start(out: int, in_: int, depth: int) -> torch.Tensor:
 def _orthogonal_to_both(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Complement of the intersection of two null spaces, by dense SVDs of scipy."""
     null_a, null_b = (scipy.linalg.null_space(m.numpy(), rcond=1e-10) for m in (a, b))
-    # x = null_a @ p lies in null(b) too when it has no component outside null_b.
+    # The vector x = null_a @ p lies in null(b) too if it has no component outside null_b.
     outside = null_a - null_b @ (null_b.T @ null_a)
     both = null_a @ scipy.linalg.null_space(outside, rcond=1e-10) if outside.size else null_a[:, :0]
     return torch.from_numpy(scipy.linalg.null_space(both.T, rcond=1e-10) if both.size else np.eye(a.shape[1]))
@@ -253,7 +253,9 @@ class TestBasesFromGradient:
             bases_from_gradient(gaussian(out, in_), width)
 
     def test_refuse_an_unknown_kind(self):
-        unchecked = inspect.unwrap(bases_from_singular_vectors)  # the type checker of tests would come first
+        unchecked = inspect.unwrap(
+            bases_from_singular_vectors
+        )  # The tests' type checker would refuse it first.
         with pytest.raises(ValueError, match="one of gradient, spectral, random; got 'best'"):
             unchecked(frame(9, 2), frame(7, 2), 4, "best")
 
@@ -291,7 +293,7 @@ class TestPrincipalAngles:
         angles = principal_angles(a, b)
         assert angles.shape == (min(k, m),)
         expected = np.sort(scipy.linalg.subspace_angles(a.numpy(), b.numpy()))
-        # scipy 1.17 returns up to 3e-8 for a zero angle beside large ones: it takes the arccos there.
+        # Beside large angles scipy 1.17 takes the arccos of a zero angle, and returns up to 3e-8.
         np.testing.assert_allclose(angles.numpy(), expected, rtol=0, atol=5e-8)
 
     @pytest.mark.parametrize("known", [(1e-12, 1e-9, 1e-6, 0.1), (1.0, 1.5, math.pi / 2 - 1e-9, math.pi / 2)])

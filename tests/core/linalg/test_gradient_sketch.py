@@ -118,8 +118,8 @@ class TestSpectralGap:
         batches = list(signal_and_noise(out, in_, 4, count, 2e3, seed))
         total = summed(batches)
         values = torch.linalg.svdvals(total)
-        assert 0.01 < values[4] / values[3] < 0.12  # a gap, and still noise enough to be truncated
-        sketch = sketch_of(batches, 2 * 8 + 8, torch.float32)  # as for an adapter of r = 8
+        assert 0.01 < values[4] / values[3] < 0.12  # There is a gap, and noise that is truncated.
+        sketch = sketch_of(batches, 2 * 8 + 8, torch.float32)  # An adapter of width 8 has this size.
         assert worst_angle(sketch, total, 4) < 1e-3
         same_matrix(sketch.values[:4], values[:4], 1e-4)
 
@@ -156,7 +156,7 @@ class TestSpectralGap:
     def test_signal_below_the_noise_of_every_batch(self, out, in_):
         batches = list(signal_and_noise(out, in_, 4, 128, 60, 0))
         noise = torch.linalg.svdvals(batches[0][0][:-4].mT @ batches[0][1][:-4])
-        assert noise[4] > 120  # the strongest signal would rank below fourth in a batch
+        assert noise[4] > 120  # In a batch the strongest signal ranks below fourth.
         total = summed(batches)
         values = torch.linalg.svdvals(total)
         gap = (values[4] / values[3]).item()
@@ -193,9 +193,9 @@ class TestInputs:
     def test_tokens_add_up(self):
         sketch = empty_sketch(9, 7, 3)
         assert sketch.tokens == 0
-        for tokens, seen in ((5, 5), (1, 6), (11, 17)):
+        for tokens, total in ((5, 5), (1, 6), (11, 17)):
             sketch = sketch.add(gaussian(tokens, 9), gaussian(tokens, 7, seed=1))
-            assert sketch.tokens == seen
+            assert sketch.tokens == total
 
     @pytest.mark.parametrize("dtype", DTYPES)
     def test_a_zero_gradient_carries_nothing(self, dtype):

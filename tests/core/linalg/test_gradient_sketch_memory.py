@@ -60,4 +60,4 @@ class TestMemory:
         with LargestTensor() as largest:
             sketch_of(batches, size)
         assert largest.numel <= 2 * (tokens + size) * max(out, in_)
-        assert largest.numel >= out * in_ or tokens < 400  # where it is small, it is formed
+        assert largest.numel >= out * in_ or tokens < 400  # A small one is formed.

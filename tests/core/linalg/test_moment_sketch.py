@@ -65,7 +65,7 @@ def test_directions_span_what_all_samples_span(out, in_, dtype):
     batches = _batches(out, in_, 4)
     left, right = _sketch(batches, 7, dtype).directions(7)
     rows, columns = _moments(batches)
-    assert left.shape == (out, 4)  # no more than there are, though seven were wanted
+    assert left.shape == (out, 4)  # Seven were wanted, and there are four.
     assert right.shape == (in_, 4)
     for side, total in ((left, rows), (right, columns)):
         orthonormal_columns(side, 1e-5)
@@ -84,7 +84,7 @@ def test_the_leading_directions_of_a_decaying_spectrum_come_first():
         assert angle_into(left[:, :k], dense[:, :k]) < 1e-3
 
 
-def test_samples_that_disagree_are_seen_though_their_mean_is_zero():
+def test_samples_that_disagree_count_though_their_mean_is_zero():
     g, x = gaussian(2, 4, 12, seed=1), gaussian(2, 4, 9, seed=2)
     g, x = torch.cat([g, -g]), torch.cat([x, x])
     assert (g.flatten(0, 1).mT @ x.flatten(0, 1)).norm() < 1e-12
@@ -95,7 +95,7 @@ def test_samples_that_disagree_are_seen_though_their_mean_is_zero():
 
 
 @pytest.mark.parametrize("sparse", [False, True])
-def test_of_two_axes_each_row_is_a_sample(sparse):
+def test_each_row_of_two_axes_is_a_sample(sparse):
     g, x = gaussian(20, 12, seed=1), gaussian(20, 9, seed=2) * (gaussian(20, 9, seed=3) > 1)
     one = MomentSketch.empty(12, 9, 6, g).add(g, x.to_sparse() if sparse else x)
     three = MomentSketch.empty(12, 9, 6, g).add(g[:, None], x[:, None])
@@ -103,7 +103,7 @@ def test_of_two_axes_each_row_is_a_sample(sparse):
     same_matrix(one.right, three.right, 1e-12)
 
 
-def test_of_a_mean_loss_it_does_not_matter_how_samples_are_cut_into_batches():
+def test_how_samples_are_cut_into_batches_does_not_matter_to_a_mean_loss():
     g, x = gaussian(7, 5, 12, seed=1), gaussian(7, 5, 9, seed=2)
     cut = [(g[:2] / 2, x[:2]), (g[2:] / 5, x[2:])]
     same_matrix(_sketch(cut, 6).left, _sketch([(g / 7, x)], 6).left, 1e-12)
@@ -119,9 +119,9 @@ def test_nothing_has_no_directions():
 def test_paired_bases_keep_the_span_and_start_downhill(out, in_):
     gradient = gaussian(out, in_, seed=3)
     u, s, vh = torch.linalg.svd(gradient, full_matrices=False)
-    given = frame(out, 3, 1), frame(in_, 5, 2)
-    left, right = paired_bases(*given, (u, s, vh.mT), 6, generator(4))
-    for side, directions in zip((left, right), given, strict=True):
+    sides = frame(out, 3, 1), frame(in_, 5, 2)
+    left, right = paired_bases(*sides, (u, s, vh.mT), 6, generator(4))
+    for side, directions in zip((left, right), sides, strict=True):
         orthonormal_columns(side, 1e-12)
         assert angle_into(directions, side) < 1e-7
     core = left.mT @ gradient @ right

@@ -51,7 +51,7 @@ def test_positive_peaks_change_no_pair(out, in_, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("scale", [1e-20, 1.0, 1e20])
 def test_significant_counts_values_above_rounding(dtype, scale):
-    step = 30 * torch.finfo(dtype).eps  # of a matrix whose longer side is 30
+    step = 30 * torch.finfo(dtype).eps  # The longer side of the matrix is 30.
     values = scale * torch.tensor([1, 0.5, 1.1 * step, 0.9 * step, 0], dtype=dtype)
     assert significant(values, 30) == 3
 

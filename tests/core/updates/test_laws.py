@@ -20,11 +20,12 @@ WIDTH, RANK = 5, 2
 SCALES = [0.1, 1e-3, 0.3]
 UPDATES: dict[str, Callable[..., Update]] = {
     **{f"deep core of {depth}": partial(random_deep_core, width=WIDTH, depth=depth) for depth in DEPTHS},
-    "deep core less nothing": partial(random_deep_core, width=WIDTH, depth=3, start=0.0),
+    "deep core without start": partial(random_deep_core, width=WIDTH, depth=3, start=0.0),
     "pair core": partial(random_pair_core, width=WIDTH, rank=RANK),
     "dense alone": partial(random_squared, rank=3),
 }
-RANKS = {"pair core": RANK, "dense alone": None}  # of the others WIDTH; None: the smaller side
+RANKS = {"pair core": RANK, "dense alone": None}
+"""The number of singular values where it is not WIDTH; None stands for the smaller side."""
 STARTS: dict[str, Callable[[Tensor, Tensor], Update]] = {
     **{
         f"deep core of {depth} at {scale}": partial(DeepCore.at_start, depth=depth, init_scale=scale)

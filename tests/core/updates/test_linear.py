@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -291,11 +292,22 @@ def test_an_update_without_a_thin_form_is_added_as_a_dense_one(base):
             laws.same_matrix(one, other, 1e-12)
 
 
-@pytest.mark.parametrize("broken", ["left", "factors", "right"])
-def test_a_tensor_that_holds_zero_switches_off_even_what_is_not_a_number(broken):
-    x, weight = gaussian(4, 5), gaussian(7, 5, seed=1)
-    sound, deep = random_deep_core(7, 5, 3, 2), random_deep_core(7, 5, 3, 2, seed=1)
-    for update in (deep, random_pair_core(7, 5, 4, 2, seed=3)):
-        getattr(update, broken).fill_(torch.nan)
-        got = adapted_linear(x, weight, None, [sound, update], [torch.tensor(1.0), torch.tensor(0.0)])
-        laws.same_matrix(got, x @ (weight + sound.dense()).mT, 1e-13)
+BROKEN = {
+    "deep core": (random_deep_core(7, 5, 3, 2, seed=1), ["left", "factors", "right"]),
+    "pair core": (random_pair_core(7, 5, 4, 2, seed=3), ["left", "factors", "right"]),
+    "dense alone": (random_squared(7, 5, 2), ["tall", "right"]),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "part"), [(kind, part) for kind, (_, parts) in BROKEN.items() for part in parts]
+)
+def test_a_tensor_that_holds_zero_switches_off_even_nan(kind, part):
+    x, weight, sound = gaussian(4, 5).requires_grad_(), gaussian(7, 5, seed=1), random_deep_core(7, 5, 3, 2)
+    update = BROKEN[kind][0]
+    broken = replace(update, **{part: torch.full_like(getattr(update, part), torch.nan)})
+    got = adapted_linear(x, weight, None, [sound, broken], [torch.tensor(1.0), torch.tensor(0.0)])
+    expected = x @ (weight + sound.dense()).mT
+    laws.same_matrix(got, expected, 1e-13)
+    one, other = (torch.autograd.grad(y.square().sum(), x)[0] for y in (got, expected))
+    laws.same_matrix(one, other, 1e-12)

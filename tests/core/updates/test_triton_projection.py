@@ -1,6 +1,6 @@
-"""The fused projection. No GPU runs here: one process interprets the kernel on the CPU, another compiles and traces it.
+"""The fused projection without a GPU: one process interprets the kernel on the CPU, another compiles and traces it.
 
-They are processes of their own, as a script, because Triton reads TRITON_INTERPRET once, when it is imported.
+These are processes of their own, because Triton reads TRITON_INTERPRET once, when it is imported.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import traceback
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -18,14 +19,15 @@ import torch
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[2]))
-    sys.path.append(os.environ["SOURCE"])  # corefold need not be installed
+    sys.path.append(os.environ["SOURCE"])  # corefold need not be installed.
 
 from cases import gaussian
 from corefold.core.updates import triton_projection
 
 WIDTHS = [1, 2, 7, 8, 16, 33, 128]
-TOKENS = [1, 5, 64, 100]
-FEATURES = [8, 48, 130]
+SIZES = [(1, 130), (5, 8), (64, 48), (100, 130)]
+"""Tokens and features, within one tile and across several, which they fill or not."""
+
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
@@ -37,8 +39,8 @@ def operands(tokens, features, width, dtype):
 
 
 def within_rounding(got, x, basis, core, rounded):
-    """Each entry differs from the dense float64 answer by what its sums may lose: an error of `rounded` for each of
-    z's entries, one in float32 for each term of a sum, and one in x's dtype for the result of the second product."""
+    """Each entry differs from the dense float64 answer by no more than rounding: `rounded` for each entry of z, one
+    float32 error for each term of a sum, and one error in x's dtype for the result of the second product."""
     z, zc = got
     assert z.dtype == torch.promote_types(x.dtype, torch.float32)
     assert zc.dtype == x.dtype
@@ -86,7 +88,7 @@ def test_tiles_are_powers_of_two_that_hold_the_width(width, tokens, dtype):
 
 def repair_bfloat16():
     """Triton 3.7's interpreter truncates to bfloat16 where a GPU rounds to the nearest, and multiplies the integers
-    that it keeps bfloat16 as. Both are put right here, so that the kernel is measured and not its interpreter."""
+    in which it stores bfloat16. This corrects both, so that the kernel is measured and not its interpreter."""
     import numpy as np
     from triton.runtime import interpreter
 
@@ -110,16 +112,13 @@ def repair_bfloat16():
 
 def check_interpreted_accuracy():
     repair_bfloat16()
-    for dtype in DTYPES:
-        for tokens in TOKENS:
-            for features in FEATURES:
-                for width in WIDTHS:
-                    arguments = operands(tokens, features, width, dtype)
-                    within_rounding(triton_projection._launch(*arguments), *arguments, rounded=0)
+    for dtype, (tokens, features), width in product(DTYPES, SIZES, WIDTHS):
+        arguments = operands(tokens, features, width, dtype)
+        within_rounding(triton_projection._launch(*arguments), *arguments, rounded=0)
 
 
 def check_interpreted_strides():
-    """Every other row, transposed operands, a column-major x: the same bits as of contiguous copies."""
+    """Every other row, transposed operands and a column-major x give the same bits as contiguous copies."""
     for dtype in (torch.float32, torch.float16):
         x, basis, core = operands(10, 48, 7, dtype)
         for layout in (x[::2], x[:, ::3], x.mT.contiguous().mT):
@@ -164,7 +163,9 @@ def check_traced_whole():
     """Inside an autograd.Function, forward and backward, dynamo takes the launch into one graph."""
     import torch.utils._triton
 
-    torch.utils._triton.has_triton = lambda: True  # a CPU stands in for the GPU; nothing below runs the graph
+    torch.utils._triton.has_triton = lambda: (
+        True
+    )  # A CPU stands in for the GPU, because nothing below runs the graph.
     triton_projection._has_kernel = lambda x, basis, core: not torch.is_grad_enabled()
 
     class Both(torch.autograd.Function):
@@ -202,7 +203,7 @@ CHECKS = {
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """For each check "" or how it failed."""
+    """For each check "" or the traceback of its failure."""
     environment = {
         "SOURCE": str(Path(triton_projection.__file__).parents[3]),
         "TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("triton")),
