@@ -56,7 +56,7 @@ def main() -> None:
         return
     runs = sorted((ROOT / "corefold-demo").glob("*/metrics.json"))
     figures = {run.parent.name: json.loads(run.read_text(encoding="utf-8")) for run in runs}
-    (ROOT / "benchmarks/results/demo.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    (ROOT / "docs/demo.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     updates = updates_of(ROOT / "corefold-demo" / "deep-lora-0")
     images = ROOT / "docs" / "images"
     images.mkdir(exist_ok=True)

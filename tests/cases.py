@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from corefold.core import DeepCore
-
 SHAPES = [(12, 12), (13, 13), (17, 10), (9, 16)]
 """(out, in): square even and odd, tall, wide."""
 
@@ -41,27 +39,3 @@ def matrix_with_spectrum(out: int, in_: int, values: list[float], seed: int = 0)
     stream = generator(seed)
     u, v = frame(out, len(values), stream), frame(in_, len(values), stream)
     return u * torch.tensor(values, dtype=torch.float64) @ v.mT
-
-
-def random_chain(
-    out: int,
-    in_: int,
-    width: int,
-    depth: int,
-    *,
-    start: float = 0.3,
-    core_rank: int | None = None,
-    seed: int = 0,
-    dtype: torch.dtype = torch.float64,
-) -> DeepCore:
-    """A chain far from its start: every factor different, bases neither orthonormal nor alike.
-
-    With `core_rank` the middle factor has that rank, so with `start=0` the whole chain has it.
-    """
-    stream = generator(seed)
-    factors = gaussian(depth, width, width, seed=stream) / width**0.5
-    if core_rank is not None:
-        u, s, vh = torch.linalg.svd(factors[depth // 2])
-        factors[depth // 2] = (u[:, :core_rank] * s[:core_rank]) @ vh[:core_rank]
-    left, right = gaussian(out, width, seed=stream), gaussian(in_, width, seed=stream)
-    return DeepCore(left.to(dtype), factors.to(dtype), right.to(dtype), start)

@@ -29,15 +29,25 @@ import torch  # noqa: E402
 from command import finished, reviews  # noqa: E402, F401
 from grids import grid, tiny  # noqa: E402, F401
 from models import llama, minilm, minilm_dir, mpnet_dir, smollm2_dir  # noqa: E402, F401
+from scripts import few_rows, run_main  # noqa: E402, F401
 
-# Measured with --durations.
-LONGEST = ["test_commands.py", "test_adapter_compile.py", "test_adapter_bases.py", "test_adapter_memory.py"]
+collect_ignore_glob = ["*conftest.py"]  # They hold no examples, and pytest would mistake one for another.
+
+# Files of 40 seconds or more, by --durations.
+LONGEST = [
+    "test_commands.py",
+    "test_compile.py",
+    "test_initialize.py",
+    "test_initialize_memory.py",
+    "test_sft_example.py",
+    "test_estimator_battery.py",
+]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start the longest files first: a worker that gets one of them last would run alone at the end."""
-    order = {name: place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: order.get(item.path.name, len(order)))
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
 
 
 @pytest.fixture(autouse=True)

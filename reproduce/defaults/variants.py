@@ -1,4 +1,4 @@
-"""What the search tries, by name: Deep LoRA's settings and optimizers, and baselines."""
+"""The variants of the search, by name: Deep LoRA's settings and optimizers, and baselines."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from corefold.finetune.methods import METHODS
 from corefold.finetune.peer_initialization import InitializationData
 
 
-class SharedAdam(Optimizer):
+class SharedMomentAdam(Optimizer):
     """Adam with one second moment for each tensor of the groups marked "shared", so that its step turns with a basis.
 
-    Such a step has norm `lr` at most, whatever the width; Adam's own has up to `lr` for every number.
+    The norm of such a step is at most `lr`, whatever the width; in Adam's own step every number moves by up to `lr`.
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]], eps: float) -> None:
@@ -45,13 +45,13 @@ class SharedAdam(Optimizer):
 
 @dataclass(frozen=True)
 class Variant:
-    """One thing to try.
+    """One combination of settings, optimizer and head.
 
     Attributes:
         method: by its name in `corefold compare`.
-        settings: of `RunConfig`, where they are not the defaults.
-        shared: train the cores by `SharedAdam`.
-        means: the head that the bases' gradient goes through points to the means of the classes.
+        settings: of `RunConfig`, where they differ from the defaults.
+        shared: train the cores by `SharedMomentAdam`.
+        means: the gradient for the bases goes through a head that points to the means of the classes.
         kept: training starts from that head.
     """
 
@@ -61,8 +61,8 @@ class Variant:
     means: bool = False
     kept: bool = False
 
-    def made(self) -> Method:
-        """The method, changed."""
+    def changed_method(self) -> Method:
+        """The method with this optimizer, head and start."""
         method = METHODS[self.method]
         if self.method == "deep-lora":
             method = replace(DEEP_LORA, optimizer=self._optimizer)
@@ -76,7 +76,7 @@ class Variant:
         )
         if not self.shared:
             return AdamW(groups, eps=1e-6)
-        return SharedAdam([{**group, "shared": group["name"] == "cores"} for group in groups], eps=1e-6)
+        return SharedMomentAdam([{**group, "shared": group["name"] == "cores"} for group in groups], eps=1e-6)
 
     def _callbacks(self, settings: Decided[Any], model: Any) -> Sequence[TrainerCallback]:
         generator = torch.Generator().manual_seed(settings.seed)
@@ -84,7 +84,10 @@ class Variant:
 
 
 def _see_means(data: InitializationData) -> None:
-    """Keep, beside the model, a head from the mean of all rows to those of the classes, its logits of size 1."""
+    """Keep, beside the model, a head that points from the mean of all rows to the means of the classes.
+
+    Its logits have a standard deviation of 1.
+    """
     model: Any = data.model
     model.means = None
     if model.head is None:
@@ -134,7 +137,7 @@ VARIANTS = {
     **{f"LoRA, lr {lr:g}": lora(lr, **SLOW) for lr in (3e-4, 1e-3, 3e-3)},
     "LoRA, lr 0.001, from class means": replace(lora(1e-3, **SLOW), kept=True),
     "head alone": Variant("head", {"lr": 1e-2}),
-    # The default so far, and one thing changed at a time.
+    # The default before the search, and one thing changed at a time.
     "mean gradient, width 8, fast head": deep(8, 1e-2, **FAST),
     "mean gradient, width 8, fast head, lr 0.03": deep(8, 3e-2, **FAST),
     "mean gradient, width 8, fast head, gamma 0.03": deep(8, 1e-2, basis_lr_ratio=0.03, **FAST),

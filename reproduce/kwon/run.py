@@ -4,10 +4,10 @@
     python -m reproduce.kwon.run --only digits,minilm   # part by part
     python -m reproduce.kwon.run --only sensing --paper # the paper's size: 1.3 GB of measurements
 
-A compressed deep linear network, with the spectral start, in the place of a wide one: recovering matrices, and as a
+A compressed deep linear network with the spectral start takes the place of a wide one, in recovering matrices and as a
 hidden layer. Every seed of a part is a cell of result.json with all forms in it, so they are paired; cells that are
-there are left. Rates are chosen for each form among as many tries: for completion and sensing on two seeds that are
-not counted, for the nets on a fifth of the training rows; factorization has one rate, as the theorem. Seconds are the
+there stay. Each form's rate is chosen among equally many: for completion and sensing on two seeds that do not count
+otherwise, for the nets on a fifth of the training rows; factorization has one rate, as the theorem has. Seconds are the
 processor's. Part minilm needs the two packages of `corefold demo`.
 """
 
@@ -18,21 +18,23 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from reproduce.common import Cell, Result
-from reproduce.kwon.features import digits, films
-from reproduce.kwon.layers import Data, Training, compare
-from reproduce.kwon.recover import (
+from benchmarks.shared.results import Cell
+from reproduce.arguments import add_parts, experiment_parser
+from reproduce.experiment import Experiment
+from reproduce.kwon.claims import claims, figure
+from reproduce.kwon.datasets import digits, films
+from reproduce.kwon.hidden_layer import Split, TrainingPlan, compare
+from reproduce.kwon.recovery import (
     FORMS,
-    Problem,
-    Until,
+    RecoveryProblem,
     completion,
     factorization,
-    quickest,
+    fastest_rate,
     run,
     sensing,
     thinned,
 )
-from reproduce.kwon.shown import claims, figure
+from reproduce.stopping import StoppingRule
 
 HERE = Path(__file__).parent
 QUESTION = (
@@ -40,114 +42,107 @@ QUESTION = (
 )
 PARTS = ("factorization", "completion", "sensing", "digits", "minilm")
 SIDE, EVERY = 100, 10
-FIXED = 0.2  # factorization: the theorem is of one rate
-RATES, TUNED_ON = (0.05, 0.1, 0.2, 0.4, 0.8), 2
+FIXED_RATE = 0.2  # of factorization: the theorem has one rate for all forms
+RATES, TUNING_SEEDS = (0.05, 0.1, 0.2, 0.4, 0.8), 2
 RANK, SHARE = {"factorization": 10, "completion": 5}, 0.3
-SENSED = {False: (30, 2, 600), True: (200, 5, 4000)}  # side, rank, measurements
+SENSED = {False: (30, 2, 600), True: (200, 5, 4000)}  # side, rank, measurements; by --paper
 ERROR, STEPS = {"factorization": 1e-4, "completion": 1e-2, "sensing": 1e-2}, 8000
-DIGITS = Training(hidden=256, width=20, steps=300, rows=128, rates=(3e-4, 1e-3, 3e-3, 1e-2, 3e-2))
-MINILM = Training(hidden=None, width=4, steps=150, rows=64, rates=(3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2))
+DIGITS = TrainingPlan(hidden=256, width=20, steps=300, rows=128, rates=(3e-4, 1e-3, 3e-3, 1e-2, 3e-2))
+MINILM = TrainingPlan(hidden=None, width=4, steps=150, rows=64, rates=(3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2))
 Work = Callable[[], Cell]
 
 
 def main() -> None:
-    given = arguments()
-    result = Result(given.out / "result.json", QUESTION)
-    # What torch does on its first matrices and gradients is not timed.
+    options = arguments()
+    experiment = Experiment(options.out, QUESTION)
+    # The first matrices and gradients of a process are slow, so they are computed before anything is timed.
     for form in FORMS.values():
-        run(factorization(SIDE, 1, 0), form, 0, FIXED, Until(0.0, 50))
-    for part in given.only.split(","):
+        run(factorization(SIDE, 1, 0), form, 0, FIXED_RATE, StoppingRule(0.0, 50))
+    for part in options.only:
+        lrs = {}
         if part in ("completion", "sensing"):
-            chosen = result.run(f"{part}{_size(given)}, rates", partial(rates, part, given))
+            chosen = experiment.run(f"{part}{_size(options)}, rates", partial(rates, part, options))
             lrs = {form: chosen["forms"][form]["lr"] for form in FORMS}
-        else:
-            lrs = {}
-        for seed, work in seeds(part, given, lrs):
-            result.run(f"{part}{_size(given)}, seed={seed}", work)
-    result.claims = claims(result.cells)
-    result.write()
-    figure(result.cells, given.out / "figure.svg")
+        for seed, work in seeds(part, options, lrs):
+            experiment.run(f"{part}{_size(options)}, seed={seed}", work)
+    experiment.conclude(claims, figure)
 
 
 def arguments(line: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--only", default=",".join(PARTS), help=f"of {', '.join(PARTS)}; more with commas")
+    parser = experiment_parser(__doc__, HERE)
+    add_parts(parser, PARTS)
     parser.add_argument("--paper", action="store_true", help="sensing at the paper's size, nothing else")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=HERE, help="folder of result.json and figure.svg")
-    given = parser.parse_args(line)
-    if unknown := set(given.only.split(",")) - set(PARTS):
-        parser.error(f"--only takes {', '.join(PARTS)}; got {', '.join(sorted(unknown))}")
-    if given.paper and given.only != "sensing":
+    options = parser.parse_args(line)
+    if options.paper and options.only != ["sensing"]:
         parser.error("--paper is another size of part sensing; give --only sensing with it")
-    return given
+    return options
 
 
-def _size(given: argparse.Namespace) -> str:
-    return ", paper's size" if given.paper else ""
+def _size(options: argparse.Namespace) -> str:
+    return ", paper's size" if options.paper else ""
 
 
-def seeds(part: str, given: argparse.Namespace, lrs: dict[str, float]) -> Iterator[tuple[int, Work]]:
+def seeds(part: str, options: argparse.Namespace, lrs: dict[str, float]) -> Iterator[tuple[int, Work]]:
     """A cell a seed."""
-    for seed in range(given.seeds):
+    for seed in range(options.seeds):
         if part == "digits":
             yield seed, partial(net, digits, DIGITS, seed)
         elif part == "minilm":
             yield seed, partial(net, films, MINILM, seed)
         else:
-            yield seed, partial(recovered, part, given, seed, lrs)
+            yield seed, partial(recovered, part, options, seed, lrs)
 
 
-def problem(part: str, given: argparse.Namespace, seed: int) -> Problem:
+def planted_problem(part: str, options: argparse.Namespace, seed: int) -> RecoveryProblem:
     """The planted matrix of a seed."""
     if part == "factorization":
         return factorization(SIDE, RANK[part], seed)
     if part == "completion":
         return completion(SIDE, RANK[part], SHARE, seed)
-    return sensing(*SENSED[given.paper], seed)
+    return sensing(*SENSED[options.paper], seed)
 
 
-def rates(part: str, given: argparse.Namespace) -> Cell:
-    """Each form's rate, from the same tries on seeds beyond those counted."""
-    others = list(range(given.seeds, given.seeds + TUNED_ON))
-    problems = {seed: problem(part, given, seed) for seed in others}
-    until = Until(ERROR[part], STEPS)
-    forms = {name: quickest(problems, form, RATES, until, EVERY) for name, form in FORMS.items()}
+def rates(part: str, options: argparse.Namespace) -> Cell:
+    """Each form's rate, chosen among the same ones on seeds that do not count otherwise."""
+    others = list(range(options.seeds, options.seeds + TUNING_SEEDS))
+    problems = {seed: planted_problem(part, options, seed) for seed in others}
+    until = StoppingRule(ERROR[part], STEPS)
+    forms = {name: fastest_rate(problems, form, RATES, until, EVERY) for name, form in FORMS.items()}
     return {"tuned_on_seeds": others, "forms": forms}
 
 
-def recovered(part: str, given: argparse.Namespace, seed: int, lrs: dict[str, float]) -> Cell:
+def recovered(part: str, options: argparse.Namespace, seed: int, lrs: dict[str, float]) -> Cell:
     """All forms on one matrix."""
-    planted, until = problem(part, given, seed), Until(ERROR[part], STEPS)
+    problem, until = planted_problem(part, options, seed), StoppingRule(ERROR[part], STEPS)
     forms = {
-        name: run(planted, form, seed, lrs.get(name, FIXED), until, EVERY) for name, form in FORMS.items()
+        name: run(problem, form, seed, lrs.get(name, FIXED_RATE), until, EVERY)
+        for name, form in FORMS.items()
     }
     pairs = zip(forms["compressed"]["errors"], forms["wide"]["errors"], strict=False)
     over = [small / wide for small, wide in pairs]
     for one in forms.values():
         errors = one.pop("errors")
-        if seed == 0:  # which the figure shows
+        if seed == 0:  # the figure shows this seed only
             one["curve"] = thinned(errors, EVERY)
-    size = {"side": planted.target.shape[0], "rank": planted.rank, "target": until.error}
+    size = {"side": problem.target.shape[0], "rank": problem.rank, "target": until.error}
     return {**size, "worst_over_wide": max(over), "points": len(over), "forms": forms}
 
 
-def net(rows: Callable[[int], Data], training: Training, seed: int) -> Cell:
+def net(rows: Callable[[int], Split], plan: TrainingPlan, seed: int) -> Cell:
     """All forms of the layer on one split."""
     data = rows(seed)
-    forms = compare(data, training, seed)
+    forms = compare(data, plan, seed)
     for one in forms.values():
         accuracies = one.pop("accuracies")
         if seed == 0:
             one["curve"] = {
-                "steps": [training.every * place for place in range(len(accuracies))],
+                "steps": [plan.every * place for place in range(len(accuracies))],
                 "accuracies": accuracies,
             }
     sizes = {
-        "steps": training.steps,
-        "batch": training.rows,
+        "steps": plan.steps,
+        "batch": plan.rows,
         "rows": len(data.y),
         "test_rows": len(data.test_y),
     }

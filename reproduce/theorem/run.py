@@ -1,13 +1,12 @@
-"""Theorem 2.1 on dense matrices in float64: what it predicts beside what gradient descent does.
+"""Theorem 2.1 on dense matrices in float64: its prediction beside the path of gradient descent.
 
     python -m reproduce.theorem.run            # in the repository's root; about two minutes on one core
 
-Cells that result.json holds are left as they are, so a killed run goes on; remove the file to measure all anew.
+Cells that result.json holds stay as they are, so a killed run continues; remove the file to measure all anew.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
@@ -16,11 +15,9 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from reproduce.common import Cell, Result
-from reproduce.theorem.shown import claims, figure
 from torch import Tensor
 
-from corefold.core import wide_bases
+from benchmarks.shared.results import Cell
 from corefold.dynamics import (
     Blocks,
     Deviation,
@@ -35,6 +32,9 @@ from corefold.dynamics import (
     product,
     trace,
 )
+from reproduce.arguments import experiment_parser
+from reproduce.experiment import Experiment
+from reproduce.theorem.claims import claims, figure
 
 HERE = Path(__file__).parent
 QUESTION = "Does gradient descent on deep factorizations take the path that theorem 2.1 predicts?"
@@ -42,11 +42,11 @@ LR = 0.02
 
 
 @dataclass(frozen=True)
-class Case:
-    """A target of `rank` with singular values from 3 to 1.5, and a start of which each scale is its own.
+class TheoremSetting:
+    """A target of `rank` with singular values from 3 to 1.5, and a start whose factors differ in scale.
 
     Attributes:
-        spread: what each factor's scale is over the one before.
+        spread: each factor's scale over that of the factor before it.
         width: directions of u and v; None for the target's rank.
     """
 
@@ -61,8 +61,7 @@ class Case:
     spread: float = 1.1
     width: int | None = None
 
-    def made(self) -> tuple[list[Tensor], Tensor]:
-        """The start and the target."""
+    def start_and_target(self) -> tuple[list[Tensor], Tensor]:
         stream = torch.Generator().manual_seed(0)
         start = orthogonal_start(self.out, self.in_, self.depth, self.init_scale, stream)
         start = [self.spread**layer * factor for layer, factor in enumerate(start)]
@@ -73,60 +72,54 @@ class Case:
 
 SIDES = {"square": (60, 60), "tall": (72, 50), "wide": (50, 72)}
 GRID = {
-    f"{name}, depth {depth}, decay {decay:g}": Case(*sides, depth=depth, decay=decay)
+    f"{name}, depth {depth}, decay {decay:g}": TheoremSetting(*sides, depth=depth, decay=decay)
     for name, sides in SIDES.items()
     for depth in (2, 3, 4)
     for decay in (0.0, 0.01)
 }
 GRID |= {
-    "square, over-specified": Case(60, 60, width=10),
-    "tall, over-specified": Case(72, 50, width=10),
-    "square, rank 1": Case(60, 60, rank=1),
-    "square, rank 40 of 60: no rest": Case(60, 60, rank=40),
+    "square, over-specified": TheoremSetting(60, 60, width=10),
+    "tall, over-specified": TheoremSetting(72, 50, width=10),
+    "square, rank 1": TheoremSetting(60, 60, rank=1),
+    "square, rank 40 of 60: no rest": TheoremSetting(60, 60, rank=40),
 }
 GRADIENT = {
-    f"first gradient, init_scale {scale:g}": Case(
+    f"first gradient, init_scale {scale:g}": TheoremSetting(
         60, 60, init_scale=scale, spread=1.0, steps=steps, every=100
     )
     for scale, steps in ((0.3, 3000), (0.1, 3000), (0.03, 4000), (0.01, 8000))
 }
 SMALL = {
-    f"2r core, {name}, init_scale {scale:g}": Case(
+    f"2r core, {name}, init_scale {scale:g}": TheoremSetting(
         *SIDES[name], init_scale=scale, spread=1.0, steps=steps, every=20
     )
     for name in SIDES
     for scale, steps in ((0.1, 3000), (0.01, 6000))
 }
-ANGLES = Case(60, 60, init_scale=0.1, spread=1.0, steps=1000, every=10)
+ANGLES = TheoremSetting(60, 60, init_scale=0.1, spread=1.0, steps=1000, every=10)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, default=HERE, help="folder of result.json and figure.svg")
-    given = parser.parse_args()
-    result = Result(given.out / "result.json", QUESTION)
+    parser = experiment_parser(__doc__, HERE)
+    experiment = Experiment(parser.parse_args().out, QUESTION)
     work: dict[str, Callable[[], Cell]] = {name: partial(predicted, case) for name, case in GRID.items()}
     work |= {name: partial(from_gradient, case) for name, case in GRADIENT.items()}
     work |= {name: partial(small_core, case) for name, case in SMALL.items()}
     work["angles"] = partial(angles, ANGLES)
     for name, cell in work.items():
-        result.run(name, cell)
-    result.claims = claims(result.cells)
-    result.write()
-    figure(result.cells, given.out / "figure.svg")
+        experiment.run(name, cell)
+    experiment.conclude(claims, figure)
 
 
-def predicted(case: Case) -> Cell:
-    """The dense run beside the prediction from the target's own directions: the worst of all times looked at."""
-    start, target = case.made()
+def predicted(case: TheoremSetting) -> Cell:
+    """The dense run beside the prediction from the target's own directions: the largest deviation over time."""
+    start, target = case.start_and_target()
     return {"case": asdict(case), **_compare(case, start, target, *leading_directions(target, case.width))}
 
 
-def from_gradient(case: Case) -> Cell:
-    """The same with directions from the first gradient, in which the start's product is still."""
-    start, target = case.made()
+def from_gradient(case: TheoremSetting) -> Cell:
+    """The same with directions from the first gradient, which still contains the start's product."""
+    start, target = case.start_and_target()
     first = product(start) - target
     u, v = leading_directions(first, case.rank)
     found = _compare(case, start, target, u, v)
@@ -134,49 +127,57 @@ def from_gradient(case: Case) -> Cell:
     return {"case": asdict(case), "target_outside": turned.item(), **found}
 
 
-def _compare(case: Case, start: list[Tensor], target: Tensor, u: Tensor, v: Tensor) -> Cell:
+def _compare(case: TheoremSetting, start: list[Tensor], target: Tensor, u: Tensor, v: Tensor) -> Cell:
     blocks = invariant_blocks(start, u, v)
     runs = zip(descend(start, target, LR, case.decay), predict(blocks, target, LR, case.decay), strict=True)
-    seen, states, gaps = [], [], []
+    deviations, states, gaps = [], [], []
     for wide, state in islice(runs, 0, case.steps + 1, case.every):
-        seen.append(deviation(blocks, state, wide, target))
+        deviations.append(deviation(blocks, state, wide, target))
         states.append(state)
         gaps.append((product(wide) - blocks.expand(state.core)).norm().item())
     return {
         "core": [basis.shape[1] for basis in blocks.core],
         "rest": blocks.rest_dimension,
-        "worst": {field.name: max(getattr(one, field.name) for one in seen) for field in fields(Deviation)},
+        "worst": {
+            field.name: max(getattr(one, field.name) for one in deviations) for field in fields(Deviation)
+        },
         "relative_error_at_end": math.sqrt(2 * loss(wide, target)) / target.norm().item(),
         "steps": list(range(0, case.steps + 1, case.every)),
-        "product_deviation": [one.product for one in seen],
+        "product_deviation": [one.product for one in deviations],
         "gap": gaps,
         "gap_predicted": [state.gap(blocks.rest_dimension) for state in states],
     }
 
 
-def small_core(case: Case) -> Cell:
-    """Chains of width 2r between the bases in closed form, which a rectangular start does not keep apart.
+def small_core(case: TheoremSetting) -> Cell:
+    """Cores of width 2r in bases of closed form, which do not separate core and rest from a rectangular start.
 
-    Of the pairs (Q v, v) and (u, Q^T u) a rectangular Q keeps lengths in one only. Which of them comes first, and stays
-    as it is when the columns are made orthonormal, matters: `wide_bases` takes v's.
+    A rectangular Q keeps lengths in one of the pairs (Q v, v) and (u, Q^T u) only. The pair that comes first stays as
+    it is when the columns are made orthonormal, so the order matters; `corefold.core.wide_bases` takes the better one.
     """
-    start, target = case.made()
+    start, target = case.start_and_target()
     u, v = leading_directions(target)
     exact = invariant_blocks(start, u, v)
     whole = product(exact.isometries)
-    right, left = wide_bases(v, u, whole.mT)
+    v_pair, u_pair = (whole @ v, v), (u, whole.mT @ u)
     return {
         "case": asdict(case),
         "exact_core": [basis.shape[1] for basis in exact.core],
-        "v_first": _apart(case, start, target, exact, wide_bases(u, v, whole)),
-        "u_first": _apart(case, start, target, exact, (left, right)),
+        "v_first": _apart(case, start, target, exact, _bases(v_pair, u_pair)),
+        "u_first": _apart(case, start, target, exact, _bases(u_pair, v_pair)),
     }
 
 
+def _bases(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    left, right = (torch.linalg.qr(torch.cat(sides, 1)) for sides in zip(first, second, strict=True))
+    # The signs of QR differ between the sides; a core that starts at the identity needs the same on both.
+    return left.Q * left.R.diagonal().sign(), right.Q * right.R.diagonal().sign()
+
+
 def _apart(
-    case: Case, start: list[Tensor], target: Tensor, exact: Blocks, bases: tuple[Tensor, Tensor]
+    case: TheoremSetting, start: list[Tensor], target: Tensor, exact: Blocks, bases: tuple[Tensor, Tensor]
 ) -> dict[str, float]:
-    """What is between the wide product, less its rest, and the chain's: at worst and at the end."""
+    """The distance of the wide product, less its rest, from the product in bases: the largest and the last."""
     left, right = bases
     eye = case.init_scale * torch.eye(right.shape[1], dtype=torch.float64)
     runs = zip(
@@ -192,23 +193,23 @@ def _apart(
     return {"worst": max(off).item(), "end": off[-1].item()}
 
 
-def angles(case: Case) -> Cell:
-    """Over time: singular values of W_1, angles of its leading right singular space to the last one, and the loss."""
-    start, target = case.made()
-    taken = trace(descend(start, target, LR), target, case.steps, case.every, case.rank)
+def angles(case: TheoremSetting) -> Cell:
+    """Singular values of W_1, angles of its leading right singular space to the last one, and the loss, over time."""
+    start, target = case.start_and_target()
+    snapshots = trace(descend(start, target, LR), target, case.steps, case.every, case.rank)
     blocks = invariant_blocks(start, *leading_directions(target))
     rho = [state.rest[0] for state in islice(predict(blocks, target, LR), 0, case.steps + 1, case.every)]
-    turned = angles_to_last(taken, 0)
-    losses = [one.loss for one in taken]
-    settled = next(i for i in range(len(taken)) if turned[i:].max() < 0.05)
+    turned = angles_to_last(snapshots, 0)
+    losses = [one.loss for one in snapshots]
+    settled = next(i for i in range(len(snapshots)) if turned[i:].max() < 0.05)
     return {
         "case": asdict(case),
-        "steps": [one.step for one in taken],
-        "singular_values": [one.spectra[0][: 2 * case.rank + 2].tolist() for one in taken],
+        "steps": [one.step for one in snapshots],
+        "singular_values": [one.spectra[0][: 2 * case.rank + 2].tolist() for one in snapshots],
         "rho": rho,
         "angles": turned.tolist(),
         "loss": losses,
-        "settled_step": taken[settled].step,
+        "settled_step": snapshots[settled].step,
         "loss_when_settled": losses[settled] / losses[0],
         "loss_at_end": losses[-1] / losses[0],
     }

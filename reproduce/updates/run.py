@@ -1,9 +1,9 @@
-"""What training adds to each layer, and how the loss falls: LoRA, Deep LoRA, and the model that it compresses.
+"""The update that training adds to each layer, and the loss: LoRA, Deep LoRA, and the model that it compresses.
 
     python -m reproduce.updates.run --model MINILM --data ../shared/data [--seeds 3]
 
-Question types, 64 rows, batches of 16, 100 steps; every form gets the same rows in the same batches at one seed. Needs
-what `corefold finetune` needs, and keeps of each run only the singular values and the losses.
+Question types, 64 rows, batches of 16, 100 steps; every form gets the same rows in the same batches at one seed. Only
+the singular values and the losses of each run are kept.
 """
 
 from __future__ import annotations
@@ -12,43 +12,47 @@ import argparse
 import json
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from reproduce.common import Cell, Result
-from reproduce.updates.shown import FORMS, claims, figure
 
+from benchmarks.shared.results import Cell
 from corefold.cli.run_report import updates_of
 from corefold.finetune import RunConfig, finetune
+from reproduce.arguments import add_data, experiment_parser
+from reproduce.experiment import Experiment
+from reproduce.updates.claims import FORMS, claims, figure
 
 HERE = Path(__file__).parent
+QUESTION = (
+    "Does Deep LoRA add updates of lower rank than LoRA, and does its loss follow the full-width model's?"
+)
 
 
 def main() -> None:
-    given = _arguments()
+    options = _arguments()
     torch.set_num_threads(1)
-    result = Result(given.out / "result.json", __doc__ or "")
-    for seed in range(given.seeds):
+    experiment = Experiment(options.out, QUESTION)
+    for seed in range(options.seeds):
         for form, settings in FORMS.items():
-            result.run(f"{form}, seed={seed}", lambda s=seed, settings=settings: fitted(given, settings, s))
-    result.claims = claims(result.cells)
-    result.write()
-    figure(given.out / "figure.svg", result.cells)
+            experiment.run(f"{form}, seed={seed}", partial(trained, options, settings, seed))
+    experiment.conclude(claims, figure)
 
 
-def fitted(given: argparse.Namespace, settings: Mapping[str, Any], seed: int) -> Cell:
+def trained(options: argparse.Namespace, settings: Mapping[str, Any], seed: int) -> Cell:
     """Losses and singular values of one run."""
     config = RunConfig(
-        model=given.model,
-        train=f"{given.data}/trec/train.csv",
-        eval=f"{given.data}/trec/dev.csv",
+        model=options.model,
+        train=f"{options.data}/trec/train.csv",
+        eval=f"{options.data}/trec/dev.csv",
         text="text",
         label="label",
         task="classification",
-        samples=given.samples,
-        eval_samples=given.judged,
-        steps=given.steps,
+        samples=options.samples,
+        eval_samples=options.judged,
+        steps=options.steps,
         seed=seed,
         **settings,
     )
@@ -70,12 +74,8 @@ def fitted(given: argparse.Namespace, settings: Mapping[str, Any], seed: int) ->
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", required=True, help="all-MiniLM-L6-v2, a folder or its name on the hub")
-    parser.add_argument("--data", default="../shared/data")
-    parser.add_argument("--out", type=Path, default=HERE)
+    parser = experiment_parser(__doc__, HERE)
+    add_data(parser, "all-MiniLM-L6-v2, a folder or its name on the hub")
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--judged", type=int, default=200)
     parser.add_argument("--steps", type=int, default=100)

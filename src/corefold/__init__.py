@@ -37,25 +37,14 @@ __all__ = [
     "recipe",
 ]
 
-# PEFT brings transformers with it, and completion numba and scikit-learn. Importing them takes seconds, so each package
-# waits for the first name that needs it.
-_LAZY = {
-    "BasesCallback": "corefold.adapters",
-    "DeepLoraConfig": "corefold.adapters",
-    "DeepLoraModel": "corefold.adapters",
-    "DeepMatrixCompletion": "corefold.completion",
-    "Recipe": "corefold.adapters",
-    "export_lora": "corefold.adapters",
-    "initialize_bases": "corefold.adapters",
-    "param_groups": "corefold.adapters",
-    "recipe": "corefold.adapters",
-}
-
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
+    # PEFT brings transformers with it, and completion numba and scikit-learn. Importing them takes seconds, so each
+    # package waits for the first name that needs it.
+    if name not in __all__:
         raise AttributeError(f"module 'corefold' has no attribute {name!r}")
-    return getattr(import_module(_LAZY[name]), name)
+    package = "completion" if name == "DeepMatrixCompletion" else "adapters"
+    return getattr(import_module(f"corefold.{package}"), name)
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""A server without corefold: `test_adapter_serving.py` runs this in a process of its own.
+"""A server without corefold: `test_lora_serving.py` runs this in a process of its own.
 
 Each task takes the folder that the test has filled and returns logits by name.
 """
@@ -26,7 +26,7 @@ def logits(model: nn.Module, folder: Path, name: str, **options: object) -> Tens
 
 
 def load(folder: Path) -> dict[str, Tensor]:
-    """Each way in: onto a base model, and by the name of the base that the adapter itself gives."""
+    """Each way to load: onto a base model, and by the base's name in the adapter's configuration."""
     path = (folder / "minilm" / "base.txt").read_text()
     minilm = AutoModelForSequenceClassification.from_pretrained(path, num_labels=3)
     models = {"minilm": PeftModel.from_pretrained(minilm, folder / "minilm" / "adapter")}
@@ -78,7 +78,7 @@ def main(folder: Path) -> None:
     for task in (load, mix, swap):
         try:
             found = task(folder)
-        except Exception:  # a test of its own reports it
+        except Exception:  # The test of this task reports it.
             traceback.print_exc()
         else:
             save_file(

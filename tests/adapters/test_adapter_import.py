@@ -151,7 +151,7 @@ def test_enum_member_on_an_enum_of_our_own():
 
 def test_registering_twice_changes_nothing():
     before = dict(PEFT_TYPE_TO_CONFIG_MAPPING), dict(PEFT_TYPE_TO_TUNER_MAPPING), [*PeftType]
-    register()
+    register("deeplora", DeepLoraConfig, DeepLoraModel)
     assert (dict(PEFT_TYPE_TO_CONFIG_MAPPING), dict(PEFT_TYPE_TO_TUNER_MAPPING), [*PeftType]) == before
     assert PEFT_TYPE_TO_CONFIG_MAPPING[PeftType.DEEPLORA] is DeepLoraConfig
     assert PEFT_TYPE_TO_TUNER_MAPPING[PeftType.DEEPLORA] is DeepLoraModel
@@ -161,16 +161,16 @@ def test_peft_has_no_public_way_in_yet(peft_first):
     """The day this fails, its message says what to do."""
     ways, answer = peft_first["ways"], peft_first["new method"]
     assert not peft_first["taken"], (
-        "PEFT now ships a method DEEPLORA, and registry.register() leaves the name to it. If it is this method, let "
-        "corefold.DeepLoraConfig be PEFT's own and drop registry.py. If it is another, give ours another name (NAME in "
-        "registry.py, prefix in model.py) and say in CHANGELOG.md that adapters saved so far load with older PEFT only."
+        "PEFT now ships a method DEEPLORA, and register() leaves the name to it. If it is this method, let "
+        "corefold.DeepLoraConfig be PEFT's own. If it is another, give ours another name (in adapters/__init__.py, and as "
+        "prefix in deep_lora/model.py) and say in CHANGELOG.md that adapters saved so far load with older PEFT only."
     )
     assert ways == ["register_peft_method"], (
-        f"PEFT has new functions: {ways}. If one lets a package add a method, call it in registry.register() and keep "
+        f"PEFT has new functions: {ways}. If one lets a package add a method, call it in host/registry.py and keep "
         "enum_member() only for the versions without it."
     )
     assert answer.startswith("Unknown PEFT type NEWMETHOD"), (
-        f"register_peft_method() now says {answer!r} to a name outside PeftType. If it is accepted, registry.register() "
+        f"register_peft_method() now says {answer!r} to a name outside PeftType. If it is accepted, host/registry.py "
         "needs enum_member() only for older versions: call register_peft_method() alone from this version on."
     )
 
@@ -179,7 +179,7 @@ def test_a_deeplora_of_pefts_own_is_left_alone(monkeypatch):
     tables, members = (PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING), [*PeftType]
     for table in tables:
         monkeypatch.setitem(table, PeftType.DEEPLORA, "theirs")
-    register()
+    register("deeplora", DeepLoraConfig, DeepLoraModel)
     assert [table[PeftType.DEEPLORA] for table in tables] == ["theirs", "theirs"]
     assert [*PeftType] == members
 

@@ -12,9 +12,10 @@ import torch
 from peft import PeftConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from toy_method import DiagonalConfig
 from transformers.pytorch_utils import Conv1D
 
+from adapters.toy_method import DiagonalConfig
+from adapters.toy_shared_method import SharedConfig
 from corefold import DeepLoraConfig, export_lora
 from corefold.adapters.host import AdapterConfig, AdapterLayer
 from laws import same_matrix
@@ -23,13 +24,16 @@ METHODS: dict[str, Callable[..., AdapterConfig]] = {
     "deep core": lambda **settings: DeepLoraConfig(r=3, width=None, depth=3, init_scale=0.3, **settings),
     "pair core": lambda **settings: DeepLoraConfig(r=2, width=5, **settings),
     "toy diagonal": lambda **settings: DiagonalConfig(r=8, **settings),
+    "toy with shared parameters": lambda **settings: SharedConfig(r=3, **settings),
 }
-FULL_RANK = ("toy diagonal",)  # methods whose updates no plain LoRA holds
+FULL_RANK = ("toy diagonal",)
+"""Methods whose updates no plain LoRA can hold."""
+
 KINDS = ("linear", "transposed", "table", "convolution")
 
 
 class Tower(nn.Module):
-    """A layer of each kind, none of them square, behind one another."""
+    """One layer of each kind in a row, none of them square."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -120,7 +124,8 @@ def test_gradients_are_those_of_the_dense_map(method):
     assert trained
 
     def run(*values: Tensor) -> Tensor:
-        return torch.func.functional_call(model, dict(zip(trained, values, strict=True)), (IDS,))
+        words = IDS.clamp(min=1)  # PyTorch hides the gradient of padding.
+        return torch.func.functional_call(model, dict(zip(trained, values, strict=True)), (words,))
 
     assert torch.autograd.gradcheck(run, tuple(trained.values()))
 
@@ -173,14 +178,16 @@ def test_merging_is_exact_and_unmerging_restores_every_bit(method, dtype):
     assert torch.equal(model(IDS), expected)
 
 
-def test_a_broken_update_is_not_merged(method):
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_broken_update_is_not_merged(method, value):
     model = adapted(method)
     layer = layers(model)["base_model.model.linear"]
     with torch.no_grad():
-        layer.tensors("default")[0].fill_(torch.nan)
+        layer.tensors("default")[0].view(-1)[0] = value
     before = layer.get_base_layer().weight.clone()
     with pytest.raises(ValueError, match="NaNs detected in the merged weights"):
         layer.merge(safe_merge=True)
+    assert not layer.merged
     assert torch.equal(layer.get_base_layer().weight, before)
 
 
@@ -251,7 +258,7 @@ def test_only_the_active_adapter_trains(method):
 
 @pytest.mark.filterwarnings(
     "ignore:fan_in_fan_out is set to:UserWarning"
-)  # PEFT's LoRA says so of mixed layers.
+)  # PEFT's LoRA warns so of mixed layers.
 def test_export_is_within_its_error_bound_or_refused(method, tmp_path):
     model = adapted(method)
     if method in FULL_RANK:

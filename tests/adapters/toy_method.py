@@ -1,4 +1,4 @@
-"""A method in sixty lines, a trained diagonal: what `adapters/host` asks of a method, and nothing else."""
+"""A method in sixty lines, a trained diagonal, with nothing but the parts that `adapters/host` asks for."""
 
 from dataclasses import dataclass
 from typing import ClassVar

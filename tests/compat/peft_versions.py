@@ -21,8 +21,8 @@ ROOT = Path(__file__).parents[2]
 TESTS = [
     "tests/adapters/test_laws.py",
     "tests/adapters/test_adapter_import.py",
-    "tests/adapters/test_adapter_saving.py",
-    "tests/adapters/test_adapter_trainers.py",
+    "tests/adapters/host/test_saving.py",
+    "tests/adapters/deep_lora/test_callback.py",
     "tests/test_registration.py",
 ]
 

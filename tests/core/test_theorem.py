@@ -1,4 +1,4 @@
-"""The theorem that corefold stands on: a small chain follows wide deep factorization exactly.
+"""The theorem that corefold stands on: a small deep core follows wide deep factorization exactly.
 
 Yaras, Wang, Balzano, Qu 2024 (arXiv 2406.04112), theorem 2.1, with factors of rank 2r as in its proof.
 """
@@ -41,13 +41,13 @@ def _descend_wide(factors: list[Tensor], target: Tensor, decay: float) -> list[T
     return moved
 
 
-def _descend_chain(chain: DeepCore, target: Tensor, decay: float) -> DeepCore:
-    """The same step on the core alone, by autograd through the chain."""
-    factors = chain.factors.detach().requires_grad_()
-    trained = DeepCore(chain.left, factors, chain.right)
+def _descend_core(core: DeepCore, target: Tensor, decay: float) -> DeepCore:
+    """The same step on the core alone, by autograd through the update."""
+    factors = core.factors.detach().requires_grad_()
+    trained = DeepCore(core.left, factors, core.right)
     loss = 0.5 * (trained.dense() - target).square().sum()
     (gradient,) = torch.autograd.grad(loss, factors)
-    return DeepCore(chain.left, ((1 - ETA * decay) * factors - ETA * gradient).detach(), chain.right)
+    return DeepCore(core.left, ((1 - ETA * decay) * factors - ETA * gradient).detach(), core.right)
 
 
 def _descend_rest(rho: list[float], decay: float) -> list[float]:
@@ -69,7 +69,7 @@ def _start(depth: int) -> tuple[list[float], list[Tensor], Tensor]:
     )
 
 
-def _small_chain(left: Tensor, right: Tensor, scales: list[float]) -> DeepCore:
+def _small_core(left: Tensor, right: Tensor, scales: list[float]) -> DeepCore:
     eye = torch.eye(left.shape[1], dtype=torch.float64)
     return DeepCore(left, torch.stack([scale * eye for scale in scales]), right)
 
@@ -81,34 +81,34 @@ def _complement(basis: Tensor) -> Tensor:
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 @pytest.mark.parametrize("depth", [2, 3, 4])
 @pytest.mark.parametrize("r", [2, 3])
-def test_the_wide_path_is_the_chain_s_path_and_a_decaying_rest(r, depth, decay):
+def test_the_wide_path_is_the_core_s_path_and_a_decaying_rest(r, depth, decay):
     target = matrix_with_spectrum(D, D, SPECTRA[r])
     u, _, vh = torch.linalg.svd(target)
     scales, wide, q = _start(depth)
     left, right = wide_bases(u[:, :r], vh[:r].mT, q)
     rest_right = _complement(right)
-    rest = (q @ rest_right) @ rest_right.mT  # orthonormal on its d - 2r dimensions
+    rest = (q @ rest_right) @ rest_right.mT  # It is orthonormal on its d - 2r dimensions.
     frames = [torch.cat([right, rest_right], 1)]  # V_1, then U_l = V_{l+1}, fixed by the start
     for factor, scale in zip(wide, scales, strict=True):
         frames.append(factor @ frames[-1] / scale)
 
-    chain, rho = _small_chain(left, right, scales), scales
+    core, rho = _small_core(left, right, scales), scales
     for step in range(1, STEPS + 1):
-        wide, chain = _descend_wide(wide, target, decay), _descend_chain(chain, target, decay)
+        wide, core = _descend_wide(wide, target, decay), _descend_core(core, target, decay)
         rho = _descend_rest(rho, decay)
         if step % CHECK_EVERY:
             continue
-        gap = _product(wide) - chain.dense()
-        same_matrix(_product(wide), chain.dense() + math.prod(rho) * rest, 1e-10)
+        gap = _product(wide) - core.dense()
+        same_matrix(_product(wide), core.dense() + math.prod(rho) * rest, 1e-10)
         assert gap.norm().item() == pytest.approx(math.sqrt(D - 2 * r) * math.prod(rho), abs=1e-10)
         for layer, factor in enumerate(wide):
             block = torch.block_diag(
-                chain.factors[layer], rho[layer] * torch.eye(D - 2 * r, dtype=torch.float64)
+                core.factors[layer], rho[layer] * torch.eye(D - 2 * r, dtype=torch.float64)
             )
             same_matrix(frames[layer + 1].mT @ factor @ frames[layer], block, 1e-10)
 
     # The path is a real one: it went from far off to the target, up to what decay holds back and the rest.
-    far, near = (target - _product(_start(depth)[1])).norm(), (target - chain.dense()).norm()
+    far, near = (target - _product(_start(depth)[1])).norm(), (target - core.dense()).norm()
     assert near < (0.05 if decay == 0 else 0.3) * far
 
 
@@ -121,12 +121,12 @@ def test_bases_from_a_gradient_follow_a_wide_path_too(depth):
     scales, wide, q = _start(depth)
     fitted = left @ right.mT + _complement(left) @ _complement(right).mT
     wide[-1] = scales[-1] * fitted @ q.mT @ (wide[-1] / scales[-1])
-    chain, rho = _small_chain(left, right, scales), scales
+    core, rho = _small_core(left, right, scales), scales
     for _ in range(STEPS):
-        wide, chain = _descend_wide(wide, target, 0.0), _descend_chain(chain, target, 0.0)
+        wide, core = _descend_wide(wide, target, 0.0), _descend_core(core, target, 0.0)
         rho = _descend_rest(rho, 0.0)
     rest = _complement(left) @ _complement(right).mT
-    same_matrix(_product(wide), chain.dense() + math.prod(rho) * rest, 1e-10)
+    same_matrix(_product(wide), core.dense() + math.prod(rho) * rest, 1e-10)
 
 
 @pytest.mark.parametrize("spoil", ["left", "right", "pairing"])
@@ -142,10 +142,10 @@ def test_other_bases_leave_the_wide_path(spoil):
         right = frame(D, 2 * r, 50)
     else:
         left = left @ torch.linalg.qr(gaussian(2 * r, 2 * r, seed=50)).Q
-    chain, rho, worst = _small_chain(left, right, scales), scales, 0.0
+    core, rho, worst = _small_core(left, right, scales), scales, 0.0
     for _ in range(STEPS):
-        wide, chain = _descend_wide(wide, target, 0.0), _descend_chain(chain, target, 0.0)
+        wide, core = _descend_wide(wide, target, 0.0), _descend_core(core, target, 0.0)
         rho = _descend_rest(rho, 0.0)
-        gap = (_product(wide) - chain.dense()).norm().item()
+        gap = (_product(wide) - core.dense()).norm().item()
         worst = max(worst, abs(gap - math.sqrt(D - 2 * r) * math.prod(rho)))
     assert worst > 0.1

@@ -1,4 +1,4 @@
-"""The folder of a run: free or refused, checked before use, and the checkpoint from which a run continues."""
+"""The folder of a run: checked before use, and the checkpoint from which a run continues."""
 
 from __future__ import annotations
 
@@ -11,24 +11,11 @@ from corefold.finetune import InputError
 from corefold.finetune.folder import (
     check_adapter,
     check_apart,
-    check_free,
     last_checkpoint,
     read_json,
     stored_or_computed,
-    write_json,
 )
-
-
-def test_a_folder_is_free_if_nothing_would_be_lost(tmp_path):
-    check_free(tmp_path / "new", overwrite=False)
-    assert not (tmp_path / "new").exists()
-    check_free(tmp_path, overwrite=False)
-    (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(InputError, match="not empty"):
-        check_free(tmp_path, overwrite=False)
-    check_free(tmp_path, overwrite=True)
-    with pytest.raises(InputError, match="is a file"):
-        check_free(tmp_path / "mine.txt", overwrite=True)
+from corefold.tables.atomic import write_json
 
 
 def test_a_run_is_not_written_over_itself(tmp_path):

@@ -1,7 +1,7 @@
 """An update's two small projections in one launch: on few tokens a GPU waits for launches, not for arithmetic.
 
-Nobody has measured it on a GPU yet; `benchmarks/step.py --device cuda` does. Import this module only where tensors lie
-on a GPU, because it imports Triton wherever that is installed.
+Nobody has measured it on a GPU yet; `python -m benchmarks.steps.step --device cuda` does. Import this module only where
+tensors lie on a GPU, because it imports Triton wherever that is installed.
 """
 
 from __future__ import annotations
