@@ -49,13 +49,3 @@ def compare(grid: dict[str, object], *flags: object, **changed: object) -> Outco
 def records(grid: dict[str, object]) -> list[dict]:
     lines = (Path(str(grid["-o"])) / "cells.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
-
-
-def refused(outcome: Outcome, *words: str) -> None:
-    """The command said in one line, which holds these words, why it stopped."""
-    assert outcome.code == 2, outcome
-    assert "Traceback" not in outcome.err + outcome.out
-    lines = [line for line in outcome.err.splitlines() if "error:" in line]
-    assert len(lines) == 1, outcome.err
-    for word in words:
-        assert word in lines[0], lines[0]

@@ -12,8 +12,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from command import corefold, start, write_csv
-from grids import compare, records, refused
+from command import corefold, refused, start, write_csv
+from grids import compare, records
 
 ALL = "lora,deep-lora,lora-ga,lora-one,eva,pissa,adalora,dora,vera,full,head"
 

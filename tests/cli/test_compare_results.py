@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from command import write_csv
-from grids import compare, records, refused
+from command import refused, write_csv
+from grids import compare, records
 
 
 def test_tuning_chooses_by_held_out_rows_and_tells_every_try(grid, monkeypatch):
