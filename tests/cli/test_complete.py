@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from command import Outcome, corefold, refused
+from command import Outcome, corefold
 
 LABELS = ["--row", "user", "--col", "item", "--value", "rating"]
 X = np.random.default_rng(0).normal(size=(60, 2)) @ np.random.default_rng(1).normal(size=(2, 40)) + 3
@@ -24,6 +24,14 @@ def entries(tmp_path: Path) -> Path:
     table = pd.DataFrame({"user": [f"u{i:02}" for i in row], "item": column + 100, "rating": X[SEEN]})
     table.sample(frac=1, random_state=0).to_csv(tmp_path / "entries.csv", index=False)
     return tmp_path / "entries.csv"
+
+
+def refused(outcome: Outcome, *words: str) -> None:
+    assert outcome.code == 2, outcome
+    assert "Traceback" not in outcome.err + outcome.out
+    assert outcome.err.count("\n") == 1, outcome.err
+    for word in words:
+        assert word in outcome.err, outcome.err
 
 
 def done(*arguments: object) -> Outcome:
