@@ -35,14 +35,6 @@ collect_ignore_glob = ["*conftest.py"]
 
 # Files of half a minute or more, by --durations.
 LONGEST = [
-<<<<<<< HEAD
-    "test_commands.py",
-    "test_compile.py",
-    "test_initialize.py",
-    "test_initialize_memory.py",
-    "test_sft_example.py",
-    "test_estimator_battery.py",
-=======
     "cli/test_commands.py",
     "adapters/host/test_compile.py",
     "core/updates/test_linear.py",
@@ -51,7 +43,6 @@ LONGEST = [
     "examples/test_sft_example.py",
     "completion/test_estimator_battery.py",
     "reproduce/test_trained_models.py",
->>>>>>> infra
 ]
 
 

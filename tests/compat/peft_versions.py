@@ -23,10 +23,7 @@ TESTS = [
     "tests/adapters/test_adapter_import.py",
     "tests/adapters/host/test_saving.py",
     "tests/adapters/deep_lora/test_callback.py",
-<<<<<<< HEAD
-=======
     "tests/adapters/deep_lora/test_callback_trl.py",
->>>>>>> infra
     "tests/test_registration.py",
 ]
 # PEFT 0.20 says so of every model without a folder, when it saves an adapter.
