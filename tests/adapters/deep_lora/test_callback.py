@@ -14,6 +14,10 @@ import corefold
 from adapters.deep_lora.trainers import CHECKPOINTING, CONFIG, llama, losses, settings
 from models import adapter_state, batches, layers, same_tensors, tiny_llama, wrap
 
+pytestmark = pytest.mark.filterwarnings(  # transformers below 5 knows only the old name.
+    "ignore:`gradient_checkpointing.*` is deprecated:FutureWarning"
+)
+
 
 def rows(count):
     examples = [batches("tiny", 1, 1, 8, seed)[0] for seed in range(count)]
