@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from corefold.adapters.host.layer import AdapterLayer
-from corefold.core import Update
+from corefold.core import Update, switched
 
 
 class EmbeddingKind(AdapterLayer):
@@ -23,6 +23,9 @@ class EmbeddingKind(AdapterLayer):
 
     def project(self, x: Tensor, right: Tensor) -> Tensor:
         return self.mapped(x, right)
+
+    def coordinates(self, x: Tensor, right: Tensor, scale: float | Tensor) -> Tensor:
+        return switched(self.project(x, right), scale)  # The rows looked up are few, and ids have no gradient.
 
     def mapped(self, x: Tensor, weight: Tensor) -> Tensor:
         table: Any = self.get_base_layer()
