@@ -11,8 +11,10 @@ from torch.optim import AdamW
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 import corefold
-from adapters.deep_lora.trainers import CHECKPOINTING, CONFIG, llama, losses, settings
+from adapters.deep_lora.trainers import CHECKPOINTING, CONFIG, llama, losses, settings, with_old_names
 from models import adapter_state, batches, layers, same_tensors, tiny_llama, wrap
+
+pytestmark = with_old_names
 
 
 def rows(count):

@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parents[2]))
+    tests = Path(__file__).parents[2]
+    sys.path[:0] = [str(tests), str(tests.parent)]  # pytest finds benchmarks there as well.
     sys.path.append(os.environ["SOURCE"])  # corefold need not be installed.
 
 from torch._dynamo.testing import CompileCounterWithBackend
