@@ -19,6 +19,7 @@ from trl import SFTConfig, SFTTrainer
 
 import corefold
 
+BATCH_SIZE = 4
 CAPITALS = (
     "France Paris, Italy Rome, Japan Tokyo, Egypt Cairo, Peru Lima, Kenya Nairobi, Cuba Havana, Greece Athens, "
     "Spain Madrid, Poland Warsaw, Chile Santiago, Austria Vienna, Ireland Dublin, Portugal Lisbon, Iran Tehran, "
@@ -54,7 +55,7 @@ def answer(model: Any, tokenizer: Any, country: str) -> str:
 
 
 def main(
-    model_name: str | None = None, out: str = "out-sft", steps: int = 30, num_batches: int = 4
+    model_name: str | None = None, out: str = "out-sft", steps: int = 30, num_batches: int | None = None
 ) -> PeftModel:
     if model_name is None:
         model, tokenizer = packaged()
@@ -64,13 +65,16 @@ def main(
     rows = [row.split() for row in CAPITALS.split(", ")]
     print("before:", answer(model, tokenizer, "Norway"))
 
+    recipe = corefold.recipe(rows=len(rows), batch_size=BATCH_SIZE, head="language-model", steps=steps)
     trainer = SFTTrainer(
         model,
         SFTConfig(
             f"{out}/checkpoints",
-            max_steps=steps,
-            per_device_train_batch_size=4,
-            learning_rate=6e-3,  # 0.025 / (r * epochs) ** 0.5
+            max_steps=recipe.steps,
+            per_device_train_batch_size=BATCH_SIZE,
+            learning_rate=recipe.lr,
+            weight_decay=recipe.weight_decay,
+            adam_epsilon=recipe.eps,
             max_grad_norm=0,
             logging_steps=10,
             save_strategy="no",
@@ -85,8 +89,8 @@ def main(
             ]
         ),
         processing_class=tokenizer,
-        peft_config=corefold.DeepLoraConfig(target_modules="all-linear"),
-        callbacks=[corefold.BasesCallback(num_batches=num_batches)],
+        peft_config=corefold.DeepLoraConfig(**recipe.config, target_modules="all-linear"),
+        callbacks=[corefold.BasesCallback(num_batches or recipe.num_batches)],
     )
     trainer.train()
 

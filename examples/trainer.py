@@ -21,28 +21,30 @@ from transformers import (
 
 import corefold
 
+ROWS, BATCH_SIZE = 64, 16
+
 
 def main(model_name: str, table: str, out: str, steps: int = 40) -> PeftModel:
     tokenizer = AutoTokenizer.from_pretrained(model_name)
-    rows = pd.read_csv(table).sample(64, random_state=0)
+    rows = pd.read_csv(table).sample(ROWS, random_state=0)
     data = [
         {**tokenizer(text, truncation=True, max_length=64), "labels": label}
         for text, label in zip(rows["text"], rows["label"], strict=True)
     ]
     torch.manual_seed(0)
     base = AutoModelForSequenceClassification.from_pretrained(model_name, num_labels=2)
-    model = get_peft_model(base, corefold.DeepLoraConfig(target_modules="all-linear", task_type="SEQ_CLS"))
+    recipe = corefold.recipe(rows=ROWS, batch_size=BATCH_SIZE, steps=steps)
+    config = corefold.DeepLoraConfig(**recipe.config, target_modules="all-linear", task_type="SEQ_CLS")
+    model = get_peft_model(base, config)
     model.print_trainable_parameters()
 
-    lr = 1e-2  # 0.05 / (r * epochs) ** 0.5
-    groups = corefold.param_groups(model, lr, weight_decay=3, other_lr=1e-3)
-    optimizer = torch.optim.AdamW(groups, eps=1e-6)
+    optimizer = torch.optim.AdamW(corefold.param_groups(model, **recipe.rates), eps=recipe.eps)
     trainer = Trainer(
         model,
         TrainingArguments(
             f"{out}/checkpoints",
-            max_steps=steps,
-            per_device_train_batch_size=16,
+            max_steps=recipe.steps,
+            per_device_train_batch_size=BATCH_SIZE,
             max_grad_norm=0,
             logging_steps=10,
             save_strategy="no",
@@ -52,7 +54,7 @@ def main(model_name: str, table: str, out: str, steps: int = 40) -> PeftModel:
         ),
         train_dataset=data,
         data_collator=DataCollatorWithPadding(tokenizer),
-        callbacks=[corefold.BasesCallback(num_batches=4)],
+        callbacks=[corefold.BasesCallback(recipe.num_batches)],
         optimizers=(optimizer, None),
     )
     trainer.train()

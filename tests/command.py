@@ -50,6 +50,16 @@ def corefold(*arguments: object) -> Outcome:
     return Outcome(code, captured.out, captured.err)
 
 
+def refused(outcome: Outcome, *words: str) -> None:
+    """The command said in one line, which holds these words, why it stopped."""
+    assert outcome.code == 2, outcome
+    assert "Traceback" not in outcome.err + outcome.out
+    lines = [line for line in outcome.err.splitlines() if "error:" in line]
+    assert len(lines) == 1, outcome.err
+    for word in words:
+        assert word in lines[0], lines[0]
+
+
 class Captured:
     """Everything printed, through rich's consoles too."""
 

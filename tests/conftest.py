@@ -12,9 +12,8 @@ import pytest
 # processes that tests start inherit them. numba keeps two threads, which its parallel loops need to be tested at all.
 os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
 os.environ["NUMBA_NUM_THREADS"] = "2"
-os.environ["OMP_WAIT_POLICY"] = (
-    "PASSIVE"  # a thread that waits sleeps, instead of taking a core from another worker
-)
+# A thread that waits sleeps, instead of taking a core from another worker.
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 # The estimator refuses wrong shapes by itself, and numba compiles its loops as they stand.
 UNCHECKED = ("estimator", "numba_kernels")
@@ -29,24 +28,28 @@ import torch  # noqa: E402
 from command import finished, reviews  # noqa: E402, F401
 from grids import grid, tiny  # noqa: E402, F401
 from models import llama, minilm, minilm_dir, mpnet_dir, smollm2_dir  # noqa: E402, F401
+from scripts import few_rows, run_main  # noqa: E402, F401
 
-collect_ignore_glob = ["*conftest.py"]  # They hold no examples, and pytest would mistake one for another.
+# They hold no examples, and pytest would take one for another.
+collect_ignore_glob = ["*conftest.py"]
 
-# Files of 40 seconds or more, by --durations.
+# Files of half a minute or more, by --durations.
 LONGEST = [
-    "test_commands.py",
-    "test_compile.py",
-    "test_initialize.py",
-    "test_initialize_memory.py",
-    "test_sft_example.py",
-    "test_estimator_battery.py",
+    "cli/test_commands.py",
+    "adapters/host/test_compile.py",
+    "core/updates/test_linear.py",
+    "adapters/deep_lora/test_initialize_memory.py",
+    "adapters/deep_lora/test_initialize.py",
+    "examples/test_sft_example.py",
+    "completion/test_estimator_battery.py",
+    "reproduce/test_trained_models.py",
 ]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start the longest files first: a worker that gets one of them last would run alone at the end."""
-    places = {name: place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+    places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""Part `intervals` of `benchmarks.completion.run`: how often do intervals contain the entries that they are given for?
+"""Part `intervals` of `benchmarks.completion.run`: how often do intervals contain their entries?
 
 Entries are judged as they would be observed: where noise is added to the seen values, it is added to these too. All
 ratings that the fold leaves out are judged, and intervals are cut to the scale as predictions are.

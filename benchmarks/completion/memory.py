@@ -65,16 +65,16 @@ def _millions(figures: Mapping[str, Any]) -> str:
 def read(entries: int, index: str) -> dict[str, Any]:
     """Memory above that of the triples while they become observed entries."""
     observed_entries(triples(*_strided(2000, "int32")))  # loads compiled loops
-    given, shape = _strided(entries, index)
+    parts, shape = _strided(entries, index)
     reset()
     before = now()
     began = time.perf_counter()
-    observed = observed_entries(triples(given, shape))
+    observed = observed_entries(triples(parts, shape))
     seconds = time.perf_counter() - began
     return {
         "observed": len(observed),
         "seconds": seconds,
-        "given_bytes": sum(part.nbytes for part in given),
+        "given_bytes": sum(part.nbytes for part in parts),
         "held_bytes": sum(part.nbytes for part in vars(observed).values() if torch.is_tensor(part)),
         "kept_bytes": now() - before,  # the same as the operating system counts it
         "above_bytes": peak() - before,

@@ -28,7 +28,7 @@ def deep(task: CompletionTask, depth: int = 3) -> Answer:
 
 
 def als(task: CompletionTask) -> Answer:
-    """Alternating least squares told the true rank, or else the best of ten."""
+    """Alternating least squares at the true rank where there is one, else at the best of ten ranks."""
     tries, best = [], None
     ranks = RANKS if task.case.rank is None else [task.case.rank]
     for rank in ranks:

@@ -75,19 +75,20 @@ class BatchedCores:
     """A model whose layers take their cores from one tensor, which is computed or, if `given`, is a parameter."""
 
     def __init__(self, trained: TrainedModel, given: bool) -> None:
-        self.trained, self.given = trained, None
+        self.trained = trained
+        self.parameter: nn.Parameter | None = None
         layers = [module for module in trained.model.modules() if isinstance(module, DeepLoraLayer)]
         self.updates = [layer.update("default") for layer in layers]
         self.places = {id(update.factors): place for place, update in enumerate(self.updates)}
         if given:
-            self.given = nn.Parameter(torch.stack([update.core().detach() for update in self.updates]))
+            self.parameter = nn.Parameter(torch.stack([update.core().detach() for update in self.updates]))
             for update in self.updates:
                 update.factors.requires_grad_(False)
             rest = [p for p in trained.model.parameters() if p.requires_grad]
-            trained.optimizer = adamw(trained.model, [self.given, *rest])
+            trained.optimizer = adamw(trained.model, [self.parameter, *rest])
 
     def step(self, batch: Any) -> None:
-        cores = (self.together() if self.given is None else self.given).unbind()
+        cores = (self.together() if self.parameter is None else self.parameter).unbind()
         with patch.object(DeepCore, "core", lambda update: cores[self.places[id(update.factors)]]):
             self.trained.step(batch)
 

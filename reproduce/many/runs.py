@@ -87,7 +87,7 @@ class Setting:
         width = self.encoder.model.config.hidden_size
         return draw_many(self.config, self.tables, self.seeds, width, self.device, fifth=fifth)
 
-    def decided(self, run: RunSettings) -> Decided[Any]:
+    def settings_of(self, run: RunSettings) -> Decided[Any]:
         """The settings of a run, its rate among them."""
         config = replace(self.config, **run.settings)
         settings = decide(config, self.tables.task, config.samples or 1, METHODS[run.method])
@@ -122,7 +122,7 @@ def _groups(names: Sequence[str], seeds: int, most: int) -> Iterator[list[str]]:
 def _cells(setting: Setting, rows: RunRows, names: Sequence[str]) -> list[Cell]:
     """All seeds of these runs, which have one method."""
     began = time.perf_counter()
-    method, settings = RUNS[names[0]].method, [setting.decided(RUNS[name]) for name in names]
+    method, settings = RUNS[names[0]].method, [setting.settings_of(RUNS[name]) for name in names]
     many, updates = rows.repeated(len(names)), initial_updates(setting, rows, method, settings)
     trains = METHODS[method].trains
     if trains:

@@ -25,12 +25,12 @@ from two_processes import in_two_processes
 
 
 @pytest.fixture
-def measured(run, monkeypatch, tmp_path):
+def measured(run_main, monkeypatch, tmp_path):
     """Runs the benchmark and returns the cells of its file."""
     monkeypatch.setattr(completion, "measured_code", lambda: {"versions": {}, "machine": {}})
 
     def measured(*line):
-        run(completion, tmp_path / "results.json", *line)
+        run_main(completion, tmp_path / "results.json", *line)
         return [*read(tmp_path / "results.json")["cells"].values()]
 
     return measured

@@ -42,11 +42,11 @@ def test_the_floor_goes_back_to_the_first_adapted_layer_and_trains_the_head_alon
 
 
 @pytest.mark.filterwarnings("ignore")  # about the peers'
-def test_step_scaling_and_figures_run(run, monkeypatch, tmp_path, capsys):
+def test_step_scaling_and_figures_run(run_main, monkeypatch, tmp_path, capsys):
     out = tmp_path / "steps" / "step.json"
-    few = ("--models", "llama-tiny", "--rounds", 2, "--budget", 0)
-    run(step, out, *few, "--shapes", "2x8")
-    run(step, out, *few, "--shapes", "1x16", "--methods", "deep_frozen")
+    small = ("--models", "llama-tiny", "--rounds", 2, "--budget", 0)
+    run_main(step, out, *small, "--shapes", "2x8")
+    run_main(step, out, *small, "--shapes", "1x16", "--methods", "deep_frozen")
     first, second = read(out)["cells"].values()
     assert len(first["methods"]) == 13
     assert first["methods"]["dora"]["seconds"][1] is None
@@ -55,9 +55,9 @@ def test_step_scaling_and_figures_run(run, monkeypatch, tmp_path, capsys):
     assert first["methods"]["deep_frozen"]["trained"] == first["adapted_layers"] * 3 * 8 * 8
     assert set(first["targets"]) == set(step.TARGETS)
     capsys.readouterr()
-    run(step, out, *few, "--shapes", "2x8,1x16")
+    run_main(step, out, *small, "--shapes", "2x8,1x16")
     assert not capsys.readouterr().out, "cells that are there are measured again"
-    run(step, out, *few, "--only", "llama-tiny:2x8", "--methods", "deep_frozen")
+    run_main(step, out, *small, "--only", "llama-tiny:2x8", "--methods", "deep_frozen")
     cells = read(out)["cells"].values()
     again, other = cells
     assert set(again["methods"]) == {"floor", "lora", "deep_frozen"}
@@ -65,7 +65,7 @@ def test_step_scaling_and_figures_run(run, monkeypatch, tmp_path, capsys):
 
     monkeypatch.setattr(scaling, "FIXED", {"width": 2, "tokens": 32, "hidden": 24})
     monkeypatch.setattr(scaling, "SWEEPS", {"tokens": (8,)})
-    run(scaling, out.with_name("scaling.json"), "--rounds", 2, "--budget", 0)
+    run_main(scaling, out.with_name("scaling.json"), "--rounds", 2, "--budget", 0)
 
     readme = tmp_path / "README.md"
     text = "".join(
@@ -75,7 +75,7 @@ def test_step_scaling_and_figures_run(run, monkeypatch, tmp_path, capsys):
     readme.write_text(text)
     drawn = []
     for _ in range(2):
-        run(figures, "--results", tmp_path, "--images", tmp_path, "--readme", readme)
+        run_main(figures, "--results", tmp_path, "--images", tmp_path, "--readme", readme)
         drawn.append({path.name: path.read_bytes() for path in [*tmp_path.glob("*.svg"), readme]})
     assert drawn[0] == drawn[1]
     assert {"step.svg", "memory.svg", "scaling.svg"} < set(drawn[0])
@@ -84,9 +84,9 @@ def test_step_scaling_and_figures_run(run, monkeypatch, tmp_path, capsys):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_batched_cores_run_and_every_layer_takes_its_core_from_them(run, tmp_path):
+def test_batched_cores_run_and_every_layer_takes_its_core_from_them(run_main, tmp_path):
     out = tmp_path / "batched_cores.json"
-    run(batched_cores, out, "--models", "llama-tiny", "--shapes", "2x8", "--rounds", 2, "--budget", 0)
+    run_main(batched_cores, out, "--models", "llama-tiny", "--shapes", "2x8", "--rounds", 2, "--budget", 0)
     (cell,) = read(out)["cells"].values()
     assert all(len(seconds) == 2 for seconds in cell["seconds"].values())
     base = base_model(load("llama-tiny", "cpu"), rank=4)
@@ -96,7 +96,7 @@ def test_batched_cores_run_and_every_layer_takes_its_core_from_them(run, tmp_pat
     batch = random_batch(base.module, 2, 8, 0, "cpu")
     for way in (together, given):
         way.step(batch)
-    assert all(core.any() for core in given.given.grad), "a layer did not get its core from there"
+    assert all(core.any() for core in given.parameter.grad), "a layer did not get its core from there"
     with torch.no_grad():
         for update in together.updates:
             update.factors.normal_()

@@ -10,7 +10,7 @@ from benchmarks.shared.results import ResultFile
 CELL = {"part": "quality", "machine": {}, "versions": {}}
 
 
-def test_figures_are_made_of_the_results_alone(run, tmp_path):
+def test_figures_are_made_of_the_results_alone(run_main, tmp_path):
     runs = [{"deep": 1.0, "knn": 3.0, "biases": 5.0}, {"deep": 3.0, "knn": 1.0}, {"deep": 2.5, "knn": 2.25}]
     results = ResultFile(tmp_path / "completion" / "results.json", targets={})
     late = {"label": "myFM", "absent": "longer than 40 s with its tuning"}
@@ -24,7 +24,7 @@ def test_figures_are_made_of_the_results_alone(run, tmp_path):
     )
     drawn = []
     for _ in range(2):
-        run(figures, "--results", tmp_path, "--images", tmp_path, "--readme", readme)
+        run_main(figures, "--results", tmp_path, "--images", tmp_path, "--readme", readme)
         drawn.append((tmp_path / "completion.svg").read_text())
     assert drawn[0] == drawn[1]
     assert "gene expression" in drawn[0]

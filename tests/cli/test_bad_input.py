@@ -10,18 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from command import Outcome, corefold, write_csv
+from command import Outcome, corefold, refused, write_csv
 
 COMMANDS = ["finetune", "compare", "predict", "evaluate", "inspect", "export", "merge", "demo", "complete"]
-
-
-def refused(outcome: Outcome, *words: str) -> None:
-    assert outcome.code == 2, outcome
-    assert "Traceback" not in outcome.err + outcome.out
-    lines = [line for line in outcome.err.splitlines() if "error:" in line]
-    assert len(lines) == 1, outcome.err
-    for word in words:
-        assert word in lines[0], lines[0]
 
 
 @pytest.fixture

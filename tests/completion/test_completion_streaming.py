@@ -13,6 +13,7 @@ from laws import orthonormal_columns
 WHOLE = low_rank(150, 24, 4, condition=3.0)
 NOISY = WHOLE + 0.1 * np.random.default_rng(1).standard_normal(WHOLE.shape)
 HOLES = with_holes(NOISY, 0.6)
+NOISY_RANK_2 = low_rank(60, 40, 2) + 0.1 * np.random.default_rng(1).standard_normal((60, 40))
 # Batches in general position, after the 60 rows of the fit: many rows, fewer than columns, fewer than the rank, one.
 BATCHES = [HOLES[60:120], HOLES[120:135], HOLES[135:138], HOLES[138:139]]
 

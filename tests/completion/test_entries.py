@@ -147,7 +147,6 @@ REFUSED = {
         "mask shows entries of X that are NaN",
     ),
     "a mask of sparse": (triples(TRIPLES), {"mask": THERE}, ValueError, "a mask goes with a dense X"),
-    "a mask of entries": (observed_entries(HOLES), {"mask": THERE}, ValueError, "a mask goes with a dense X"),
     "a shape of an array": (HOLES, {"shape": (9, 6)}, ValueError, "shape goes with triples"),
 }
 
@@ -157,18 +156,6 @@ def test_bad_input_is_refused(case):
     X, options, error, says = REFUSED[case]
     with pytest.raises(error, match=says):
         DeepMatrixCompletion(1).fit(X, **options)
-
-
-@pytest.mark.parametrize("dtype", [None, "float32"])
-def test_entries_that_were_read_before_are_taken_as_they_are(dtype):
-    model = DeepMatrixCompletion(1, dtype=dtype, max_iter=15, random_state=0)
-    expected = model.fit(HOLES).transform(HOLES)
-    filled = model.fit(observed_entries(HOLES)).transform(observed_entries(HOLES))
-    np.testing.assert_array_equal(filled, expected)
-    assert filled.dtype == (dtype or "float64")
-    assert model.n_features_in_ == 6
-    with pytest.raises(ValueError, match="X has 5 features, but DeepMatrixCompletion is expecting 6"):
-        model.transform(observed_entries(HOLES[:, :5]))
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from benchmarks.shared.results import read
+from reproduce.fewshot import run as fewshot
 from reproduce.fewshot.claims import claims
 
 
-def test_few_rows_are_compared_seed_by_seed(run, few, monkeypatch, tmp_path, capsys):
+def test_few_rows_are_compared_seed_by_seed(run_main, few_rows, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("reproduce.fewshot.run.JUDGED_ROWS", 20)
     for _ in range(2):
-        run("reproduce.fewshot.run", *few, "--work", tmp_path / "work")
+        run_main(fewshot, *few_rows, "--work", tmp_path / "work")
     printed = capsys.readouterr().out
     assert printed.count("trec, deep-lora, 10 rows, seed 1:") == 1, "a cell that was there was run again"
     result = read(tmp_path / "result.json")

@@ -30,10 +30,10 @@ def small_sizes(monkeypatch):
 
 
 @pytest.mark.usefixtures("small_sizes")
-def test_kwon_s_core_recovers_matrices_and_trains_as_a_layer(run, tmp_path, capsys):
+def test_kwon_s_core_recovers_matrices_and_trains_as_a_layer(run_main, tmp_path, capsys):
     parts = "factorization,completion,sensing,digits"
     for _ in range(2):
-        run("reproduce.kwon.run", "--only", parts, "--seeds", 1, "--out", tmp_path)
+        run_main(kwon, "--only", parts, "--seeds", 1, "--out", tmp_path)
     assert capsys.readouterr().out.count("sensing, seed=0:") == 1, "a cell that was there was run again"
     result = read(tmp_path / "result.json")
     cells = result["cells"]
@@ -84,7 +84,7 @@ def test_film_rows_are_split_by_seed_and_judged_on_the_same(monkeypatch, minilm_
     assert torch.equal(torch.cat([held.x, held.test_x]), one.x)
 
 
-def test_kwon_s_other_size_is_of_sensing_alone(run, capsys):
+def test_kwon_s_other_size_is_of_sensing_alone(run_main, capsys):
     with pytest.raises(SystemExit):
-        run("reproduce.kwon.run", "--paper")
+        run_main(kwon, "--paper")
     assert "give --only sensing" in capsys.readouterr().err

@@ -21,13 +21,13 @@ STEPS = 6
 
 
 @pytest.fixture(params=["trec"])
-def setting(few, request):
+def setting(few_rows, request):
     """Two seeds of a set on the tiny encoder, in float32 and without dropout."""
-    model = AutoModel.from_pretrained(few[1], hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    model = AutoModel.from_pretrained(few_rows[1], hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     name = request.param
-    data = {"train": f"{few[3]}/{name}/train.csv", "eval": f"{few[3]}/{name}/dev.csv"}
+    data = {"train": f"{few_rows[3]}/{name}/train.csv", "eval": f"{few_rows[3]}/{name}/dev.csv"}
     config = RunConfig(
-        model=str(few[1]),
+        model=str(few_rows[1]),
         **data,
         **COLUMNS[name],
         samples=10,
@@ -158,7 +158,7 @@ def test_lora_starts_as_peft_starts_it(setting):
 
 
 def test_bases_see_as_many_rows_as_the_library_s(setting, monkeypatch):
-    settings, passed = setting.decided(runs.deep(batch_size=2, rank=1)), []
+    settings, passed = setting.settings_of(runs.deep(batch_size=2, rank=1)), []
 
     def spy(encoder, heads, texts, rows, width):
         passed.append(rows)

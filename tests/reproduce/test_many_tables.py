@@ -28,15 +28,15 @@ NOT_RUN = [
 ]
 
 
-def test_many_runs_become_a_table(run, few, monkeypatch, tmp_path):
+def test_many_runs_become_a_table(run_main, few_rows, monkeypatch, tmp_path):
     monkeypatch.setattr("reproduce.many.run.JUDGED_ROWS", 20)
-    arguments = (*few, "--work", tmp_path / "work", "--samples", 10, 20, "--together", 4)
-    run("reproduce.many.run", *arguments, "--seeds", 1)
-    run("reproduce.many.run", *arguments)
+    arguments = (*few_rows, "--work", tmp_path / "work", "--samples", 10, 20, "--together", 4)
+    run_main(command, *arguments, "--seeds", 1)
+    run_main(command, *arguments)
     first = (tmp_path / "work/MiniLM-trec.jsonl").read_text()
-    run("reproduce.many.run", *arguments)
+    run_main(command, *arguments)
     assert (tmp_path / "work/MiniLM-trec.jsonl").read_text() == first, "a cell that was there was run again"
-    run("reproduce.many.run", *arguments, "--work", tmp_path / "other")
+    run_main(command, *arguments, "--work", tmp_path / "other")
     assert not [*tmp_path.glob("other/*.jsonl")], "a cell of result.json was run again"
     result = read(tmp_path / "result.json")
     cells = result["cells"]
@@ -69,7 +69,7 @@ def assert_claims_follow(cells):
 
 
 def test_tuned_alone_it_trains_on_all_rows_at_the_chosen_rate_and_at_no_other(
-    run, few, monkeypatch, tmp_path
+    run_main, few_rows, monkeypatch, tmp_path
 ):
     monkeypatch.setattr("reproduce.many.run.JUDGED_ROWS", 20)
     trained, calls = command.trained, []
@@ -79,15 +79,15 @@ def test_tuned_alone_it_trains_on_all_rows_at_the_chosen_rate_and_at_no_other(
         return trained(setting, names, together, fifth=fifth)
 
     monkeypatch.setattr(command, "trained", spy)
-    alone = (*few, "--out", tmp_path / "alone", "--work", tmp_path / "alone", "--samples", 10, "--seeds", 1)
-    run("reproduce.many.run", *alone, "--sets", "trec", "--runs")
-    (chosen,) = read(tmp_path / "alone" / "result.json")["cells"].values()
+    short = (*few_rows, "--samples", 10, "--seeds", 1, "--sets", "trec")
+    folder = tmp_path / "alone"
+    run_main(command, *short, "--out", folder, "--work", folder, "--runs")
+    (chosen,) = read(folder / "result.json")["cells"].values()
     named = {1e-4: "1e-4", 3e-4: "3e-4", 1e-3: "1e-3"}[chosen["lr"]]
     assert chosen["run"] == "lora, tuned"
     assert calls == [(True, *command.TRIED), (False, f"lora, {named}")]
     # With the other runs beside it, it comes to the same.
-    beside = (*few, "--work", tmp_path / "beside", "--samples", 10, "--seeds", 1, "--sets", "trec")
-    run("reproduce.many.run", *beside)
+    run_main(command, *short, "--work", tmp_path / "beside")
     tuned = read(tmp_path / "result.json")["cells"]["lora, tuned, MiniLM, trec 10, seed=0"]
     assert (tuned["lr"], tuned["score"]) == (chosen["lr"], chosen["score"])
 

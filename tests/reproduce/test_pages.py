@@ -33,7 +33,7 @@ def test_the_table_has_a_row_for_each_claim_and_what_was_not_run():
     assert scored == "| [The theorem](#the-theorem) | 1 |  |  | 1 |"
 
 
-def test_the_pages_are_what_the_result_files_say(run, tmp_path):
+def test_the_pages_are_what_the_result_files_say(run_main, tmp_path):
     for path in (ROOT / "reproduce").glob("*/result.json"):
         copy = tmp_path / path.relative_to(ROOT)
         copy.parent.mkdir(parents=True)
@@ -47,7 +47,7 @@ def test_the_pages_are_what_the_result_files_say(run, tmp_path):
             page.replace("agrees", "thinks").replace("prototype |", "|").replace("question types, acc", "x")
         )
         (tmp_path / name).write_text(stale)
-    run("reproduce.table", "--folder", tmp_path / "reproduce")
+    run_main(table, "--folder", tmp_path / "reproduce")
     assert {name: (tmp_path / name).read_text() for name in pages} == pages
     for name, heading in table.FOLDERS.items():
         assert f"\n## {heading}\n" in pages["reproduce/README.md"]

@@ -12,7 +12,7 @@ from reproduce.theorem import run as theorem
 from reproduce.theorem.claims import claims as theorem_claims
 
 
-def test_the_theorem_s_claims_agree_on_small_matrices(run, monkeypatch, tmp_path, capsys):
+def test_the_theorem_s_claims_agree_on_small_matrices(run_main, monkeypatch, tmp_path, capsys):
     sides = {"square": (10, 10), "tall": (12, 7)}
     small: Any = {"rank": 2, "steps": 60, "every": 20}
     grid = {
@@ -27,7 +27,7 @@ def test_the_theorem_s_claims_agree_on_small_matrices(run, monkeypatch, tmp_path
         theorem, "ANGLES", theorem.TheoremSetting(10, 10, rank=2, init_scale=0.1, steps=800, every=40)
     )
     for _ in range(2):
-        run("reproduce.theorem.run", "--out", tmp_path)
+        run_main(theorem, "--out", tmp_path)
     assert capsys.readouterr().out.count("first gradient:") == 1, "a cell that was there was run again"
     result = read(tmp_path / "result.json")
     assert {row["status"] for row in result["claims"][:4]} == {"agrees"}
@@ -39,7 +39,7 @@ def test_the_theorem_s_claims_agree_on_small_matrices(run, monkeypatch, tmp_path
     assert [row["status"] for row in theorem_claims(result["cells"])[:4]] == ["agrees"] * 3 + ["differs"]
 
 
-def test_completion_runs_part_by_part_and_says_what_it_did_not_run(run, monkeypatch, tmp_path):
+def test_completion_runs_part_by_part_and_says_what_it_did_not_run(run_main, monkeypatch, tmp_path):
     for name, value in {
         "SIDES": {False: (30,), True: (1000,)},
         "INIT": {False: 0.1, True: 1e-3},
@@ -53,10 +53,10 @@ def test_completion_runs_part_by_part_and_says_what_it_did_not_run(run, monkeypa
         "UNSCALED_GAMMAS": (0.25, 1.0, 32.0),
     }.items():
         monkeypatch.setattr(completion, name, value)
-    few = ("--out", tmp_path, "--iterations", 300, "--seeds", 1)
-    run("reproduce.completion.run", *few, "--only", "speed")
+    short = ("--out", tmp_path, "--iterations", 300, "--seeds", 1)
+    run_main(completion, *short, "--only", "speed")
     first = read(tmp_path / "result.json")
-    run("reproduce.completion.run", *few)
+    run_main(completion, *short)
     result = read(tmp_path / "result.json")
     assert {name: result["cells"][name] for name in first["cells"]} == first["cells"]
 
@@ -81,7 +81,7 @@ def test_completion_runs_part_by_part_and_says_what_it_did_not_run(run, monkeypa
     assert len(before) > list(status.values()).count("not run")
 
 
-def test_an_unknown_part_is_refused(run, capsys):
+def test_an_unknown_part_is_refused(run_main, capsys):
     with pytest.raises(SystemExit):
-        run("reproduce.completion.run", "--only", "gama")
+        run_main(completion, "--only", "gama")
     assert "--only: takes speed, gamma" in capsys.readouterr().err

@@ -14,13 +14,16 @@ from reproduce.defaults.variants import VARIANTS, SharedMomentAdam
 from reproduce.e2e import claims as texts
 from reproduce.e2e import run as e2e
 from reproduce.updates import claims as updates
+from reproduce.updates import run as updates_run
 
 
-def test_updates_are_counted_layer_by_layer_and_losses_step_by_step(run, few, monkeypatch, tmp_path):
+def test_updates_are_counted_layer_by_layer_and_losses_step_by_step(
+    run_main, few_rows, monkeypatch, tmp_path
+):
     monkeypatch.setitem(updates.FORMS, updates.WIDE, {**updates.FORMS[updates.WIDE], "rank": 8})
-    model, data = few[1], few[3]
+    model, data = few_rows[1], few_rows[3]
     small = ("--samples", 10, "--judged", 10, "--steps", 4, "--seeds", 1, "--out", tmp_path)
-    run("reproduce.updates.run", "--model", model, "--data", data, *small)
+    run_main(updates_run, "--model", model, "--data", data, *small)
     result = read(tmp_path / "result.json")
     cells = result["cells"]
     assert len(cells) == len(updates.FORMS)
@@ -46,7 +49,7 @@ def test_updates_are_counted_layer_by_layer_and_losses_step_by_step(run, few, mo
 
 
 def test_the_search_for_defaults_goes_on_and_says_what_it_did_not_run(
-    run, few, monkeypatch, tmp_path, capsys
+    run_main, few_rows, monkeypatch, tmp_path, capsys
 ):
     monkeypatch.setattr(defaults, "JUDGED_ROWS", {"stsb": 10, "trec": 10})
     slow, fast = "LoRA, lr 0.001", "LoRA, lr 0.001, fast head"
@@ -57,7 +60,7 @@ def test_the_search_for_defaults_goes_on_and_says_what_it_did_not_run(
     kept = "single samples, from class means, width 8, lr 0.01"
     names = [slow, fast, means, shared, kept, "single samples, width 16, lr 0.01"]
     for _ in range(2):
-        run("reproduce.defaults.run", *few, "--seeds", 1, "--only", *names)
+        run_main(defaults, *few_rows, "--seeds", 1, "--only", *names)
     assert capsys.readouterr().out.count(f"{slow}, trec 10, seed=0:") == 1
     result = read(tmp_path / "result.json")
     assert len(result["cells"]) == 2 * len(names)
@@ -81,7 +84,7 @@ def test_a_step_of_the_shared_moment_turns_with_the_basis():
 
 
 def test_texts_are_written_from_data_and_judged_by_three_metrics(
-    run, monkeypatch, tmp_path, capsys, minilm_dir
+    run_main, monkeypatch, tmp_path, capsys, minilm_dir
 ):
     tokenizer = AutoTokenizer.from_pretrained(minilm_dir)
     tokenizer.eos_token = tokenizer.sep_token
@@ -101,7 +104,7 @@ def test_texts_are_written_from_data_and_judged_by_three_metrics(
     monkeypatch.setattr(e2e, "scores", scores)
     monkeypatch.setattr(e2e, "MAX_TOKENS", 3)
     for _ in range(2):
-        run("reproduce.e2e.run", "--model", tmp_path / "model", "--data", tmp_path, "--samples", 4,
+        run_main(e2e, "--model", tmp_path / "model", "--data", tmp_path, "--samples", 4,
             "--seeds", 2, "--judged", 2, "--steps", 2, "--out", tmp_path / "out")  # fmt: skip
     assert capsys.readouterr().out.count("untouched: ") == 3, "a cell that was there was run again"
     result = read(tmp_path / "out" / "result.json")

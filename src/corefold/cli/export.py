@@ -22,7 +22,7 @@ def run(
     tolerance: Annotated[
         float,
         typer.Option(
-            help="Largest relative error of a layer's update; directions not needed for it are dropped."
+            help="Largest relative error of a layer's update. Directions that it does not need are dropped."
         ),
     ] = 0.0,
     overwrite: Annotated[

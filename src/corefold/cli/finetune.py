@@ -18,15 +18,15 @@ HELP = """Fine-tune a model on a table of texts.
 Example: `corefold finetune --model sentence-transformers/all-MiniLM-L6-v2 --train train.csv --eval eval.csv
 --text review --label stars -o out`
 
-OUT holds the adapter, `lora/` (plain LoRA for stock PEFT), the tokenizer, `metrics.json`, `config.yaml`, which
-reruns it with `--config`, and `report.html`.
+OUT holds the adapter, the same adapter as plain LoRA for stock PEFT (`lora/`), the tokenizer, `metrics.json`,
+`report.html`, and `config.yaml`, with which `--config` repeats the run.
 """
 
 OWN = {
     "output": (Path, typer.Option("--output", "-o", help="Output folder."), REQUIRED),
     "config": (
         Path | None,
-        typer.Option("--config", help="YAML file of settings; options given here win."),
+        typer.Option("--config", help="YAML file of settings; options on the command line win."),
         None,
     ),
     "resume": (

@@ -10,7 +10,7 @@ import typer
 from corefold.cli.console import console, number, show_table
 
 NAME = "inspect"
-HELP = """Show the update of each layer by an adapter: rank, energy, bytes and spectrum. Works for Deep LoRA and LoRA.
+HELP = """Show what an adapter, Deep LoRA or LoRA, adds to each layer: rank, energy, bytes and spectrum.
 
 Example: `corefold inspect out --plot spectra.html`
 """
@@ -21,7 +21,7 @@ BARS = "▁▂▃▄▅▆▇█"
 def run(
     out: Annotated[Path, typer.Argument(help="Folder of an adapter.")],
     plot: Annotated[
-        Path | None, typer.Option("--plot", help="Also draw spectra and ranks into this .html file.")
+        Path | None, typer.Option("--plot", help="Also draw spectra and ranks, in this .html file.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the .html file.")] = False,
 ) -> None:

@@ -15,8 +15,7 @@ from corefold.errors import InputError
 
 app = typer.Typer(
     name="corefold",
-    help="Fine-tune transformers on few examples with Deep LoRA: train small cores, fold them into big weights. "
-    "And complete matrices from some of their entries.",
+    help="Fine-tune transformers on few examples with Deep LoRA, and complete matrices from some of their entries.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -19,13 +19,15 @@ Example: `corefold predict out new.csv -o predicted.csv`
 def run(
     out: Annotated[Path, typer.Argument(help="Folder of a finished `corefold finetune`.")],
     table: Annotated[
-        str, typer.Argument(help="csv, tsv, jsonl or parquet file, or hub data set NAME[:CONFIG]:SPLIT.")
+        str, typer.Argument(help="A csv, tsv, jsonl or parquet file, or a hub data set NAME[:CONFIG]:SPLIT.")
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Where to write: .csv, .tsv, .jsonl or .parquet.")
+        Path, typer.Option("--output", "-o", help="File for the predictions: .csv, .tsv, .jsonl or .parquet.")
     ],
     batch_size: Annotated[int, typer.Option(min=1, help="Rows at a time.")] = 32,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest generated text (causal-lm).")] = 64,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, help="Longest generated text, in tokens (causal-lm).")
+    ] = 64,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file.")] = False,
 ) -> None:
     """The command."""

@@ -34,7 +34,7 @@ class SharedOptions:
 
     model: str = _setting("", "Model: a folder, a .gguf file, or a name on the Hugging Face hub.")
     train: str = _setting(
-        "", "Training data: csv, tsv, jsonl or parquet file, or hub data set NAME[:CONFIG]:SPLIT."
+        "", "Training data: a csv, tsv, jsonl or parquet file, or a hub data set NAME[:CONFIG]:SPLIT."
     )
     eval: str | None = _setting(
         None, "Evaluation data, as for --train. Default: a fifth of the training data."
@@ -49,52 +49,56 @@ class SharedOptions:
     )
     task: TaskKind | None = _setting(
         None,
-        "Default: causal-lm for a language model without --label classes, else "
-        "regression for numbers with fractions or many values, else classification.",
+        "What to learn. Default: causal-lm for a language model whose --label holds no classes; otherwise "
+        "regression for numbers with fractions or many values, and classification for all else.",
     )
-    method: KeptMethod = _setting("deep-lora", "Adapter.")
+    method: KeptMethod = _setting("deep-lora", "Method of the adapter.")
     rank: int | None = _setting(
-        None, "Rank of the update. Default: for deep-lora what corefold.recipe returns; for lora 2."
+        None, "Rank of the update. Default: corefold.recipe's, which depends on the steps; 2 for lora."
     )
     target_modules: str = _setting(
-        "all-linear", "Layers to adapt: all-linear, names with commas, or a regex."
+        "all-linear", "Layers to adapt: all-linear, names with commas between them, or a regular expression."
     )
     lr: float | None = _setting(
-        None, "Learning rate. Default: for deep-lora what corefold.recipe returns; for lora 3e-4."
+        None,
+        "Learning rate of everything that trains below the head. Default: corefold.recipe's, which depends on rank, "
+        "rows, steps and head; 3e-4 for lora.",
     )
     weight_decay: float | None = _setting(
         None,
-        "Weight decay (AdamW's) of everything that trains below the head. Default: for deep-lora what "
-        "corefold.recipe returns; for lora 0.",
+        "AdamW's weight decay of everything that trains below the head. Default: corefold.recipe's, which depends on "
+        "steps and head; 0 for lora.",
     )
     head_lr: float | None = _setting(None, "Learning rate of the head. Default: 1e-3.")
     steps: int | None = _setting(
         None, "Optimizer steps. Default: ten passes over the training rows, at least 100 and at most 500."
     )
-    batch_size: int = _setting(16, "Rows a step.")
+    batch_size: int = _setting(16, "Rows in each step.")
     samples: int | None = _setting(
-        None, "Train on that many rows, drawn by --seed, classes balanced as in the data."
+        None, "Train on only this many rows. --seed draws them; classes keep their shares."
     )
-    eval_samples: int | None = _setting(None, "Evaluate on that many rows, drawn by --seed. Default: all.")
-    seed: int = _setting(0, "Seed of the draw, of a new head, of the order of rows and of random bases.")
+    eval_samples: int | None = _setting(
+        None, "Evaluate on only this many rows, drawn by --seed. Default: all."
+    )
+    seed: int = _setting(0, "Seed of the draw of rows and their order, of a new head and of random bases.")
     pair: Pair | None = _setting(
         None,
-        "Two texts as one input or as two embeddings. Default: separate for sentence encoders, else joint.",
+        "Read two texts as one input or as two embeddings. Default: separate for sentence encoders, otherwise joint.",
     )
     head: Head | None = _setting(
         None,
-        "Encoders: the model's own classification head, or a new one on mean-pooled "
-        "tokens. Default: own if the checkpoint has one for this task, else mean.",
+        "Head of an encoder: the checkpoint's own, or a new one on mean-pooled tokens. Default: own if the checkpoint "
+        "has one that fits the task, otherwise mean.",
     )
-    separator: str = _setting("\n", "Between prompt and completion (causal-lm).")
-    max_length: int = _setting(256, "Longer inputs are cut to that many tokens.")
+    separator: str = _setting("\n", "Text between prompt and completion (causal-lm).")
+    max_length: int = _setting(256, "Longest input in tokens; longer ones are cut.")
     dtype: Literal["float32", "bfloat16"] = _setting(
         "float32", "Precision of the base model; adapters stay float32."
     )
     tolerance: float = _setting(0.01, "Largest relative error of a layer's update in the exported LoRA.")
     checkpoint_every: int | None = _setting(None, "Steps between checkpoints. Default: a tenth of the steps.")
     tracker: str = _setting(
-        "none", "Tracker that transformers' Trainer knows: tensorboard, wandb, mlflow, ..."
+        "none", "Experiment tracker, by its name in transformers' Trainer: tensorboard, wandb, mlflow, ..."
     )
 
 
@@ -104,15 +108,21 @@ class DeepLoraOptions:
 
     width: int | None = _setting(
         None,
-        "Columns of the bases (deep-lora); 0: as many as the rank, around the paper's square core. Default: what "
-        "corefold.recipe returns.",
+        "Columns of the bases (deep-lora). 0 makes the paper's square core, with as many columns as the rank. Default: "
+        "corefold.recipe's, which depends on the steps.",
     )
-    depth: int = _setting(2, "Number of core factors (deep-lora); 2 unless the core is square.")
-    bases: Bases = _setting("fisher", "Where the bases come from (deep-lora).")
+    depth: int = _setting(2, "Number of core factors (deep-lora). It must be 2 unless --width is 0.")
+    bases: Bases = _setting(
+        "fisher",
+        "Source of the bases (deep-lora): gradients of single samples (fisher), the mean gradient (gradient, "
+        "spectral), or chance (random).",
+    )
     basis_lr_ratio: float = _setting(
-        0.0, "Learning rate of the bases over that of the core; 0 freezes (deep-lora)."
+        0.0, "Learning rate of the bases, as a multiple of the core's (deep-lora). 0 freezes them."
     )
-    init_scale: float = _setting(0.1, "Start of each core factor (deep-lora).")
+    init_scale: float = _setting(
+        0.1, "Each factor of a square core starts at this multiple of the identity (deep-lora)."
+    )
 
 
 @dataclass(frozen=True)

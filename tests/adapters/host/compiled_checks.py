@@ -17,7 +17,7 @@ from torch import nn
 
 if __name__ == "__main__":
     tests = Path(__file__).parents[2]
-    sys.path[:0] = [str(tests), str(tests.parent)]  # pytest finds benchmarks there as well.
+    sys.path[:0] = [str(tests.parent), str(tests)]  # benchmarks/ lies beside tests/.
     sys.path.append(os.environ["SOURCE"])  # corefold need not be installed.
 
 from torch._dynamo.testing import CompileCounterWithBackend

@@ -94,7 +94,13 @@ class PeftLayer(BaseTunerLayer):
 
 
 class PeftTuner(BaseTuner):
-    """PEFT's tuner, the private methods that it calls under public names."""
+    """PEFT's tuner, the private methods that it calls under public names.
+
+    Attributes:
+        shared_names: containers of parameters, by adapter name, that lie on the tuner because layers share them.
+    """
+
+    shared_names: tuple[str, ...] = ()
 
     def adapt(
         self, config: Any, adapter_name: str, target: nn.Module, name: str, parent: nn.Module, key: str
@@ -145,14 +151,30 @@ class PeftTuner(BaseTuner):
         if FSDP1_PREFIX not in prefix:  # FSDP1 may have taken some tensors out by now.
             adapters = {key.rpartition(".")[2] for key in state_dict if f".{self.prefix}" in key}
             missing = self.missing_tensors(self.model, f"{prefix}model.", adapters, state_dict)
+            for name in (f"{prefix}{container}" for container in self.shared_names):
+                missing += [name for adapter in adapters if f"{name}.{adapter}" not in state_dict]
             args[-1].extend(f"tensor {name} is missing from the adapter" for name in missing)
+
+    @classmethod
+    def _get_adapter_state_dict(
+        cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, Tensor], **others: Any
+    ) -> dict[str, Tensor]:
+        # PEFT 0.21 looks for tensors in layers only.
+        own = super()._get_adapter_state_dict(model, config, adapter_name, state_dict, **others)
+        return own | {key: state_dict[key] for key in cls._shared_keys(adapter_name) if key in state_dict}
+
+    @classmethod
+    def _shared_keys(cls, adapter_name: str) -> list[str]:
+        return [f"base_model.{container}.{adapter_name}" for container in cls.shared_names]
 
     @classmethod
     def _remap_adapter_state_dict_for_load(
         cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        # The same for a model into which the adapter was injected, and which has no tuner; PEFT 0.21 only.
         remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
+        shared = {key.removesuffix(f".{adapter_name}"): key for key in cls._shared_keys(adapter_name)}
+        remapped = {shared.get(key, key): tensor for key, tensor in remapped.items()}
+        # A model into which the adapter was injected has no tuner that would ask this; PEFT 0.21 only.
         if missing := cls.missing_tensors(model, "", {adapter_name}, remapped):
             raise ValueError(f"tensor {missing[0]} is missing from the adapter")
         return remapped

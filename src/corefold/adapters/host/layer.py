@@ -84,6 +84,7 @@ class AdapterLayer(nn.Module, Gates, Merging):
         self.merged_adapters: list[str] = []
         self.merge_error = 0.0
         self.weight_before_merge: SavedWeight | None = None
+        self.shared: list[Any] = []  # containers on the tuner; in a list they are no children of the layer
         self.activate(adapter_name)
         self.update_layer(adapter_name, r, config, **options)
 
@@ -207,7 +208,7 @@ class AdapterLayer(nn.Module, Gates, Merging):
         """The base layer plus the active adapters, or for each row of `x` the adapter named in `adapter_names`."""
         if torch.compiler.is_compiling():
             return self._forward(x, adapter_names, *args, **kwargs)
-        with onloaded(self.containers()):
+        with onloaded([*self.containers(), *self.shared]):
             return self._forward(x, adapter_names, *args, **kwargs)
 
     def _forward(self, x: Tensor, adapter_names: list[str] | None, *args: Any, **kwargs: Any) -> Tensor:

@@ -6,6 +6,7 @@ import copy
 from contextlib import AbstractContextManager
 from typing import Any
 
+import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from peft.utils.other import get_pattern_key
@@ -14,7 +15,7 @@ from peft.utils.quantization_utils import (
     get_quantization_kwargs,
     resolve_quantization_backend,
 )
-from torch import nn
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from corefold.adapters.host.internals import FSDP1_PREFIX, PeftTuner
@@ -27,8 +28,9 @@ class AdapterTuner(PeftTuner):
     """A model whose targeted layers carry adapters of one method; made by `peft.get_peft_model`.
 
     A method sets `prefix` (its name and an underscore), `tuner_layer_cls` (its layer) and `layer_classes` (one for each
-    kind of layer that it adapts). If layers share parameters, `share` makes them on the tuner, `layer_options` hands
-    them to each layer, and `uses_shared_state` tells PEFT.
+    kind of layer that it adapts). If layers share parameters, it sets `uses_shared_state` and `shared_names`: `share`
+    makes the parameters on the tuner, and `layer_options` hands their containers to each layer's `build`, which puts
+    them into `layer.shared`. (Not the parameters themselves: loading may replace them.)
     """
 
     layer_classes: tuple[type[AdapterLayer], ...]
@@ -36,6 +38,26 @@ class AdapterTuner(PeftTuner):
 
     def share(self, adapter_name: str, config: Any, model: nn.Module) -> None:
         """Make parameters that the layers of an adapter share, before there is any layer."""
+
+    def share_parameter(self, container: str, adapter_name: str, values: Tensor) -> None:
+        """Put a trained parameter of an adapter into a container on the tuner, where the model's numbers are."""
+        if not hasattr(self, container):
+            setattr(self, container, nn.ParameterDict())
+        like = next(p for p in self.model.parameters() if p.is_floating_point())
+        dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+        getattr(self, container)[adapter_name] = nn.Parameter(values.to(like.device, dtype))
+
+    def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
+        super().set_adapter(adapter_name, inference_mode)
+        active = [adapter_name] if isinstance(adapter_name, str) else adapter_name
+        for container in self.shared_names:
+            for name, parameter in getattr(self, container).items():
+                parameter.requires_grad_(name in active and not inference_mode)
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        super().delete_adapter(adapter_name)
+        for container in self.shared_names:
+            del getattr(self, container)[adapter_name]
 
     def layer_options(self, adapter_name: str, config: Any, key: str) -> dict[str, Any]:
         """Further keyword arguments for the layer at `key`, given to its `__init__` and `update_layer`."""

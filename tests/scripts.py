@@ -1,8 +1,14 @@
+"""Benchmarks and experiments as a user runs them, and two small sets of data for them."""
+
 from __future__ import annotations
 
+import gc
 import importlib
 import shutil
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -11,19 +17,22 @@ from command import write_csv
 
 
 @pytest.fixture
-def run(monkeypatch):
+def run_main(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Runs the `main` of a module with these arguments."""
 
-    def run(name, *arguments):
-        module: Any = importlib.import_module(name)
-        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-        module.main()
+    def run_main(module: ModuleType, *arguments: object) -> None:
+        monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
+        gc.freeze()  # benchmarks collect garbage often, which takes long over everything that pytest has imported
+        try:
+            module.main()
+        finally:
+            gc.unfreeze()
 
-    return run
+    return run_main
 
 
 @pytest.fixture
-def few(monkeypatch, tiny, tmp_path):
+def few_rows(monkeypatch: pytest.MonkeyPatch, tiny: Path, tmp_path: Path) -> tuple[Any, ...]:
     """Arguments for two small sets in files, with few training steps."""
     monkeypatch.setattr(importlib.import_module("corefold.adapters.deep_lora.recipe"), "MIN_STEPS", 3)
     pairs = [(f"a man number {i}", f"a dog number {i % 3}", i % 5 + 0.5) for i in range(40)]
