@@ -58,6 +58,7 @@ class PeftLayer(BaseTunerLayer):
     """PEFT's layer, its private parts under public names."""
 
     r: dict[str, int]
+    cast_input_dtype_enabled = True  # PEFT's `disable_input_dtype_casting` turns it off and on.
 
     def convert_adapter(self, adapter_name: str, **to: Any) -> None:
         """Move an adapter to a `device`, or round it to a `dtype`."""

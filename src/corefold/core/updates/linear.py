@@ -109,7 +109,8 @@ def _run(
             factored.append(_scaled(factors, scale))
     y = _fused(x, weight, bias, base, factored)
     for update, scale in others:
-        y = (y + switched(update(_as(x, update.dtype)), scale) * scale).to(y.dtype)
+        part = update(switched(_as(x, update.dtype), scale))  # Switching x keeps NaN out of its gradient, too.
+        y = (y + switched(part, scale) * scale).to(y.dtype)
     return y
 
 
