@@ -73,7 +73,6 @@ def main(
             max_steps=recipe.steps,
             per_device_train_batch_size=BATCH_SIZE,
             learning_rate=recipe.lr,
-            weight_decay=recipe.weight_decay,
             adam_epsilon=recipe.eps,
             max_grad_norm=0,
             logging_steps=10,
