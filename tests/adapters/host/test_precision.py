@@ -138,6 +138,6 @@ def test_bases_in_half_precision_are_close_to_those_in_float32(how):
 
 
 def test_peft_can_disable_the_casting_of_inputs():
-    model = wrap(nn.Sequential(nn.Linear(4, 3)), target_modules=["0"])
+    model = wrap(nn.Sequential(nn.Linear(4, 3)), target_modules=["0"]).eval()
     with disable_input_dtype_casting(model):
         assert model(torch.zeros(2, 4)).dtype == torch.float32
