@@ -7,7 +7,7 @@ exists and does what its docstring here says.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from enum import Enum
 from typing import Any, TypeVar
 
@@ -222,14 +222,13 @@ def onloaded(modules: Iterable[nn.Module]) -> Iterator[None]:
 
     accelerate loads them when a module is called, and nobody calls a container of parameters.
     """
-    hooks = [(module, vars(module)["_hf_hook"]) for module in modules if "_hf_hook" in vars(module)]
-    for module, hook in hooks:
-        hook.pre_forward(module)
-    try:
+    with ExitStack() as stack:
+        for module in modules:
+            hook = vars(module).get("_hf_hook")
+            if hook is not None:
+                stack.callback(hook.post_forward, module, None)
+                hook.pre_forward(module)
         yield
-    finally:
-        for module, hook in hooks:
-            hook.post_forward(module, None)
 
 
 def uncompiled(model: nn.Module) -> nn.Module:
