@@ -25,7 +25,8 @@ class EmbeddingKind(AdapterLayer):
         return self.mapped(x, right)
 
     def coordinates(self, x: Tensor, right: Tensor, scale: float | Tensor) -> Tensor:
-        return switched(self.project(x, right), scale)  # The rows looked up are few, and ids have no gradient.
+        # The rows looked up are few, and ids have no gradient.
+        return switched(self.project(x, right), scale)
 
     def mapped(self, x: Tensor, weight: Tensor) -> Tensor:
         table: Any = self.get_base_layer()

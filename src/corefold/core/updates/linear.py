@@ -109,7 +109,8 @@ def _run(
             factored.append(_scaled(factors, scale))
     y = _fused(x, weight, bias, base, factored)
     for update, scale in others:
-        part = update(switched(_as(x, update.dtype), scale))  # Switching x keeps NaN out of its gradient, too.
+        # Switching x as well keeps NaN out of its gradient.
+        part = update(switched(_as(x, update.dtype), scale))
         y = (y + switched(part, scale) * scale).to(y.dtype)
     return y
 
