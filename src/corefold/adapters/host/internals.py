@@ -120,7 +120,7 @@ class PeftTuner(BaseTuner):
         raise NotImplementedError
 
     def forward_hooks(self, arguments: dict[str, Any]) -> AbstractContextManager[None]:
-        """What holds while the model runs with these keyword arguments."""
+        """A context in which the model runs with these keyword arguments."""
         raise NotImplementedError
 
     def _create_and_replace(
