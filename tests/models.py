@@ -151,7 +151,7 @@ def same_tensors(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
 
 
 def fresh_python(code: str, *arguments: object) -> str:
-    """What a new interpreter prints when it runs `code`; fails with what it wrote to stderr."""
+    """The output of a new interpreter that runs `code`; fails with its error output."""
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)], capture_output=True, text=True
     )

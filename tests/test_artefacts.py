@@ -1,4 +1,4 @@
-"""What an earlier version saved loads as it was, to the last bit: see artefacts/README.md."""
+"""Files that an earlier version saved load to the last bit: see artefacts/README.md."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def assert_same_bits(one: Path, other: Path) -> None:
 
 
 def settings_in(folder: Path) -> dict[str, object]:
-    """What adapter_config.json says, less PEFT's version; sets are written in any order."""
+    """The content of adapter_config.json, less PEFT's version; sets are written in any order."""
     settings = json.loads((folder / "adapter_config.json").read_text())
     del settings["peft_version"]
     return settings | {"target_modules": sorted(settings["target_modules"])}

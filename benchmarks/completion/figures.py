@@ -32,7 +32,7 @@ SETS = {
 }
 NOISELESS = ("easy", "limit", "overspecified", "condition100")  # ratios of errors near 1e-6 mean nothing
 OURS = ("deep", "deep2")
-EDGE = 2.0  # of the picture; ratios beyond it are drawn there
+EDGE = 2.0  # Ratios beyond this edge of the picture are drawn on it.
 LOOKS = {  # a colour and a marker for each method, ours round
     "deep": (BLUE, "o"),
     "deep2": ("#5fb3e0", "o"),

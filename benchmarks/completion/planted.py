@@ -12,7 +12,7 @@ from corefold.completion.factors import LowRank
 
 Triples = tuple[np.ndarray, np.ndarray, np.ndarray]  # rows, columns and values of entries
 Predict = Callable[[np.ndarray, np.ndarray], np.ndarray]  # values at rows and columns
-ENTRIES_PER_ROW, RANK, NOISE = 100, 10, 0.1  # of the matrices that parts size and memory fit
+ENTRIES_PER_ROW, RANK, NOISE = 100, 10, 0.1  # the matrices of the parts size and memory
 VALUES_AT_ONCE = 10**5  # gathering the factors of all entries at once would need more memory than all else
 
 

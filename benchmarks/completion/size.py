@@ -69,7 +69,7 @@ def child() -> None:
         "noise": NOISE,
         "observed": len(problem.seen[2]),
         "seconds": seconds,
-        "processor_seconds": busy,  # of all threads; shows how busy the machine was otherwise
+        "processor_seconds": busy,  # all threads together; shows how busy the machine was otherwise
         "before_bytes": before,
         "peak_bytes": peak(),
         "rank": estimator.rank_,

@@ -37,7 +37,7 @@ TARGETS = {
     "time_over_step": f"initialize_bases, one batch, over a training step's time <= {MAX_TIME}",
     "memory_over_step": f"its peak memory over the training step's <= {MAX_MEMORY}",
 }
-MAX_GAP_RATIO = 0.95  # of neighbouring singular values; above it, the top directions are not defined
+MAX_GAP_RATIO = 0.95  # Above this ratio of neighbouring singular values the top directions are not defined.
 
 
 def main() -> None:

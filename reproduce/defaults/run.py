@@ -39,7 +39,7 @@ COLUMNS = {
     "sst2": {"text": "text", "label": "label", "task": "classification"},
 }
 JUDGED_ROWS = {"stsb": 200, "trec": 400, "sst2": 400}
-SHUFFLE_SEED = 12345  # of the order from which the judged rows are taken
+SHUFFLE_SEED = 12345  # It orders the rows from which the judged ones are taken.
 
 
 def main() -> None:

@@ -40,7 +40,7 @@ from reproduce.experiment import Experiment
 HERE = Path(__file__).parent
 QUESTION = "Does Deep LoRA write texts from data as well as LoRA does, after training on few rows?"
 JUDGED_SEED = 12345  # by which the judged meanings are drawn
-MAX_TOKENS, BATCH_ROWS = 60, 20  # of generated texts
+MAX_TOKENS, BATCH_ROWS = 60, 20  # for generated texts
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ COLORS = {
     "no layer": "#b8860b",
 }
 MIN_SPEEDUP = 2.0
-MAX_LOSS = 0.005  # of accuracy
+MAX_LOSS = 0.005  # largest loss of accuracy
 PAPER_SIZE = ", paper's size"
 
 

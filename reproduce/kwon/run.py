@@ -42,7 +42,7 @@ QUESTION = (
 )
 PARTS = ("factorization", "completion", "sensing", "digits", "minilm")
 SIDE, EVERY = 100, 10
-FIXED_RATE = 0.2  # of factorization: the theorem has one rate for all forms
+FIXED_RATE = 0.2  # In factorization the theorem has one rate for all forms.
 RATES, TUNING_SEEDS = (0.05, 0.1, 0.2, 0.4, 0.8), 2
 RANK, SHARE = {"factorization": 10, "completion": 5}, 0.3
 SENSED = {False: (30, 2, 600), True: (200, 5, 4000)}  # side, rank, measurements; by --paper

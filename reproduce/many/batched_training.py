@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from corefold.finetune.trainer import WARMUP_SHARE
 
 BETAS = (0.9, 0.999)
-CUTS = (0.5, 0.8125, 1.0)  # of a batch sorted by length: parts of similar lengths need less padding
+CUTS = (0.5, 0.8125, 1.0)  # A batch sorted by length is cut here: parts of similar lengths need less padding.
 
 Pairs = dict[str, tuple[Tensor, Tensor]]
 

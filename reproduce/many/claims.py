@@ -25,7 +25,7 @@ MORE = f"{COMMAND} --samples {{}} --seeds 10"
 EVERY = f"{COMMAND} --samples 16 64 256"
 MAIN, OTHER = "MiniLM", "MPNet"
 WITH_OTHER = f"python -m reproduce.many.run --model MPNET --called {OTHER} --sets stsb --seeds 5"
-MIN_RATIO = 20  # of LoRA's trained numbers over Deep LoRA's
+MIN_RATIO = 20  # LoRA's trained numbers over Deep LoRA's
 EARLIER = "deep-lora, no weight decay"
 RANKS: dict[str, dict[float, str]] = {
     "deep-lora": {2: OURS, **{rank: f"deep-lora, rank {rank}" for rank in (4, 8, 16, 64)}},

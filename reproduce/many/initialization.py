@@ -18,7 +18,7 @@ from reproduce.many.batched_training import (
     Pairs,
 )
 
-ITERATIONS, EXTRA_COLUMNS = 10, 16  # of the orthogonal iteration
+ITERATIONS, EXTRA_COLUMNS = 10, 16  # for the orthogonal iteration
 LORA_SCALE = 2.0  # alpha over rank in corefold's and PEFT's defaults
 
 

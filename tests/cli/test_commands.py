@@ -1,4 +1,4 @@
-"""What each command does with a real model, MiniLM."""
+"""Each command with a real model, MiniLM."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_written_settings_rerun_the_run(finished, tmp_path):
     assert settings["task"] == "classification"
     assert settings["head"] == "mean"
     assert settings["weight_decay"] == 3
-    assert settings["lr"] == pytest.approx(0.05 / (2 * 5) ** 0.5)  # of rank 2, in five epochs
+    assert settings["lr"] == pytest.approx(0.05 / (2 * 5) ** 0.5)  # rank 2, five epochs
     outcome = corefold("finetune", "--config", finished / "config.yaml", "-o", tmp_path / "again")
     assert outcome.code == 0, outcome.err
     again, first = (json.loads((out / "metrics.json").read_text()) for out in (tmp_path / "again", finished))

@@ -94,7 +94,7 @@ def test_the_untouched_model_is_scored_as_it_comes(grid, tmp_path):
     untouched, full = records(grid)
     assert untouched["scores"] == pytest.approx(
         full["scores"], abs=1e-4
-    )  # which rates of 1e-9 leave where it was
+    )  # Rates of 1e-9 leave the model where it was.
     assert untouched["trainable_parameters"] == untouched["bytes"] == 0
     assert (untouched["tries"], untouched["settings"]["lr"], len(full["tries"])) == ([], None, 2)
 

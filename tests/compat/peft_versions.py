@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 TESTS = [
     "tests/adapters/test_laws.py",
     "tests/adapters/test_adapter_import.py",
+    "tests/adapters/host/test_internals.py",
     "tests/adapters/host/test_saving.py",
     "tests/adapters/deep_lora/test_callback.py",
     "tests/adapters/deep_lora/test_callback_trl.py",

@@ -47,7 +47,7 @@ def own(X, cut):
 
 
 def fits(cuts):
-    """Of every kind and cut: the entries of these rows, and what must be alike in both."""
+    """For every kind and cut: the entries of these rows, and the results that must be alike in both."""
     found = {}
     for name, (X, settings) in FITS.items():
         for cut in cuts if name in ("default", "als") else cuts[1:]:
@@ -117,7 +117,7 @@ def test_qr_of_shared_rows(tmp_path):
 
 
 def decisions():
-    """What each process may see differently, and must not decide by itself."""
+    """Differences between processes that none of them may decide on by itself."""
     found = {}
     here = own(HOLES, 40)
     unseeded = estimator(distributed=True, random_state=None).fit(here)

@@ -104,7 +104,7 @@ def test_the_workspace_of_a_ridge_step_does_not_grow_with_the_matrix(on_a_gpu):
         with LargestTensor() as largest:
             observed.fit_rows(right, ridge)
             observed.products(left, right)
-        results = max(height * rank, len(observed))  # what they return, and an index of entries
+        results = max(height * rank, len(observed))  # their results, and an index of entries
         assert largest.numbers <= max(results, torch_kernels.MAX_CHUNK_NUMBERS)
 
 

@@ -1,4 +1,4 @@
-"""What counts as observed, in every form a matrix may come in, and every input that is refused."""
+"""The observed entries in every form that a matrix may come in, and every input that is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each solver finds, on matrices whose answer is known, and how it gets there."""
+"""Each solver on matrices whose answer is known, and the way it gets there."""
 
 from __future__ import annotations
 

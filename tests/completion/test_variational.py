@@ -83,7 +83,7 @@ def test_a_sweep_is_the_dense_formula(shape, rank):
 
 
 def test_the_free_energy_goes_down():
-    problem, _ = noisy(60, 45, 1, 0.3)  # of rank 1, for then there is nothing to turn
+    problem, _ = noisy(60, 45, 1, 0.3)  # At rank 1 there is nothing to turn.
     step = variational.begin(problem, problem.leading(1))
     energies = [step.objective for step in islice(variational.walk(problem, step), 20)]
     assert all(after <= before + 1e-9 for before, after in pairwise(energies))

@@ -32,11 +32,11 @@ def test_it_starts_as_the_untouched_model_and_learns(prepared, name, kind):
     fit = prepared(name, kind, **({"lr": 3e-3} if METHODS[name].peft is None else {}))
     began = {key: p.detach().clone() for key, p in fit.model.named_parameters()}
     before = fit.evaluate()
-    if name != "lora-one":  # which begins one step down the gradient, of a length of its own
+    if name != "lora-one":  # Its start is a step down the gradient, of a length of its own.
         assert before["loss"] - penalty(name, kind, fit) == pytest.approx(untouched["loss"], abs=1e-4)
     fit.train()
     assert fit.evaluate()["loss"] < before["loss"]
-    bases = ("deeplora_left", "deeplora_right")  # which a callback sets
+    bases = ("deeplora_left", "deeplora_right")  # A callback sets them.
     moved = {key for key, p in fit.model.named_parameters() if not torch.equal(p, began[key])}
     moved = {key for key in moved if not any(base in key for base in bases)}
     trains = {key for key, p in fit.model.named_parameters() if p.requires_grad}

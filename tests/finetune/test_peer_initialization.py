@@ -75,7 +75,7 @@ def test_adalora_ends_at_its_ranks(prepared):
     fit = prepared("adalora", "mean", steps=20)
     fit.train()
     ranks = sum(int((p != 0).sum()) for key, p in fit.adapted.named_parameters() if ".lora_E." in key)
-    assert ranks <= 3 * 12 < 5 * 12  # of five a layer that it began with
+    assert ranks <= 3 * 12 < 5 * 12  # It began with five a layer.
 
 
 def _first_layer(fit: TrainingRun):

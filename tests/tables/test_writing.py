@@ -1,4 +1,4 @@
-"""What is written is read back, and no file is lost to an output of the same name."""
+"""A written table is read back, and no file is lost to an output of the same name."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ PREFIX = "base_model.model."
 
 @dataclass(frozen=True)
 class LoraExport:
-    """What `export_lora` wrote.
+    """A plain LoRA that `export_lora` wrote.
 
     Attributes:
         directory: where the LoRA adapter lies.

@@ -28,7 +28,7 @@ from corefold.completion.split import split
 from corefold.completion.streaming import WORKING_GRAMS, ColumnEquations
 
 Callback = Callable[[StepRecord], object]
-SCORED_SHARE = 0.1  # of the observed entries, which `score` hides and predicts
+SCORED_SHARE = 0.1  # share of the observed entries that `score` hides and predicts
 
 
 class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):

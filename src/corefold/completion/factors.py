@@ -11,7 +11,7 @@ from torch import Tensor
 from corefold.completion.distributed import RowPartition
 from corefold.completion.observed import Observed
 
-NEGLIGIBLE_SHARE = 1e-6  # of the largest singular value
+NEGLIGIBLE_SHARE = 1e-6  # share of the largest singular value
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from corefold.completion.observed import Observed
 from corefold.completion.torch_kernels import MAX_WORKSPACE_NUMBERS
 
-WORKING_COPIES = 20  # of the factors, in a step of a solver
+WORKING_COPIES = 20  # copies of the factors in a step of a solver
 
 
 def require_memory(what: str, byte_count: int, instead: str, device: str | torch.device = "cpu") -> None:

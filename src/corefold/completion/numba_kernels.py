@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
-BLOCK_COUNT = 64  # of about as many entries each, because rows may be of very unequal length
+BLOCK_COUNT = 64  # Blocks hold about equally many entries, because rows may differ much in length.
 
 
 @njit(nogil=True, cache=True)

@@ -24,7 +24,9 @@ MIN_IMPROVEMENT = 1e-3  # share by which a held-out error must fall to count as 
 # A walk that has improved for some steps, and whose error then rises to this ratio of its best, gets less patience.
 HOPELESS_RATIO, HOPELESS_PATIENCE_SHARE, MIN_DESCENT_STEPS = 1.2, 1 / 3, 5
 MAX_PATH_RATIO = 1.05  # paths that end at a larger ratio of the best error are not followed further
-MAX_TRUNCATION_SHARE = 0.02  # of the best error, which the directions left out of the refit may add up to
+MAX_TRUNCATION_SHARE = (
+    0.02  # The directions left out of the refit may add up to this share of the best error.
+)
 POSTERIOR_PATIENCE = 5  # steps without a better error that end a walk of posterior means
 
 
@@ -127,7 +129,7 @@ class _Search:
         share, seed, offset = settings.validation_share, settings.seed, partition.offset
         self.training, self.validation = split(observed, share, seed, offset)
         self.has_validation = 0 < _count(self.validation, partition) < _count(observed, partition)
-        if not self.has_validation:  # of few entries chance may hold out none, or all
+        if not self.has_validation:  # Chance may hold out none of few entries, or all.
             self.training, self.validation = split(observed, 0.0, seed, offset)
         self.best: tuple[Step, _Standardization, CompletedMatrix] | None = None
         self.lowest = math.inf

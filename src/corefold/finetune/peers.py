@@ -31,7 +31,7 @@ from corefold.finetune.peer_initialization import (
 from corefold.finetune.task import Task, comes_whole
 
 RANK = 2
-NEW_HEAD_LR = 1e-2  # of a head that trains alone; one that comes with the checkpoint trains at HEAD_LR
+NEW_HEAD_LR = 1e-2  # A new head that trains alone; a head from the checkpoint trains at HEAD_LR.
 ADALORA_INITIAL_RANK_FACTOR = 1.5  # over the rank that it ends with, as in PEFT's defaults
 
 

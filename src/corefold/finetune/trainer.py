@@ -26,7 +26,7 @@ from corefold.finetune.run_data import RunData
 
 CURVE_POINTS, CURVE_ROWS = 5, 128  # evaluations for the learning curve, and the rows of each
 LOG_POINTS = 40
-WARMUP_SHARE = 0.1  # of the steps
+WARMUP_SHARE = 0.1  # share of the steps
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,9 @@ def _initialize(
 def _arguments(settings: Decided[Any], out: Path, progress: bool, keep: bool) -> TrainingArguments:
     steps = settings.steps
     if "tensorboard" in settings.tracker:
-        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(out / "logs"))  # else among the checkpoints
+        os.environ.setdefault(
+            "TENSORBOARD_LOGGING_DIR", str(out / "logs")
+        )  # By default they would lie among the checkpoints.
     return TrainingArguments(
         output_dir=str(out / folder.CHECKPOINTS),
         max_steps=steps,

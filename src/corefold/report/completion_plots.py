@@ -19,7 +19,7 @@ from corefold.tables.atomic import atomic_write
 
 HISTOGRAM_BINS = 60
 HISTOGRAM_PERCENTILE = (
-    99.5  # of absolute residuals, where a histogram ends; the rest counts in its outer bins
+    99.5  # Percentile of the absolute residuals where a histogram ends; larger ones count in its outer bins.
 )
 MAX_STEPS_WITH_DOTS = 80
 AXIS_LABEL_LETTERS = 72  # in a line
@@ -241,7 +241,7 @@ def side_by_side(pictures: Mapping[str, Picture], ax: Axes | None = None) -> Axe
 def picture_height(pictures: Mapping[str, Picture], width: float) -> float:
     """The height of a figure of this width for `side_by_side`, both in inches."""
     rows, columns = next(iter(pictures.values())).shape
-    widths = len(pictures) * (1 + PICTURE_GAP) - PICTURE_GAP  # of the row, in widths of one picture
+    widths = len(pictures) * (1 + PICTURE_GAP) - PICTURE_GAP  # width of the row, in widths of one picture
     return width / widths * rows / columns + 0.3
 
 

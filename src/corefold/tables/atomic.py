@@ -26,7 +26,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         new = Path(folder, Path(path).name)
         yield new
         with new.open("rb+") as file:
-            os.fsync(file.fileno())  # else a power cut after the renaming could leave an empty file
+            os.fsync(file.fileno())  # Without it a power cut could leave an empty file.
         if target.exists():
             shutil.copymode(target, new)
         new.replace(target)

@@ -11,12 +11,10 @@ from torch.optim import AdamW
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 import corefold
-from adapters.deep_lora.trainers import CHECKPOINTING, CONFIG, llama, losses, settings
+from adapters.deep_lora.trainers import CHECKPOINTING, CONFIG, llama, losses, settings, with_old_names
 from models import adapter_state, batches, layers, same_tensors, tiny_llama, wrap
 
-pytestmark = pytest.mark.filterwarnings(  # transformers below 5 knows only the old name.
-    "ignore:`gradient_checkpointing.*` is deprecated:FutureWarning"
-)
+pytestmark = with_old_names
 
 
 def rows(count):

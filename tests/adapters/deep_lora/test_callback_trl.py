@@ -25,12 +25,10 @@ from trl import (
 )
 
 import corefold
-from adapters.deep_lora.trainers import CHECKPOINTING, CONFIG, llama, losses, settings
+from adapters.deep_lora.trainers import CHECKPOINTING, CONFIG, llama, losses, settings, with_old_names
 from models import adapter_state, layers, same_tensors, tiny_llama
 
-pytestmark = pytest.mark.filterwarnings(  # TRL uses the old name of transformers 4.
-    "ignore:`gradient_checkpointing.*` is deprecated:FutureWarning"
-)
+pytestmark = with_old_names
 
 
 @pytest.fixture(scope="module")

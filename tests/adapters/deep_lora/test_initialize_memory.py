@@ -1,11 +1,14 @@
+"""The peak memory of `initialize_bases`, measured as the benchmark does, beside that of a training step."""
+
 from __future__ import annotations
 
-from argparse import Namespace
-
 import pytest
+from torch import Tensor
 
-from benchmarks.initialization import initialize_bases
-from benchmarks.shared.base_models import base_model, load
+from benchmarks.initialization.initialize_bases import MAX_MEMORY, adapter, initialize
+from benchmarks.shared.base_models import base_model, load, random_batch
+from benchmarks.shared.footprint import Watch
+from benchmarks.shared.training_steps import warmed_up
 from models import find
 
 
@@ -14,8 +17,15 @@ from models import find
 )
 def test_initializing_bases_takes_no_more_memory_than_a_training_step(name, bases, rank):
     find(name)
-    options = Namespace(bases=bases, device="cpu", rounds=1, budget=0)
-    figures = initialize_bases.measured(base_model(load(name, "cpu"), rank), 8, 64, options)
-    for method, measured in figures["methods"].items():
-        assert measured["peak_bytes"] > 10 * 2**20, f"{method}: the measurement sees nothing"
-    assert figures["memory_over_step"] <= initialize_bases.MAX_MEMORY
+    base = base_model(load(name, "cpu"), rank)
+
+    def batch(seed: int) -> dict[str, Tensor]:
+        return random_batch(base.module, 8, 64, seed, "cpu")
+
+    _, step = warmed_up("deep_frozen", base, batch, "cpu")
+    with Watch() as watch:
+        model = adapter(base, bases)
+        watch.mark()
+        initialize(base, model, batch(0))
+    assert min(watch.peak, step["peak_bytes"]) > 10 * 2**20, "the measurement sees nothing"
+    assert watch.peak <= MAX_MEMORY * step["peak_bytes"]

@@ -7,6 +7,9 @@ import torch
 
 from models import tiny_llama
 
+with_old_names = pytest.mark.filterwarnings("ignore:`gradient_checkpointing.*` is deprecated:FutureWarning")
+"""transformers 5 has other names for checkpointing than transformers 4 and TRL."""
+
 CONFIG = {"r": 4, "target_modules": ["q_proj", "v_proj", "down_proj"]}
 CHECKPOINTING = [
     pytest.param({"gradient_checkpointing": False}, id="none"),

@@ -6,12 +6,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from enum import Enum
 from importlib.metadata import version
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -23,40 +20,11 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 from transformers.models.gemma3.modeling_gemma3 import Gemma3TextScaledWordEmbedding
 
+from adapters.host.contracts import CHECKS, adapted, contract, hold
+from adapters.toy_shared_method import SharedConfig
 from cases import gaussian
 from corefold import DeepLoraConfig
 from corefold.adapters.host import AdapterLayer, AdapterTuner, internals
-
-Check = Callable[[Path], None]
-CHECKS: dict[str, Check] = {}
-
-
-def contract(*names: str) -> Callable[[Check], Check]:
-    """Note a check under the names in `internals` that it is about."""
-
-    def note(check: Check) -> Check:
-        CHECKS.update(dict.fromkeys(names, check))
-        return check
-
-    return note
-
-
-def hold(name: str, folder: Path) -> None:
-    try:
-        CHECKS[name](folder)
-    except Exception as error:
-        raise AssertionError(
-            f"A library no longer behaves as corefold.adapters.host.internals.{name} expects. Adapt {name} in "
-            "src/corefold/adapters/host/internals.py, the only place that uses these private names, until its "
-            f"docstring is true again. The failure was {error!r}"
-        ) from error
-
-
-def adapted(base: nn.Module) -> Any:
-    """A model of one layer with an adapter, and that layer."""
-    config = DeepLoraConfig(r=2, width=None, bases="random", target_modules=["0"])
-    model = get_peft_model(nn.Sequential(base), config)
-    return model, model.base_model.model[0]
 
 
 @contract("enum_member")
@@ -302,6 +270,34 @@ def trl_gathers_metrics_under_this_name(_):
     assert fake._metrics == {"eval": {"loss": [1.0]}}
     with internals.metrics_restored(None):
         pass
+
+
+@contract("PeftLayer.cast_input_dtype_enabled")
+def peft_turns_the_casting_of_inputs_off_and_on(_):
+    from peft.helpers import disable_input_dtype_casting
+
+    model, layer = adapted(nn.Linear(4, 3))
+    with disable_input_dtype_casting(model):
+        assert not layer.cast_input_dtype_enabled
+    assert layer.cast_input_dtype_enabled
+
+
+@contract("give_lora_ga_gradient")
+def lora_ga_looks_for_the_gradient_under_this_name(_):
+    from peft.tuners.lora import layer
+
+    assert '"_peft_loraga_grad"' in inspect.getsource(layer.LoraLayer.lora_ga_init)
+
+
+@contract("PeftTuner.shared_names")
+def tensors_on_the_tuner_are_saved_and_loaded(folder):
+    config = SharedConfig(r=2, target_modules=["0"], init_weights=False)
+    model = get_peft_model(nn.Sequential(nn.Linear(4, 3)), config)
+    with torch.no_grad():
+        model.base_model.sharedtoy_diagonal["default"].copy_(torch.tensor([3.0, 5.0]))
+    model.save_pretrained(folder)
+    again = PeftModel.from_pretrained(nn.Sequential(nn.Linear(4, 3)), folder)
+    assert again.base_model.sharedtoy_diagonal["default"].tolist() == [3.0, 5.0]
 
 
 @pytest.mark.parametrize("name", CHECKS)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self, get_args
 
 from torch import Tensor
 
+from corefold.adapters.deep_lora.recipe import RANK_TIMES_WIDTH, SHORT_RUN_RANK
 from corefold.adapters.deep_lora.saved import saved_updates
 from corefold.adapters.host.config import AdapterConfig, SavedUpdate
 from corefold.core import Bases
@@ -45,8 +46,8 @@ class DeepLoraConfig(AdapterConfig):
     method: ClassVar[str] = "deeplora"
     title: ClassVar[str] = "Deep LoRA"
 
-    r: int = 2
-    width: int | None = 112
+    r: int = SHORT_RUN_RANK
+    width: int | None = RANK_TIMES_WIDTH // SHORT_RUN_RANK
     depth: int = 2
     init_scale: float = 0.1
     bases: Bases = "fisher"

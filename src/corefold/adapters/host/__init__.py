@@ -1,4 +1,4 @@
-"""What every method on PEFT needs, and no method itself: the adapted layer, its kinds, the tuner, its registration.
+"""The parts that every method on PEFT needs, and no method: the adapted layer, its kinds, the tuner, its registration.
 
 A method is a configuration (`AdapterConfig`), a layer (`AdapterLayer`: `build`, `start`, `update`), one class of two
 names for each kind of layer that it adapts, a tuner (`AdapterTuner`) that lists these classes, and one `register`.

@@ -1,4 +1,4 @@
-"""What the configurations of all methods have in common."""
+"""The common part of all methods' configurations."""
 
 from __future__ import annotations
 

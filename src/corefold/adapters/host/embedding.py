@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from corefold.adapters.host.layer import AdapterLayer
-from corefold.core import Update
+from corefold.core import Update, switched
 
 
 class EmbeddingKind(AdapterLayer):
@@ -23,6 +23,10 @@ class EmbeddingKind(AdapterLayer):
 
     def project(self, x: Tensor, right: Tensor) -> Tensor:
         return self.mapped(x, right)
+
+    def coordinates(self, x: Tensor, right: Tensor, scale: float | Tensor) -> Tensor:
+        # The rows looked up are few, and ids have no gradient.
+        return switched(self.project(x, right), scale)
 
     def mapped(self, x: Tensor, weight: Tensor) -> Tensor:
         table: Any = self.get_base_layer()

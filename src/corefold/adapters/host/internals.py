@@ -7,7 +7,7 @@ exists and does what its docstring here says.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from enum import Enum
 from typing import Any, TypeVar
 
@@ -58,6 +58,7 @@ class PeftLayer(BaseTunerLayer):
     """PEFT's layer, its private parts under public names."""
 
     r: dict[str, int]
+    cast_input_dtype_enabled = True  # PEFT's `disable_input_dtype_casting` turns it off and on.
 
     def convert_adapter(self, adapter_name: str, **to: Any) -> None:
         """Move an adapter to a `device`, or round it to a `dtype`."""
@@ -119,7 +120,7 @@ class PeftTuner(BaseTuner):
         raise NotImplementedError
 
     def forward_hooks(self, arguments: dict[str, Any]) -> AbstractContextManager[None]:
-        """What holds while the model runs with these keyword arguments."""
+        """A context in which the model runs with these keyword arguments."""
         raise NotImplementedError
 
     def _create_and_replace(
@@ -221,14 +222,13 @@ def onloaded(modules: Iterable[nn.Module]) -> Iterator[None]:
 
     accelerate loads them when a module is called, and nobody calls a container of parameters.
     """
-    hooks = [(module, vars(module)["_hf_hook"]) for module in modules if "_hf_hook" in vars(module)]
-    for module, hook in hooks:
-        hook.pre_forward(module)
-    try:
+    with ExitStack() as stack:
+        for module in modules:
+            hook = vars(module).get("_hf_hook")
+            if hook is not None:
+                stack.callback(hook.post_forward, module, None)
+                hook.pre_forward(module)
         yield
-    finally:
-        for module, hook in hooks:
-            hook.post_forward(module, None)
 
 
 def uncompiled(model: nn.Module) -> nn.Module:

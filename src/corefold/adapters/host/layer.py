@@ -241,15 +241,20 @@ class AdapterLayer(nn.Module, Gates, Merging):
         total = result
         with without_autocast(x.device.type):
             for name, scale in scales.items():
-                total = total + switched(self._contribution(x, self.update(name), scale), scale)
+                total = total + self._contribution(x, self.update(name), scale)
         return total.to(result.dtype)
 
     def _contribution(self, x: Tensor, update: Update, scale: float | Tensor) -> Tensor:
+        # Every factor is switched, not the result: the gradient of `x` must not meet an inactive adapter's NaN either.
         thin = self.thin(update)
         if thin is None:
-            return self.mapped(x, self.orient(update.dense())) * scale
+            return self.mapped(x, self.orient(switched(update.dense(), scale))) * scale
         tall, right = thin
-        return self.expand(self.project(x, right), tall * scale)
+        return self.expand(self.coordinates(x, right, scale), switched(tall, scale) * scale)
+
+    def coordinates(self, x: Tensor, right: Tensor, scale: float | Tensor) -> Tensor:
+        """`project`, without an inactive adapter's numbers."""
+        return self.project(x, switched(right, scale))
 
     def check(self, adapter_names: Iterable[str]) -> None:
         """Refuse adapters whose parameters hold no numbers, and let the configuration of one that trains warn.

@@ -15,7 +15,7 @@ from corefold.completion.observed import Observed
 from corefold.errors import InputError
 
 BLOCK_ENTRIES = 2**22  # predicted at a time
-COVERAGE = 0.9  # of the intervals of single entries
+COVERAGE = 0.9  # share of single entries that their intervals hold
 
 
 def row_blocks(

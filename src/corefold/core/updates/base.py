@@ -1,4 +1,4 @@
-"""What every update of a weight has in common."""
+"""The interface of every update of a weight."""
 
 from __future__ import annotations
 

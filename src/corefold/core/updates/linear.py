@@ -109,7 +109,9 @@ def _run(
             factored.append(_scaled(factors, scale))
     y = _fused(x, weight, bias, base, factored)
     for update, scale in others:
-        y = (y + switched(update(_as(x, update.dtype)), scale) * scale).to(y.dtype)
+        # Switching x as well keeps NaN out of its gradient.
+        part = update(switched(_as(x, update.dtype), scale))
+        y = (y + switched(part, scale) * scale).to(y.dtype)
     return y
 
 
