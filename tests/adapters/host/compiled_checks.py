@@ -60,10 +60,9 @@ def same_as_eager(model, run, *args, rtol=0.0):
 
 
 def check_a_real_model_is_one_graph():
-    model, batch = (
-        wrap(load("minilm"), target_modules="all-linear", task_type="SEQ_CLS"),
-        batches("minilm")[0],
-    )
+    minilm, batch = load("minilm"), batches("minilm")[0]
+    del minilm.bert.encoder.layer[2:]  # All layers are alike, and each takes seconds to compile.
+    model = wrap(minilm, target_modules="all-linear", task_type="SEQ_CLS")
     randomise(model)
     counter = CompileCounterWithBackend("eager")
     same_as_eager(model, loss_of, torch.compile(model, fullgraph=True, backend=counter), batch)
