@@ -1,7 +1,7 @@
 """Run the commands of README.md and write their output below them: python docs/run_readme.py [COMMAND]
 
-With a COMMAND, only the blocks whose command begins with it run, and the picture stays. A block, from
-`<!-- run: COMMAND -->` to `<!-- end -->`, gets the command and its standard output. $MINILM stands for the folder of the
+With a COMMAND, only the blocks whose command begins with it run, and the picture stays. A block from
+`<!-- run: COMMAND -->` to `<!-- end -->` gets the command and its standard output. $MINILM stands for the folder of the
 packaged model; readers see MODEL in its place.
 """
 

@@ -161,7 +161,7 @@ def test_two_embeddings_and_a_cosine_for_regression(minilm_dir, tmp_path):
     table = write_csv(tmp_path / "pairs.csv", ["a", "b", "score"], rows * 3)
     outcome = corefold(
         "finetune", "--model", minilm_dir, "--train", table, "--eval", table, "--text", "a", "--text-pair", "b",
-        "--label", "score", "--steps", 8, "--batch-size", 6, "-o", tmp_path / "out",
+        "--label", "score", "--steps", 8, "--batch-size", 6, "--width", 16, "-o", tmp_path / "out",
     )  # fmt: skip
     assert outcome.code == 0, outcome.err
     task = json.loads((tmp_path / "out/task.json").read_text())
@@ -202,7 +202,7 @@ def test_lora_is_a_method_too(minilm_dir, reviews, tmp_path):
 def test_the_models_own_head(minilm_dir, reviews, tmp_path):
     outcome = corefold(
         "finetune", "--model", minilm_dir, "--train", reviews, "--eval", reviews, "--text", "text", "--label", "label",
-        "--head", "own", "--steps", 10, "-o", tmp_path / "out",
+        "--head", "own", "--steps", 10, "--width", 16, "-o", tmp_path / "out",
     )  # fmt: skip
     assert outcome.code == 0, outcome.err
     assert corefold("merge", tmp_path / "out", "-o", tmp_path / "merged").code == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import asdict, fields
 
 import pytest
@@ -68,3 +69,12 @@ def test_a_file_that_holds_no_settings_is_refused(tmp_path, content, words):
 def test_only_open_options_are_filled():
     filled = RunConfig(rank=3).filled({"rank": 5, "lr": 0.1})
     assert (filled.rank, filled.lr) == (3, 0.1)
+
+
+def test_a_finished_run_of_a_rank_above_its_width_had_square_cores(tmp_path):
+    path = tmp_path / "config.yaml"
+    every_setting = dataclasses.asdict(RunConfig(model="m", train="t.csv")) | {"rank": 200, "width": 112}
+    path.write_text(yaml.safe_dump(every_setting))
+    assert RunConfig(**load_settings(path)).width == 0
+    path.write_text("rank: 200\nwidth: 112\n")  # A user's own mistake is refused later.
+    assert load_settings(path) == {"rank": 200, "width": 112}

@@ -106,6 +106,8 @@ def to_lora(
     tolerance: float | None = None,
 ) -> LoraExport:
     """`export_lora` of a saved adapter: its configuration and its state dict, as PEFT saves it."""
+    if offloaded := [name for name, tensor in state.items() if tensor.is_meta]:
+        raise ValueError(f"{offloaded[0]} is on the meta device; export before accelerate offloads the model")
     saved = config.saved_updates(state)
     if full := [name for name, each in saved.items() if each.update.thin() is None]:
         raise ValueError(

@@ -187,6 +187,9 @@ def load_settings(path: Path) -> dict[str, Any]:
     known = {each.name for each in fields(RunConfig)}
     if unknown := sorted(str(name) for name in settings if name not in known):
         raise InputError(f"{path}: unknown setting {unknown[0]!r}; known: {', '.join(sorted(known))}")
+    if known == {*settings} and (settings["rank"] or 0) > (settings["width"] or 0) > 0:
+        # A run of version 0.1.0 wrote this for the square cores that it trained; its files hold every setting.
+        return {**settings, "width": 0}
     return settings
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -21,6 +22,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     keeps pointing to its file.
     """
     target = Path(path).resolve()
+    if not target.parent.is_dir():  # Otherwise the error would name the temporary folder.
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(target.parent))
     # A file of mkstemp would be readable by its owner alone; one in a folder of its own gets the usual permissions.
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".corefold-") as folder:
         new = Path(folder, Path(path).name)

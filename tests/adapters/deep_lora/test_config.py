@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -99,3 +100,13 @@ def test_no_warning_where_there_is_no_reason(llama, tmp_path):
     assert not caught(model, data[0])
     model.save_pretrained(tmp_path)
     assert not caught(PeftModel.from_pretrained(tiny_llama(), tmp_path, is_trainable=True).train(), data[0])
+
+
+def test_a_copy_is_not_taken_for_a_saved_configuration():
+    config = corefold.DeepLoraConfig(width=8, target_modules=["a"])
+    for make in (
+        lambda: replace(config, r=9),
+        lambda: corefold.DeepLoraConfig(**{**config.to_dict(), "r": 9}),
+    ):
+        with pytest.raises(ValueError, match="no room for rank 9"):
+            make()

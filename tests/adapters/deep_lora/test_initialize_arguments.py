@@ -7,7 +7,7 @@ import torch
 
 import corefold
 from adapters.dense_gradients import R, adapted_minilm, initialize, wrap
-from models import adapter_state, batches, layers, randomise, same_tensors
+from models import adapter_state, batches, layers, randomise, same_tensors, tiny_llama
 
 
 @pytest.fixture
@@ -116,3 +116,14 @@ def test_only_the_named_adapter_changes(model, data):
     assert model.peft_config["second"].initialized
     assert not model.peft_config["default"].initialized
     assert model.active_adapter == "default"
+
+
+def test_an_offloaded_adapter_is_refused(tmp_path):
+    from accelerate import cpu_offload
+
+    model = wrap(tiny_llama())
+    cpu_offload(model, execution_device="cpu")
+    with pytest.raises(ValueError, match="initialize_bases before accelerate offloads"):
+        corefold.initialize_bases(model, batches("tiny"), progress=False)
+    with pytest.raises(ValueError, match="export before accelerate offloads"):
+        corefold.export_lora(model, tmp_path)

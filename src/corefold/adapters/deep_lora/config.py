@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self, get_args
 
 from torch import Tensor
 
-from corefold.adapters.deep_lora.recipe import RANK_TIMES_WIDTH, SHORT_RUN_RANK
+from corefold.adapters.deep_lora.recipe import SHORT_RUN_RANK, SHORT_RUN_WIDTH
 from corefold.adapters.deep_lora.saved import saved_updates
 from corefold.adapters.host.config import AdapterConfig, SavedUpdate
 from corefold.core import Bases
@@ -47,7 +47,7 @@ class DeepLoraConfig(AdapterConfig):
     title: ClassVar[str] = "Deep LoRA"
 
     r: int = SHORT_RUN_RANK
-    width: int | None = RANK_TIMES_WIDTH // SHORT_RUN_RANK
+    width: int | None = SHORT_RUN_WIDTH
     depth: int = 2
     init_scale: float = 0.1
     bases: Bases = "fisher"
@@ -57,7 +57,9 @@ class DeepLoraConfig(AdapterConfig):
     _warned = False  # This is no field, so that it is never saved.
 
     def __post_init__(self) -> None:
-        is_saved = self.peft_version is not None  # PEFT writes its version into what it saves.
+        is_saved = (
+            type(self.peft_type) is str
+        )  # A file holds the bare name; everybody else has PEFT's member, or none.
         super().__post_init__()
         if self.width is not None and self.width <= 0:
             raise ValueError(f"width, the columns of the bases, must be at least 1 or None; got {self.width}")

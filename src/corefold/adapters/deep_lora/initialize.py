@@ -235,6 +235,11 @@ def _loss_of_output(model: nn.Module, batch: Any) -> Tensor:
 
 def _refuse_partitioned(layers: AdaptedLayers) -> None:
     for name, (layer, adapter) in layers.items():
+        if layer.deeplora_left[adapter].is_meta:
+            raise ValueError(
+                f"the adapter of {name} is on the meta device, so no bases can be written into it; call "
+                "initialize_bases before accelerate offloads the model"
+            )
         strategy = partitioned_by(layer.deeplora_left[adapter], dimensions=2)
         if strategy is not None:
             raise ValueError(

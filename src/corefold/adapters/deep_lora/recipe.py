@@ -7,6 +7,7 @@ at most 160 steps, and on 1,024 rows in 500. Between the two it passes from one 
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -15,6 +16,7 @@ Head = Literal["classifier", "cosine", "language-model"]
 SHORT_RUN_STEPS, LONG_RUN_STEPS = 160, 500
 SHORT_RUN_RANK, LONG_RUN_RANK = 2, 4
 RANK_TIMES_WIDTH = 224  # equal for all ranks of the rule, so that runs of any length train as many numbers
+SHORT_RUN_WIDTH = RANK_TIMES_WIDTH // SHORT_RUN_RANK
 CORE_LR = 0.025  # for rank 1 and one pass over the rows, without weight decay
 COSINE_LR_FACTOR = 0.25  # the embeddings of a pretrained encoder need small changes
 LONG_RUN_LR_POWER = (
@@ -94,8 +96,8 @@ def recipe(
             embeddings; or `"language-model"`, whose own head stays frozen.
         steps: optimizer steps; by default ten passes over the rows, at least 100 steps and at most 500.
         r: rank.
-        width: columns of the bases; 0 for the paper's square core, as wide as its rank. A rank of the default width
-            or more makes a square core, too.
+        width: columns of the bases; 0 for the paper's square core, as wide as its rank. A rank that no
+            default width can hold makes a square core, too.
         depth: number of core factors, 2 unless `width` is 0.
         lr: learning rate of the cores.
         weight_decay: AdamW's weight decay of the cores.
@@ -109,17 +111,21 @@ def recipe(
     >>> recipe(rows=1024, batch_size=16).config
     {'r': 4, 'width': 56, 'depth': 2}
     """
-    _check_at_least(1, rows=rows, batch_size=batch_size, steps=steps, r=r, depth=depth)
-    _check_at_least(0, width=width, lr=lr, weight_decay=weight_decay, head_lr=head_lr)
+    rows, batch_size, depth = _whole("rows", rows), _whole("batch_size", batch_size), _whole("depth", depth)
+    r = None if r is None else _whole("r", r)
+    width = None if width is None else _whole("width", width, least=0)
+    _check_at_least(0, lr=lr, weight_decay=weight_decay, head_lr=head_lr)
     if head not in get_args(Head):
         raise ValueError(f"head must be one of {', '.join(get_args(Head))}; got {head!r}")
-    steps = default_steps(rows, batch_size) if steps is None else steps
+    steps = default_steps(rows, batch_size) if steps is None else _whole("steps", steps)
+    # A rank that is left open enters the rate as a real number, which no step changes by a jump.
+    rank = _default_rank(steps) if r is None else r
     r, columns = _shape(steps, r, width)
     if depth != 2 and width != 0:
         raise ValueError(f"depth={depth} needs a square core, width=0; got width={width}")
     if r < columns:
         passes = max(1.0, steps * batch_size / rows)
-        rates = _narrow_core_rates(r, steps, passes, head, weight_decay)
+        rates = _narrow_core_rates(min(rank, columns), steps, passes, head, weight_decay)
     else:
         rates = _square_core_lr(r, rows, head), 0.0 if weight_decay is None else weight_decay
     return Recipe(
@@ -144,6 +150,17 @@ def num_bases_batches(steps: int) -> int:
     return max(MIN_BASES_BATCHES, steps // STEPS_PER_BASES_BATCH)
 
 
+def _whole(name: str, value: int, least: int = 1) -> int:
+    """The value as an int, if it is a whole number from `least` up."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if number < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}; got {value!r}")
+    return number
+
+
 def _check_at_least(least: int, **numbers: float | None) -> None:
     for name, value in numbers.items():
         if value is not None and not least <= value < math.inf:
@@ -156,15 +173,21 @@ def _length(steps: int) -> float:
     return min(1.0, max(0.0, share))
 
 
+def _default_rank(steps: int) -> float:
+    return SHORT_RUN_RANK + (LONG_RUN_RANK - SHORT_RUN_RANK) * _length(steps)
+
+
 def _shape(steps: int, r: int | None, width: int | None) -> tuple[int, int]:
     """Rank, and columns of the bases: a long run has a higher rank in narrower bases."""
     if width == 0:
         r = SHORT_RUN_RANK if r is None else r
         return r, r
-    default_rank = SHORT_RUN_RANK + math.floor((LONG_RUN_RANK - SHORT_RUN_RANK) * _length(steps) + 0.5)
+    default_rank = math.floor(_default_rank(steps) + 0.5)
     if width is None:
         r = default_rank if r is None else r
-        return r, max(r, round(RANK_TIMES_WIDTH / default_rank))
+        default_width = round(RANK_TIMES_WIDTH / default_rank)
+        # A rank that a long run's bases cannot hold gets the wider ones of a short run, and beyond them a square core.
+        return r, default_width if r < default_width else max(r, SHORT_RUN_WIDTH)
     r = min(default_rank, width) if r is None else r
     if width < r:
         raise ValueError(f"width must be at least the rank {r}, or 0 for a square core; got {width}")
@@ -172,7 +195,7 @@ def _shape(steps: int, r: int | None, width: int | None) -> tuple[int, int]:
 
 
 def _narrow_core_rates(
-    r: int, steps: int, passes: float, head: Head, weight_decay: float | None
+    rank: float, steps: int, passes: float, head: Head, weight_decay: float | None
 ) -> tuple[float, float]:
     """Learning rate and weight decay.
 
@@ -181,7 +204,7 @@ def _narrow_core_rates(
     """
     default_decay = WEIGHT_DECAY * (1 - _length(steps)) if head == "classifier" else 0.0
     weight_decay = default_decay if weight_decay is None else weight_decay
-    lr = CORE_LR * (COSINE_LR_FACTOR if head == "cosine" else 1.0) / math.sqrt(r * passes)
+    lr = CORE_LR * (COSINE_LR_FACTOR if head == "cosine" else 1.0) / math.sqrt(rank * passes)
     lr /= max(1.0, steps / SHORT_RUN_STEPS) ** LONG_RUN_LR_POWER
     return lr * (1 + min(weight_decay, default_decay) / WEIGHT_DECAY), weight_decay
 

@@ -17,6 +17,13 @@ def register(name: str, config: type[AdapterConfig], model: type[AdapterTuner]) 
         name: in lower case, such as "deeplora"; `config.method` must be the same.
         config: the class of its configurations.
         model: the class of its tuner; its `prefix` must be the name and an underscore.
+
+    Raises:
+        ValueError: a name, a `config.method` and a `model.prefix` that differ.
     """
+    if not name == config.method == model.prefix.removesuffix("_"):
+        raise ValueError(
+            f"a method has one name; got {name!r}, method {config.method!r} and prefix {model.prefix!r}"
+        )
     if peft_type(name) not in PEFT_TYPE_TO_CONFIG_MAPPING:
         register_peft_method(name=name, config_cls=config, model_cls=model)
