@@ -138,7 +138,6 @@ def load_pretrained(name: str) -> nn.Module:
     with torch.no_grad():
         head = model.classifier.out_proj if name == "mpnet" else model.classifier
         for parameter in head.parameters():
-            parameter.mul_(
-                30
-            )  # logits of a fresh head are near 0.03, too small to measure an error of 1e-5 on
+            # Logits of a fresh head are near 0.03, too small to measure an error of 1e-5 on.
+            parameter.mul_(30)
     return model

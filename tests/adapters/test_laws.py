@@ -256,9 +256,8 @@ def test_only_the_active_adapter_trains(method):
     assert all(name.endswith(".two") for name in trained)
 
 
-@pytest.mark.filterwarnings(
-    "ignore:fan_in_fan_out is set to:UserWarning"
-)  # PEFT's LoRA warns so of mixed layers.
+# PEFT's LoRA warns so of mixed layers.
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to:UserWarning")
 def test_export_is_within_its_error_bound_or_refused(method, tmp_path):
     model = adapted(method)
     if method in FULL_RANK:

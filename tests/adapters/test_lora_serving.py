@@ -154,9 +154,8 @@ def test_llama_cpp_knows_the_names(model, exported, tmp_path):
         found[names.get_name(weight, try_suffixes=(".weight",))] = name
     kinds = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
     assert found.keys() == {f"blk.{block}.{kind}.weight" for block in range(blocks) for kind in kinds}
-    assert (
-        json.loads((folder / "adapter_config.json").read_text())["lora_alpha"] > 0
-    )  # llama.cpp reads 0 as no scale.
+    # Llama.cpp reads 0 as no scale.
+    assert json.loads((folder / "adapter_config.json").read_text())["lora_alpha"] > 0
 
 
 def test_the_folder_holds_no_pickle(exported):

@@ -92,9 +92,8 @@ def test_the_untouched_model_is_scored_as_it_comes(grid, tmp_path):
     outcome = compare({**grid, **given}, "--tune", "lr=1e-9,2e-9", methods="untouched,full", ranks="2,4")
     assert outcome.code == 0, outcome.err
     untouched, full = records(grid)
-    assert untouched["scores"] == pytest.approx(
-        full["scores"], abs=1e-4
-    )  # Rates of 1e-9 leave the model where it was.
+    # Rates of 1e-9 leave the model where it was.
+    assert untouched["scores"] == pytest.approx(full["scores"], abs=1e-4)
     assert untouched["trainable_parameters"] == untouched["bytes"] == 0
     assert (untouched["tries"], untouched["settings"]["lr"], len(full["tries"])) == ([], None, 2)
 

@@ -41,12 +41,13 @@ def test_what_failed_or_is_missing_is_counted_and_not_averaged():
     ]
     lora, dora, vera = summarise(cells, ["lora", "dora"])
     assert (lora.seeds, lora.mean, lora.spread) == (3, 3.0, 1.0)
+    # 5 less 4, of seed 2.
     assert (dora.seeds, dora.errors, dora.error, dora.difference) == (
         1,
         1,
         "no memory",
         1.0,
-    )  # 5 less 4, of seed 2
+    )
     assert dora.spread is None
     assert (vera.seeds, vera.mean, vera.difference, vera.errors) == (0, None, None, 1)
 

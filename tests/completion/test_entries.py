@@ -96,9 +96,8 @@ def test_a_place_given_more_than_once_counts_once_with_its_mean():
     expected[rows[5], columns[5]] += 1.5
     order = np.argsort(twice[0], kind="stable")
     starts = np.searchsorted(twice[0][order], np.arange(10))
-    raw = sp.csr_array(
-        (twice[2][order], twice[1][order], starts), HOLES.shape
-    )  # SciPy keeps these as they are
+    # SciPy keeps these as they are.
+    raw = sp.csr_array((twice[2][order], twice[1][order], starts), HOLES.shape)
     for form in (triples(twice, HOLES.shape), raw):
         with pytest.warns(UserWarning, match="^3 entries are given more than once; their mean counts"):
             observed = observed_entries(form)

@@ -99,9 +99,8 @@ class TestFigureSvg:
         assert texts
         assert all("fill: " in style for style in texts)
         assert "fill: #ffffff" not in markup
-        assert "#000000" not in re.sub(
-            r"<path[^>]*stroke: #000000[^>]*>", "", markup
-        )  # the outline of a white line
+        # The outline of a white line.
+        assert "#000000" not in re.sub(r"<path[^>]*stroke: #000000[^>]*>", "", markup)
 
 
 class TestFigureSvgText:

@@ -78,9 +78,8 @@ def export_lora(
     configs = getattr(model, "peft_config", {})
     if adapter_name is None:
         active: Any = getattr(model, "active_adapters", None) or getattr(model, "active_adapter", [])
-        active = (
-            active() if callable(active) else active
-        )  # It is a method in transformers, a property in PEFT.
+        # It is a method in transformers, a property in PEFT.
+        active = active() if callable(active) else active
         names = [active] if isinstance(active, str) else [*active]
         if len(names) != 1:
             raise ValueError(f"adapter_name= must say which adapter to export; active: {names or 'none'}")
@@ -114,11 +113,11 @@ def to_lora(
             f"{full[0]} has an update of full rank, which no LoRA can hold; merge the adapter instead"
         )
     needed = {name: each.update.collapse(tol=tolerance)[1].shape[0] for name, each in saved.items()}
-    rank, widest = max(needed.values()), max(len(each.update.singular_values()) for each in saved.values())
+    rank, widest = max(needed.values()), max(each.update.rank for each in saved.values())
     tensors = {
         f"{PREFIX}{name.removeprefix(PREFIX)}": tensor
         for name, tensor in state.items()
-        if name.rpartition(".")[0] not in saved
+        if not name.rpartition(".")[2].startswith(f"{config.method}_")
     }
     size = 0
     for name, each in saved.items():
@@ -153,7 +152,7 @@ def _without_prefix(by_name: Mapping[str, Any]) -> dict[str, Any]:
 
 def _lora_pair(name: str, saved: SavedUpdate, rank: int) -> dict[str, Tensor]:
     """A layer's pair under the names, and in the shapes, that PEFT's LoRA has for its kind of layer."""
-    own_rank = min(rank, len(saved.update.singular_values()))
+    own_rank = min(rank, saved.update.rank)
     b, a = saved.update.collapse(rank=own_rank)
     missing = rank - own_rank  # A layer may be narrower than the rank.
     b, a = pad(b, (0, missing)), pad(a, (0, 0, 0, missing))

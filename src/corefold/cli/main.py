@@ -42,9 +42,8 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(
-                errors="replace"
-            )  # the encoding of a Windows pipe may lack the bars of a spectrum
+            # The encoding of a Windows pipe may lack the bars of a spectrum.
+            stream.reconfigure(errors="replace")
     # These warnings are meant for developers of the libraries, not for users of the command.
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", message="Could not find a config file", module="peft")

@@ -168,9 +168,8 @@ def saved_bytes(run: TrainingRun) -> int:
     """Size of the file that a user keeps beside the untouched base: adapter and head, or all trained weights."""
     if isinstance(run.adapted, PeftModel):
         with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", ".*invalid shape"
-            )  # AdaLoRA leaves some layers without any rank
+            # AdaLoRA leaves some layers without any rank.
+            warnings.filterwarnings("ignore", ".*invalid shape")
             state = get_peft_model_state_dict(run.adapted, save_embedding_layers=False)
     else:
         state = {name: p for name, p in run.adapted.named_parameters() if p.requires_grad}

@@ -75,9 +75,8 @@ class LowRank:
 
     def rank_within(self, norm: float) -> int:
         """The fewest directions, at least one, without which at most this Frobenius norm is lost."""
-        lost = (
-            self.s.square().flip(0).cumsum(0).flip(0)
-        )  # lost[k] is the square of the loss of keeping k directions
+        # lost[k] is the square of the loss of keeping k directions.
+        lost = self.s.square().flip(0).cumsum(0).flip(0)
         return max(1, int((lost > norm**2).sum()))
 
     def at(self, observed: Observed) -> Float[Tensor, " entries"]:

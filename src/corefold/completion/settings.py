@@ -16,10 +16,11 @@ from corefold.completion.search import FitSettings
 from corefold.completion.solvers import ALS, Descent, Schatten, Solver
 
 MAX_AUTO_RANK = 64
+# "auto" keeps a solver's working copies below, unless the rank is small.
 MAX_AUTO_BYTES, SMALL_AUTO_RANK = (
     2**29,
     16,
-)  # "auto" keeps a solver's working copies below, unless the rank is small
+)
 SOLVERS = {"schatten": Schatten, "descent": Descent, "als": ALS}
 
 

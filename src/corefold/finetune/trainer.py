@@ -122,9 +122,8 @@ def _initialize(
 def _arguments(settings: Decided[Any], out: Path, progress: bool, keep: bool) -> TrainingArguments:
     steps = settings.steps
     if "tensorboard" in settings.tracker:
-        os.environ.setdefault(
-            "TENSORBOARD_LOGGING_DIR", str(out / "logs")
-        )  # By default they would lie among the checkpoints.
+        # By default they would lie among the checkpoints.
+        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(out / "logs"))
     return TrainingArguments(
         output_dir=str(out / folder.CHECKPOINTS),
         max_steps=steps,

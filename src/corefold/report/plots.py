@@ -27,11 +27,12 @@ CYCLE = (BLUE, VERMILION, GREEN, PURPLE)
 COLORMAP = "viridis"
 DASHES = (0, (4, 3))
 
+# Endings of entries that Trainer logs beside the metrics.
 _TIMINGS = (
     "runtime",
     "per_second",
     "preparation_time",
-)  # endings of entries that Trainer logs beside the metrics
+)
 _RANK_KEY = f"numerical rank: below the line, values are under {RANK_RTOL:.0%} of the layer's largest"
 _MAX_BOLD_LAYERS = 60  # with more layers, lines and dots get finer
 _MAX_DECADES = 4.0  # range of singular values that the colours of a spectrum tell apart

@@ -179,9 +179,8 @@ def test_dpo_trainer_lends_its_loss(tmp_path, tokenizer, wrapped, checkpointing)
     trained = [name for name, p in trainer.model.named_parameters() if p.requires_grad]
     data = [batch for batch, _ in zip(trainer.get_train_dataloader(), range(2), strict=False)]
     trainer.train()
-    assert losses(trainer)[0] == pytest.approx(
-        0.693147, abs=1e-6
-    )  # An untrained model prefers neither answer.
+    # An untrained model prefers neither answer.
+    assert losses(trainer)[0] == pytest.approx(0.693147, abs=1e-6)
     assert losses(trainer)[1:] != [losses(trainer)[0]] * 5
     assert spy.graded == []
     assert spy.trained == trained == [name for name in trained if "factors.default" in name]

@@ -119,9 +119,8 @@ def check_nothing_recompiles_as_adapters_switch():
     model, base, batch = two_adapters(), one_block(), batches("tiny")[0]
     plain = loss_of(base, batch)
     for name in ("default", "second"):
-        model.set_adapter(
-            name, inference_mode=True
-        )  # Otherwise PEFT makes the active adapter, and only it, trainable.
+        # Otherwise PEFT makes the active adapter, and only it, trainable.
+        model.set_adapter(name, inference_mode=True)
     counter = compiled_inside(model)
     with torch.no_grad(), never_again:
         losses = []

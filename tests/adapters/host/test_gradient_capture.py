@@ -123,10 +123,11 @@ def test_dropout_inside_a_block_stays_off():
     assert_follow_gradient(model, dense_gradients(base, data, plain_names(model)))
 
 
+# Transformers itself recomputes activations of BERT, but not of MPNet.
 @pytest.mark.parametrize(
     ("name", "path"),
     [("minilm", "bert.encoder.layer.3.attention"), ("mpnet", "mpnet.encoder.layer.3.attention")],
-)  # transformers itself recomputes activations of BERT, but not of MPNet.
+)
 def test_activations_are_recomputed(name, path):
     runs, model = [], wrap(load(name), r=R)
     block = model.get_submodule(f"base_model.model.{path}")

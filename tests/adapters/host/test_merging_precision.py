@@ -153,9 +153,8 @@ def test_a_merged_half_precision_model_is_the_adapted_one(minilm, dtype):
     randomise(model)
     before, weight = logits(model, batch), weights(model)
     model.merge_adapter()
-    assert (
-        max(model.merge_errors().values()) < torch.finfo(dtype).eps * 3
-    )  # This model has weights up to 2.6.
+    # This model has weights up to 2.6.
+    assert max(model.merge_errors().values()) < torch.finfo(dtype).eps * 3
     torch.testing.assert_close(
         logits(model, batch), before, rtol=0, atol=16 * torch.finfo(dtype).eps * before.abs().max().item()
     )

@@ -84,9 +84,8 @@ def test_training_keeps_float32(dtype, autocast, tmp_path):
     start, base = adapter_state(model), weights(model)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, eps=1e-12, weight_decay=0)
-    scale = (
-        2.0**14 if dtype == torch.float16 else 1.0
-    )  # A GradScaler does this, and Adam does not depend on it.
+    # A GradScaler does this, and Adam does not depend on it.
+    scale = 2.0**14 if dtype == torch.float16 else 1.0
     for batch in data:  # In the first of two steps the core is 0, and so is the gradient of the bases.
         with torch.autocast("cpu", dtype=dtype, enabled=autocast):
             loss = model(**batch).loss

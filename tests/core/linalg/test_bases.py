@@ -253,9 +253,8 @@ class TestBasesFromGradient:
             bases_from_gradient(gaussian(out, in_), width)
 
     def test_refuse_an_unknown_kind(self):
-        unchecked = inspect.unwrap(
-            bases_from_singular_vectors
-        )  # The tests' type checker would refuse it first.
+        # The tests' type checker would refuse it first.
+        unchecked = inspect.unwrap(bases_from_singular_vectors)
         with pytest.raises(ValueError, match="one of gradient, spectral, random; got 'best'"):
             unchecked(frame(9, 2), frame(7, 2), 4, "best")
 

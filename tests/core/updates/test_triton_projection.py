@@ -163,9 +163,8 @@ def check_traced_whole():
     """Inside an autograd.Function, forward and backward, dynamo takes the launch into one graph."""
     import torch.utils._triton
 
-    torch.utils._triton.has_triton = lambda: (
-        True
-    )  # A CPU stands in for the GPU, because nothing below runs the graph.
+    # A CPU stands in for the GPU, because nothing below runs the graph.
+    torch.utils._triton.has_triton = lambda: True
     triton_projection._has_kernel = lambda x, basis, core: not torch.is_grad_enabled()
 
     class Both(torch.autograd.Function):

@@ -57,9 +57,8 @@ class DeepLoraConfig(AdapterConfig):
     _warned = False  # This is no field, so that it is never saved.
 
     def __post_init__(self) -> None:
-        is_saved = (
-            type(self.peft_type) is str
-        )  # A file holds the bare name; everybody else has PEFT's member, or none.
+        # A file holds the bare name; everybody else has PEFT's member, or none.
+        is_saved = type(self.peft_type) is str
         super().__post_init__()
         if self.width is not None and self.width <= 0:
             raise ValueError(f"width, the columns of the bases, must be at least 1 or None; got {self.width}")

@@ -26,9 +26,8 @@ def capturing(
     checkpointing. For each layer the loss reaches, `sink(name, g, x)` is called with the two factors of its weight's
     gradient `g^T x`, (rows, out) and (rows, in).
     """
-    anchor = torch.zeros(
-        (), requires_grad=True
-    )  # It gives every layer's output a gradient, whatever is frozen.
+    # It gives every layer's output a gradient, whatever is frozen.
+    anchor = torch.zeros((), requires_grad=True)
 
     def run_backward(loss: Tensor) -> None:
         if loss.requires_grad:  # Otherwise it reaches no layer.

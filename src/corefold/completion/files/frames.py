@@ -45,9 +45,8 @@ def _codes(labels: pd.Series, source: str) -> tuple[Int[np.ndarray, " entries"],
     """The place of each label among the different ones, and these in order."""
     require_filled(labels, source)
     if pd.api.types.infer_dtype(labels, skipna=False).startswith("mixed"):
-        labels = labels.map(
-            label_text
-        )  # numbers beside words have no order, and parquet has no room for both
+        # Numbers beside words have no order, and parquet has no room for both.
+        labels = labels.map(label_text)
     codes, different = pd.factorize(labels, sort=True)
     return codes.astype(np.int64), pd.Index(different)
 

@@ -51,9 +51,8 @@ class ALS:
         def ridge(factors: LowRank) -> Tensor:
             return self.penalty / factors.s[None].clamp(min=eps)
 
-        factors = factors.above(
-            eps
-        )  # the ridge of a direction that the penalty has removed would be infinite
+        # The ridge of a direction that the penalty has removed would be infinite.
+        factors = factors.above(eps)
         coordinates = observed.fit_rows(factors.v, ridge(factors))
         factors = LowRank.product(coordinates, factors.v, partition)
         coordinates = observed.fit_columns(factors.u, ridge(factors), partition)

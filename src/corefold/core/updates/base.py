@@ -34,6 +34,12 @@ class Update(ABC):
         """`(tall, right)` with `dense = tall @ right.T`, in its own dtype or another. None: only `dense` serves."""
         return None
 
+    @property
+    def rank(self) -> int:
+        """The largest rank that `dense` can have."""
+        thin = self.thin()
+        return min(self.dense().shape) if thin is None else min(*thin[0].shape, len(thin[1]))
+
     def map_factors(self) -> tuple[Tensor, Tensor | None, Tensor] | None:
         """`(left, core, right)` with `dense = left @ core @ right.T`, in the form that a linear map runs fastest.
 
@@ -78,9 +84,8 @@ class Update(ABC):
         if rank is not None and not 1 <= rank <= len(s):
             raise ValueError(f"rank must lie between 1 and the update's {len(s)}; got {rank}")
         if tol is not None:
-            lost = (
-                s.square().flip(0).cumsum(0).flip(0).sqrt()
-            )  # lost[k] is the error of keeping k directions.
+            # lost[k] is the error of keeping k directions.
+            lost = s.square().flip(0).cumsum(0).flip(0).sqrt()
             rank = max(1, int((lost > tol * lost[0]).sum()))
         root = s[:rank].sqrt()
         b, a = u[:, :rank] * root, (v[:, :rank] * root).mT

@@ -169,9 +169,8 @@ class _AdaptedLinear(torch.autograd.Function):
         x_kept = x if of_weight or of_right else None
         z_kept = z if of_left or of_core else None
         ctx.save_for_backward(x_kept, weight if of_x else None, z_kept, left, core, right)
-        return (
-            y.data
-        )  # `y` may be a view, and autograd forbids in-place operations on a view that a Function returns.
+        # `y` may be a view, and autograd forbids in-place operations on a view that a Function returns.
+        return y.data
 
     @staticmethod
     @once_differentiable
@@ -266,9 +265,8 @@ def _outer(x: Tensor, coordinates: Tensor) -> Tensor:
 
 
 def _as(x: Tensor, dtype: torch.dtype) -> Tensor:
-    return (
-        x if x.dtype == dtype else x.to(dtype)
-    )  # `.to()` costs as much as the rest of a call even when it does nothing.
+    # `.to()` costs as much as the rest of a call even when it does nothing.
+    return x if x.dtype == dtype else x.to(dtype)
 
 
 def _as_optional(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:
