@@ -267,6 +267,7 @@ def test_export_is_within_its_error_bound_or_refused(method, tmp_path):
         return
     for tolerance in (None, 0.3):
         export_lora(model, tmp_path, tolerance=tolerance)
+        assert all(".lora_" in name for name in load_file(tmp_path / "adapter_model.safetensors"))
         lora = PeftModel.from_pretrained(tower(), tmp_path).eval()
         for path, layer in layers(model).items():
             exact = layer.get_delta_weight("default")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import asdict, fields
 
 import pytest
@@ -78,3 +79,14 @@ def test_a_finished_run_of_a_rank_above_its_width_had_square_cores(tmp_path):
     assert RunConfig(**load_settings(path)).width == 0
     path.write_text("rank: 200\nwidth: 112\n")  # A user's own mistake is refused later.
     assert load_settings(path) == {"rank": 200, "width": 112}
+
+
+def test_the_help_tells_the_defaults_of_lora():
+    """Help must not import PEFT, and so cannot take the numbers from the method itself."""
+    from corefold.finetune.peers import LORA
+
+    help_texts = {each.name: each.metadata["help"] for each in dataclasses.fields(RunConfig)}
+    decision = LORA.decide(RunConfig(model="m", train="t.csv"), None, 64, 100)
+    for name in ("rank", "lr", "weight_decay"):
+        (number,) = re.findall(r"([\d.e-]+) for lora", help_texts[name])
+        assert float(number) == getattr(decision, name)

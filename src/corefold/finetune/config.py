@@ -69,9 +69,9 @@ class SharedOptions:
         "AdamW's weight decay of everything that trains below the head. Default: corefold.recipe's, which depends on "
         "steps and head; 0 for lora.",
     )
-    head_lr: float | None = _setting(None, "Learning rate of the head. Default: 1e-3.")
+    head_lr: float | None = _setting(None, "Learning rate of the head. Default: corefold.recipe's.")
     steps: int | None = _setting(
-        None, "Optimizer steps. Default: ten passes over the training rows, at least 100 and at most 500."
+        None, "Optimizer steps. Default: corefold.recipe's, some passes over the training rows within bounds."
     )
     batch_size: int = _setting(16, "Rows in each step.")
     samples: int | None = _setting(

@@ -101,8 +101,8 @@ def _warn_of_one_rate(layers: AdaptedLayers, optimizer: Optimizer) -> None:
         if ratio not in (0, 1) and basis is not None and basis == core:
             warnings.warn(
                 f"the optimizer trains the bases at the core's learning rate, not at {ratio:g} times that "
-                "(basis_lr_ratio), and may let them decay; give the trainer "
-                "optimizers=(torch.optim.AdamW(corefold.param_groups(model, lr=...), eps=1e-6), None)",
+                "(basis_lr_ratio), and may let them decay; with recipe = corefold.recipe(rows=...), give the trainer "
+                "optimizers=(torch.optim.AdamW(corefold.param_groups(model, **recipe.rates), eps=recipe.eps), None)",
                 stacklevel=2,
             )
             return

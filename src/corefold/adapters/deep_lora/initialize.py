@@ -73,8 +73,8 @@ def initialize_bases(
         num_batches: batches used; fewer if the dataloader ends before.
         adapter_name: which adapter; default the active one.
         loss_fn: `loss_fn(model, batch)`, a scalar; default `model(**batch).loss`.
-        rank_budget: spread this sum of ranks over the layers, instead of `r` for each: one direction for each layer,
-            the others to those in which the gradient has most energy, up to twice the average. The layers' parameters
+        rank_budget: spread this sum of ranks over the layers, instead of `r` for each: a rank of 2 for each layer, and
+            more for those in which the gradient has most energy, up to twice the average. The layers' parameters
             are made anew, so call it before an optimizer or a distributed wrapper takes them. The ranks are written
             into the adapter's `rank_pattern`.
         generator: source of the random halves of the bases, on the CPU, and of nothing else; default seed 0, so that

@@ -6,6 +6,7 @@ exists and does what its docstring here says.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from enum import Enum
@@ -60,13 +61,13 @@ class PeftLayer(BaseTunerLayer):
     r: dict[str, int]
     cast_input_dtype_enabled = True  # PEFT's `disable_input_dtype_casting` turns it off and on.
 
+    @abstractmethod
     def convert_adapter(self, adapter_name: str, **to: Any) -> None:
         """Move an adapter to a `device`, or round it to a `dtype`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def base_tensor(self) -> Tensor:
         """Some tensor of the base layer, to see its device and dtype."""
-        raise NotImplementedError
 
     def activate(self, adapter_names: str | list[str]) -> None:
         """Set which adapters are active, with no change to what requires a gradient."""
@@ -103,25 +104,25 @@ class PeftTuner(BaseTuner):
 
     shared_names: tuple[str, ...] = ()
 
+    @abstractmethod
     def adapt(
         self, config: Any, adapter_name: str, target: nn.Module, name: str, parent: nn.Module, key: str
     ) -> None:
         """Put an adapter on `target`, the child `name` of `parent`; `key` is its path in the model."""
-        raise NotImplementedError
 
     def cast_adapter(self, adapter_name: str, keep_float32: bool) -> None:
         """Called once an adapter is in place; otherwise than `keep_float32` it takes the base's dtype."""
 
     @classmethod
+    @abstractmethod
     def missing_tensors(
         cls, model: nn.Module, prefix: str, adapters: set[str], state: dict[str, Any]
     ) -> list[str]:
         """The names of tensors of these adapters that a state dict lacks."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forward_hooks(self, arguments: dict[str, Any]) -> AbstractContextManager[None]:
         """A context in which the model runs with these keyword arguments."""
-        raise NotImplementedError
 
     def _create_and_replace(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -90,24 +91,24 @@ class AdapterLayer(nn.Module, Gates, Merging):
 
     # A method's part.
 
+    @abstractmethod
     def build(self, adapter_name: str, r: int, config: Any, **options: Any) -> None:
         """Make the adapter's parameters for this rank, with `set_parameter`, and note the rank in `self.r`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def start(self, adapter_name: str) -> None:
         """Put the adapter's parameters at their start, in place."""
-        raise NotImplementedError
 
+    @abstractmethod
     def update(self, adapter_name: str) -> Update:
         """The adapter's update of the weight over its live parameters, without its scale."""
-        raise NotImplementedError
 
     # A kind's part.
 
     @staticmethod
+    @abstractmethod
     def sides(base: Any) -> tuple[int, tuple[int, ...]]:
         """Rows of an update's left side, and the shape of one column of its right side."""
-        raise NotImplementedError
 
     def project(self, x: Tensor, right: Tensor) -> Tensor:
         """The input's coordinates in the right side, (right_rows, k)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -24,9 +25,9 @@ class Merging(PeftLayer):
     merge_error: float
     weight_before_merge: SavedWeight | None
 
+    @abstractmethod
     def get_delta_weight(self, adapter: str) -> Tensor:
         """An adapter's update, dense, in the base weight's layout."""
-        raise NotImplementedError
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Add adapters to the base weight, in the updates' precision and rounded once to the weight's.
