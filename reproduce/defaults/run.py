@@ -24,7 +24,13 @@ from benchmarks.shared.results import Cell
 from corefold.adapters import DeepLoraLayer
 from corefold.finetune import RunConfig
 from corefold.finetune.data import draw
-from corefold.finetune.run_data import SourceTables, prepare_data, read_tables, with_absolute_paths
+from corefold.finetune.run_data import (
+    SourceTables,
+    class_column,
+    prepare_data,
+    read_tables,
+    with_absolute_paths,
+)
 from corefold.finetune.trainer import prepare
 from reproduce.arguments import add_data, experiment_parser
 from reproduce.defaults.claims import claims, figure
@@ -60,7 +66,7 @@ def judged(variant: Variant, config: RunConfig, tables: SourceTables, samples: i
     method, task = variant.changed_method(), tables.task
     config = replace(config, samples=samples, seed=seed, **variant.settings)
     assert tables.held_out is not None  # noqa: S101 - for the type checker
-    train = draw(tables.train, samples, seed, task.stratify, "the rows not judged")
+    train = draw(tables.train, samples, seed, class_column(task), "the rows not judged")
     data = prepare_data(config, task, train, tables.held_out, method)
     with tempfile.TemporaryDirectory() as folder:
         fit = prepare(data, Path(folder))

@@ -27,11 +27,11 @@ import torch
 from benchmarks.shared.results import Cell
 from corefold.finetune import RunConfig
 from corefold.finetune.data import draw
-from corefold.finetune.encoding import encode_prompts
 from corefold.finetune.folder import Run
 from corefold.finetune.methods import METHODS
 from corefold.finetune.prediction import generate
 from corefold.finetune.run_data import SourceTables, prepare_data, read_tables, with_absolute_paths
+from corefold.finetune.tasks.causal_lm import CausalLm
 from corefold.finetune.trainer import prepare
 from reproduce.arguments import add_data, experiment_parser
 from reproduce.e2e.claims import FORMS, claims, figure
@@ -90,7 +90,9 @@ def judged_texts(form: str, config: RunConfig, tables: SourceTables, judged: int
         seconds = fit.train()
         metrics = fit.evaluate()
     run = Run(data.task, fit.adapted, fit.model.eval(), data.tokenizer)
-    prompts = encode_prompts(data.task, data.tokenizer, pd.DataFrame({"meaning": references.index}))
+    prompts = CausalLm().encode_prompts(
+        data.task, data.tokenizer, pd.DataFrame({"meaning": references.index})
+    )
     texts = list(generate(run, prompts, BATCH_ROWS, MAX_TOKENS, progress=False))
     return {
         "form": form,

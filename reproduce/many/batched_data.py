@@ -12,11 +12,10 @@ from torch import Tensor, nn
 
 from corefold.compare.cell import hold_out_fifth
 from corefold.finetune import RunConfig
-from corefold.finetune.encoding import encode
-from corefold.finetune.metrics import scores
 from corefold.finetune.models import load_tokenizer
-from corefold.finetune.run_data import SourceTables, draw_rows
+from corefold.finetune.run_data import SourceTables, class_column, draw_rows
 from corefold.finetune.task import Task
+from corefold.finetune.tasks.kinds import kind_of
 from reproduce.defaults.run import SHUFFLE_SEED
 from reproduce.many.batched_training import BatchedHeads, EncodedTexts
 
@@ -52,7 +51,7 @@ class RunRows:
         else:
             losses = nn.functional.cross_entropy(answers.mT, true, reduction="none").mean(1)
         return [
-            {**scores(self.task, answer.numpy(), labels.numpy()), "loss": float(loss)}
+            {**kind_of(self.task).scores(self.task, answer.numpy(), labels.numpy()), "loss": float(loss)}
             for answer, labels, loss in zip(answers.cpu(), true.cpu(), losses.cpu(), strict=True)
         ]
 
@@ -85,7 +84,7 @@ def draw_many(
     task, parts = tables.task, []
     for seed in seeds:
         rows, held = draw_rows(replace(config, seed=seed), tables)
-        parts.append(hold_out_fifth(rows, seed, task.stratify) if fifth else (rows, held))
+        parts.append(hold_out_fifth(rows, seed, class_column(task)) if fifth else (rows, held))
     tokenizer, table = load_tokenizer(config.model), pd.concat([table for pair in parts for table in pair])
     places = torch.arange(len(table)).split([len(table) for pair in parts for table in pair])
     train, judged = torch.stack(places[::2]), torch.stack(places[1::2])
@@ -93,7 +92,7 @@ def draw_many(
     if task.head == "mean":
         weights, biases = zip(*(_head(width, task.outputs, seed) for seed in seeds), strict=True)
         heads = BatchedHeads(torch.stack(weights).to(device), torch.stack(biases)[:, None].to(device))
-    texts = _texts(encode(task, tokenizer, table, config.train)).to(device)
+    texts = _texts(kind_of(task).encode(task, tokenizer, table, config.train)).to(device)
     return RunRows(task, texts, train.to(device), judged.to(device), heads)
 
 

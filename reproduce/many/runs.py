@@ -14,8 +14,8 @@ from corefold.adapters.deep_lora.recipe import num_bases_batches
 from corefold.finetune import RunConfig
 from corefold.finetune.method import Decided, decide
 from corefold.finetune.methods import METHODS
-from corefold.finetune.metrics import MAIN
 from corefold.finetune.run_data import SourceTables
+from corefold.finetune.tasks.kinds import kind_of
 from reproduce.many.batched_data import RunRows, draw_many
 from reproduce.many.batched_training import (
     NO_UPDATES,
@@ -131,7 +131,7 @@ def _cells(setting: Setting, rows: RunRows, names: Sequence[str]) -> list[Cell]:
         schedule = _schedule(setting, method, settings)
         train(setting.encoder, updates, many.heads, many.texts, many.train, schedule, order)
     scored = many.scored(answers(setting.encoder, updates, many.heads, many.texts, many.judged))
-    main, shared = MAIN[setting.tables.task.kind], circumstances(setting.device.type)
+    main, shared = kind_of(setting.tables.task).main_score, circumstances(setting.device.type)
     shared |= {"method": method, "main": main, "test_rows": many.judged.shape[1]}
     shared |= {"seconds_in_all": (time.perf_counter() - began) / len(scored)}
     head = sum(each[0].numel() for each in many.heads.parameters())

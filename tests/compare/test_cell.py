@@ -12,7 +12,10 @@ from corefold.finetune import InputError
 def test_a_try_that_diverges_is_told_and_not_chosen():
     tries = [{"error": "the loss is nan"}, {"accuracy": 0.5, "loss": 0.9}, {"accuracy": 0.5, "loss": 0.7}]
     assert best_try(tries, "accuracy") == 2
-    assert best_try([{"perplexity": 9.0, "loss": 1.0}, {"perplexity": 3.0, "loss": 2.0}], "perplexity") == 1
+    assert (
+        best_try([{"perplexity": 9.0, "loss": 1.0}, {"perplexity": 3.0, "loss": 2.0}], "perplexity", True)
+        == 1
+    )
     with pytest.raises(InputError, match="none of 1 tries has a score: the loss is nan"):
         best_try(tries[:1], "accuracy")
 

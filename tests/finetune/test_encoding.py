@@ -8,8 +8,9 @@ import torch
 
 from corefold.finetune import InputError, Task
 from corefold.finetune.data import Columns
-from corefold.finetune.encoding import IGNORED, Collator, encode
+from corefold.finetune.encoding import IGNORED, Collator
 from corefold.finetune.models import load_tokenizer
+from corefold.finetune.tasks.kinds import kind_of
 
 ROWS = pd.DataFrame(
     {"text": ["a joy", "a dull and long film"], "other": ["b", "c d"], "label": ["pos", "neg"]}
@@ -19,6 +20,10 @@ ROWS = pd.DataFrame(
 @pytest.fixture(scope="module")
 def tokenizer(tiny):
     return load_tokenizer(str(tiny))
+
+
+def encode(task, tokenizer, table, source):
+    return kind_of(task).encode(task, tokenizer, table, source)
 
 
 def classes(head, pair=None):

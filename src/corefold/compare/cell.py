@@ -24,8 +24,8 @@ from corefold.finetune.data import draw
 from corefold.finetune.finetuning import versions
 from corefold.finetune.method import Decided, decide
 from corefold.finetune.methods import METHODS
-from corefold.finetune.metrics import LOWER_IS_BETTER, MAIN
-from corefold.finetune.run_data import SourceTables, draw_rows, prepare_data
+from corefold.finetune.run_data import SourceTables, class_column, draw_rows, prepare_data
+from corefold.finetune.tasks.kinds import kind_of
 from corefold.finetune.trainer import TrainingRun, prepare
 
 PLACE = "\0place"  # a name that no column of a table has
@@ -55,10 +55,11 @@ def run_cell(shared: SharedInputs, key: Key) -> dict[str, Any]:
         OSError: a full disk or a missing file, for which no method is to blame.
     """
     began = time.perf_counter()
-    main = MAIN[shared.tables.task.kind]
+    kind = kind_of(shared.tables.task)
+    main = kind.main_score
     result: dict[str, Any]
     try:
-        result = _train_and_score(shared, key, main)
+        result = _train_and_score(shared, key, main, kind.lower_is_better)
     except OSError:
         raise
     except Exception as error:  # PEFT, transformers and torch share no base class
@@ -70,7 +71,7 @@ def run_cell(shared: SharedInputs, key: Key) -> dict[str, Any]:
         **shared.about,
         "task": shared.tables.task.kind,
         "main": main,
-        "lower_is_better": main in LOWER_IS_BETTER,
+        "lower_is_better": kind.lower_is_better,
         "error": None,
         **result,
         "seconds": time.perf_counter() - began,
@@ -79,14 +80,14 @@ def run_cell(shared: SharedInputs, key: Key) -> dict[str, Any]:
     }
 
 
-def _train_and_score(shared: SharedInputs, key: Key, main: str) -> dict[str, Any]:
+def _train_and_score(shared: SharedInputs, key: Key, main: str, lower_is_better: bool) -> dict[str, Any]:
     config = replace(shared.config, rank=key.rank or shared.config.rank, samples=key.samples, seed=key.seed)
     train, held_out = draw_rows(config, shared.tables)
     tries = [
         {**settings, **_try(shared, key, config, settings, train)}
         for settings in shared.tries.get(key.method, ())
     ]
-    best = best_try(tries, main) if tries else None
+    best = best_try(tries, main, lower_is_better) if tries else None
     settings = {} if best is None else shared.tries[key.method][best]
     run = _train(shared, key, replace(config, **settings), train, held_out)
     scores = run.evaluate()
@@ -118,7 +119,7 @@ def _try(
 ) -> Mapping[str, float | str]:
     """Scores on a fifth of the training rows after training on the others, or the reason why there are none."""
     task = shared.tables.task
-    kept, held_out = hold_out_fifth(train, config.seed, task.stratify)
+    kept, held_out = hold_out_fifth(train, config.seed, class_column(task))
     # As many steps as training on all rows will take, since the best rate depends on them.
     steps = decide(config, task, len(train), METHODS[key.method]).steps
     try:
@@ -146,13 +147,13 @@ def hold_out_fifth(train: pd.DataFrame, seed: int, stratify: str | None) -> tupl
     return train.loc[order], train.drop(order)
 
 
-def best_try(tries: Sequence[Mapping[str, Any]], main: str) -> int:
+def best_try(tries: Sequence[Mapping[str, Any]], main: str, lower_is_better: bool = False) -> int:
     """The place of the try with the best score; among equal scores, which few rows often give, of the lowest loss.
 
     Raises:
         InputError: none has a score.
     """
-    sign = -1 if main in LOWER_IS_BETTER else 1
+    sign = -1 if lower_is_better else 1
     scored = {
         place: (sign * each[main], -each.get("loss", 0.0))
         for place, each in enumerate(tries)

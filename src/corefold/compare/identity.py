@@ -13,8 +13,8 @@ import pandas as pd
 import torch
 
 from corefold.finetune import RunConfig
+from corefold.finetune.checkpoint import checkpoint_file
 from corefold.finetune.run_data import SourceTables
-from corefold.finetune.task import checkpoint_file
 
 # Settings that each cell has for itself, paths, and settings of runs that are kept.
 NOT_SHARED = (

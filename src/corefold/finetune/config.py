@@ -19,7 +19,7 @@ KeptMethod = Literal["deep-lora", "lora"]
 MethodName = Literal[
     KeptMethod, "lora-ga", "lora-one", "eva", "pissa", "adalora", "dora", "vera", "full", "head", "untouched"
 ]
-TaskKind = Literal["classification", "regression", "causal-lm"]
+TaskName = Literal["classification", "regression", "causal-lm"]
 Pair = Literal["joint", "separate"]
 Head = Literal["own", "mean"]
 
@@ -47,7 +47,7 @@ class SharedOptions:
         "--label",
         "--completion",
     )
-    task: TaskKind | None = _setting(
+    task: TaskName | None = _setting(
         None,
         "What to learn. Default: causal-lm for a language model whose --label holds no classes; otherwise "
         "regression for numbers with fractions or many values, and classification for all else.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +11,7 @@ import pandas as pd
 
 from corefold.errors import InputError
 from corefold.finetune.config import RunConfig
-from corefold.tables.columns import column_list, finite_numbers, label_text, require_columns, require_filled
+from corefold.tables.columns import column_list, require_columns, require_filled
 
 MAX_CLASSES = 50
 
@@ -26,6 +27,10 @@ class Columns:
     def names(self) -> list[str]:
         """The names that are set."""
         return [name for name in (self.text, self.text_pair, self.label) if name is not None]
+
+    def without_label(self) -> Columns:
+        """The columns of the texts alone."""
+        return Columns(self.text, self.text_pair)
 
 
 def find_columns(config: RunConfig, table: pd.DataFrame) -> Columns:
@@ -54,8 +59,10 @@ def guess_task(labels: pd.Series) -> Literal["classification", "regression"]:
     return "classification" if whole and labels.nunique() <= MAX_CLASSES else "regression"
 
 
-def clean(table: pd.DataFrame, columns: Columns, task: str, source: str) -> pd.DataFrame:
-    """The columns of a run, texts as str, class labels as str, numbers as float.
+def clean(
+    table: pd.DataFrame, columns: Columns, clean_labels: Callable[[pd.Series, str], pd.Series], source: str
+) -> pd.DataFrame:
+    """The columns of a run: texts as str, and labels as `clean_labels` of the kind of task makes them.
 
     Raises:
         InputError: a missing or unusable value; its row is named.
@@ -65,10 +72,8 @@ def clean(table: pd.DataFrame, columns: Columns, task: str, source: str) -> pd.D
     for name in columns.names():
         require_filled(table[name], source)
     cleaned = {name: table[name].astype(str) for name in columns.names()}
-    if columns.label is not None and task == "regression":
-        cleaned[columns.label] = finite_numbers(table[columns.label], source)
-    elif columns.label is not None and task == "classification":
-        cleaned[columns.label] = table[columns.label].map(label_text)
+    if columns.label is not None:
+        cleaned[columns.label] = clean_labels(table[columns.label], source)
     return pd.DataFrame(cleaned)
 
 

@@ -14,9 +14,9 @@ from corefold.finetune import folder
 from corefold.finetune.config import RunConfig
 from corefold.finetune.method import record_decisions
 from corefold.finetune.methods import METHODS
-from corefold.finetune.metrics import baseline
 from corefold.finetune.run_data import draw_rows, prepare_data, read_tables, with_absolute_paths
 from corefold.finetune.task import Task
+from corefold.finetune.tasks.kinds import kind_of
 from corefold.finetune.trainer import TrainingRun, prepare
 from corefold.tables.atomic import write_json
 from corefold.tables.writing import check_folder
@@ -79,7 +79,7 @@ def finetune(
     metrics = {
         "task": data.task.kind,
         "rows": {"train": len(data.train), "eval": len(data.eval)},
-        "baseline": baseline(
+        "baseline": kind_of(data.task).constant_answer(
             data.task, *([row["labels"] for row in part] for part in (data.train, data.eval))
         ),
         "before": before,

@@ -12,9 +12,6 @@ from peft import PeftModel, get_peft_model
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -24,6 +21,8 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from corefold.errors import InputError
 from corefold.finetune.method import Decided
 from corefold.finetune.task import Task
+from corefold.finetune.tasks.kinds import kind_of
+from corefold.finetune.tasks.text_head import TextHeadKind
 
 
 def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
@@ -36,24 +35,12 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
 
 def load_base(task: Task, seed: int = 0) -> PreTrainedModel:
     """The base model that the task needs; a head of its own that is new is drawn by `seed`."""
-    dtype = getattr(torch, task.dtype)
-    if task.head == "lm":
-        return _load(AutoModelForCausalLM, task.model, dtype=dtype)
-    if task.head != "own":
-        return _load(AutoModel, task.model, dtype=dtype)
-    regression = task.kind == "regression"
+    model_class, arguments = kind_of(task).model_class(task)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = _load(
-            AutoModelForSequenceClassification,
-            task.model,
-            dtype=dtype,
-            num_labels=task.outputs,
-            ignore_mismatched_sizes=True,
-            problem_type="regression" if regression else "single_label_classification",
-            **({} if regression else {"id2label": dict(enumerate(task.classes))}),
-        )
-    model.config.pad_token_id = load_tokenizer(task.model).pad_token_id
+        model = _load(model_class, task.model, dtype=getattr(torch, task.dtype), **arguments)
+    if task.head == "own":
+        model.config.pad_token_id = load_tokenizer(task.model).pad_token_id
     return model
 
 
@@ -100,7 +87,7 @@ def adapt(base: PreTrainedModel, task: Task, settings: Decided[Any]) -> PeftMode
     shared = {
         "r": settings.rank,
         "target_modules": targets,
-        "task_type": {"own": "SEQ_CLS", "lm": "CAUSAL_LM"}.get(task.head, "FEATURE_EXTRACTION"),
+        "task_type": kind_of(task).peft_task_type(task),
         # All weights of a head train. Mean pooling bypasses an encoder's pooler, so an adapter there gets no gradient.
         "exclude_modules": rf"({'|'.join(apart)})(\..*)?" if apart else None,
         "modules_to_save": own_head or None,
@@ -146,7 +133,7 @@ class EncoderModel(nn.Module):
 
     def __init__(self, encoder: PeftModel | PreTrainedModel, task: Task, seed: int = 0) -> None:
         super().__init__()
-        self.encoder, self.task = encoder, task
+        self.encoder, self.task, self.kind = encoder, task, _text_head_kind(task)
         self.head: nn.Linear | None = None
         if task.head == "mean":
             width = encoder.config.hidden_size * (3 if task.pair == "separate" else 1)
@@ -159,7 +146,7 @@ class EncoderModel(nn.Module):
     def forward(
         self, first: dict[str, Tensor], second: dict[str, Tensor] | None = None, labels: Tensor | None = None
     ) -> SequenceClassifierOutput:
-        """Logits (rows, outputs) of a batch; for regression (rows,), on the scale of the task's outputs."""
+        """Logits (rows, outputs) of a batch, or cosines (rows,); on the scale of the task's outputs."""
         u = self._embed(first)
         if second is None:
             logits = self._head(u)
@@ -170,13 +157,7 @@ class EncoderModel(nn.Module):
                 if self.head is None
                 else self._head(torch.cat([u, v, (u - v).abs()], 1))
             )
-        loss = None
-        if self.task.kind == "regression":
-            logits = logits.reshape(-1)
-            if labels is not None:
-                loss = nn.functional.mse_loss(logits, labels.to(logits.dtype))
-        elif labels is not None:
-            loss = nn.functional.cross_entropy(logits, labels)
+        loss = None if labels is None else self.kind.loss(logits, labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)  # type: ignore[arg-type]
 
     def _embed(self, tokens: dict[str, Tensor]) -> Tensor:
@@ -188,6 +169,13 @@ class EncoderModel(nn.Module):
         if self.head is None:
             raise InputError("a single text needs a head; the task has none")
         return self.head(features)
+
+
+def _text_head_kind(task: Task) -> TextHeadKind:
+    kind = kind_of(task)
+    if not isinstance(kind, TextHeadKind):
+        raise InputError(f"a task of kind {task.kind} has no head on pooled tokens")
+    return kind
 
 
 def _leave_out_base(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:

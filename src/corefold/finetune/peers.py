@@ -28,7 +28,8 @@ from corefold.finetune.peer_initialization import (
     initialize_lora_ga,
     initialize_lora_one,
 )
-from corefold.finetune.task import Task, comes_whole
+from corefold.finetune.task import Task
+from corefold.finetune.tasks.kinds import comes_whole
 
 RANK = 2
 NEW_HEAD_LR = 1e-2  # A new head that trains alone; a head from the checkpoint trains at HEAD_LR.

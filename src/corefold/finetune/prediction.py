@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from corefold.errors import InputError
 from corefold.finetune import data
-from corefold.finetune.encoding import IGNORED, Collator, encode, encode_prompts
+from corefold.finetune.encoding import IGNORED, Collator
 from corefold.finetune.folder import Run
-from corefold.finetune.metrics import scores, token_scores
+from corefold.finetune.tasks.generation import GenerationKind
+from corefold.finetune.tasks.kinds import kind_of
 from corefold.tables.reading import read_table
 
 
@@ -37,23 +37,17 @@ def predict(
     Raises:
         InputError: the source cannot be read, lacks a column, or already has a column of the new names.
     """
-    table = read_table(source)
-    for name in ("prediction", "probability"):
+    table, kind = read_table(source), kind_of(run.task)
+    for name in kind.new_columns:
         if name in table.columns:
             raise InputError(f"{source} already has a column {name!r}; rename it")
-    rows = _rows(run, table, source, labelled=False)
-    if run.task.kind == "causal-lm":
-        return table.assign(prediction=list(generate(run, rows, batch_size, max_new_tokens, progress)))
-    outputs = np.concatenate(
-        [out.float().cpu().numpy() for out, _ in _outputs(run, rows, batch_size, progress)]
-    )
-    if run.task.kind == "regression":
-        return table.assign(prediction=run.task.shift + run.task.scale * outputs.reshape(-1).astype(float))
-    probabilities = torch.from_numpy(outputs).softmax(-1).numpy()
-    best = probabilities.argmax(-1)
-    return table.assign(
-        prediction=[run.task.classes[i] for i in best], probability=probabilities[np.arange(len(best)), best]
-    )
+    cleaned = data.clean(table, run.task.columns.without_label(), kind.clean_labels, source)
+    if isinstance(kind, GenerationKind):
+        prompts = kind.encode_prompts(run.task, run.tokenizer, cleaned)
+        return table.assign(prediction=list(generate(run, prompts, batch_size, max_new_tokens, progress)))
+    rows = kind.encode(run.task, run.tokenizer, cleaned, source)
+    outputs, _ = _outputs(run, rows, batch_size, progress)
+    return table.assign(**kind.predictions(run.task, outputs))
 
 
 def evaluate(run: Run, source: str, *, batch_size: int = 32, progress: bool = True) -> dict[str, float]:
@@ -62,28 +56,11 @@ def evaluate(run: Run, source: str, *, batch_size: int = 32, progress: bool = Tr
     Raises:
         InputError: the source cannot be read, lacks a column, or has a class that never occurs in training.
     """
-    rows = _rows(run, read_table(source), source, labelled=True)
-    causal = run.task.kind == "causal-lm"
-    outputs, labels = [], []
-    for out, batch in _outputs(run, rows, batch_size, progress):
-        kept = token_scores(out, batch["labels"]) if causal else out
-        outputs.append(kept.float().cpu().numpy())
-        labels.append(batch["labels"].cpu().numpy())
-    if causal:
-        widest = max(each.shape[1] for each in labels)
-        outputs = [np.pad(each, ((0, 0), (0, widest - each.shape[1]), (0, 0))) for each in outputs]
-        labels = [np.pad(e, ((0, 0), (0, widest - e.shape[1])), constant_values=IGNORED) for e in labels]
-    return {"rows": len(rows)} | scores(run.task, np.concatenate(outputs), np.concatenate(labels))
-
-
-def _rows(run: Run, table: pd.DataFrame, source: str, labelled: bool) -> list[dict[str, Any]]:
-    columns = run.task.columns
-    if not labelled:
-        columns = data.Columns(columns.text, columns.text_pair)
-    cleaned = data.clean(table, columns, run.task.kind, source)
-    if run.task.kind == "causal-lm" and not labelled:
-        return encode_prompts(run.task, run.tokenizer, cleaned)
-    return encode(run.task, run.tokenizer, cleaned, source)
+    kind = kind_of(run.task)
+    cleaned = data.clean(read_table(source), run.task.columns, kind.clean_labels, source)
+    rows = kind.encode(run.task, run.tokenizer, cleaned, source)
+    outputs, labels = _outputs(run, rows, batch_size, progress)
+    return {"rows": len(rows)} | kind.scores(run.task, outputs, labels)
 
 
 def _batches(
@@ -98,9 +75,28 @@ def _batches(
 
 def _outputs(
     run: Run, rows: list[dict[str, Any]], size: int, progress: bool
-) -> Iterator[tuple[Tensor, dict[str, Any]]]:
+) -> tuple[np.ndarray, np.ndarray]:
+    """The outputs that the kind of task keeps, and the labels; empty labels where the rows have none."""
+    kind, outputs, labels = kind_of(run.task), [], []
     for batch in _batches(run, rows, size, progress, "predict"):
-        yield run.model(**batch).logits, batch
+        known = batch.get("labels", torch.empty(0))
+        outputs.append(kind.kept_outputs(run.model(**batch).logits, known).float().cpu().numpy())
+        labels.append(known.cpu().numpy())
+    return _stacked(outputs, 0), _stacked(labels, IGNORED)
+
+
+def _stacked(parts: list[np.ndarray], filling: int) -> np.ndarray:
+    """Batches below each other; where rows have tokens, all as wide as the widest."""
+    if parts[0].ndim < 2:
+        return np.concatenate(parts)
+    widest = max(part.shape[1] for part in parts)
+    around = [(0, 0)] * (parts[0].ndim - 2)
+    return np.concatenate(
+        [
+            np.pad(part, [(0, 0), (0, widest - part.shape[1]), *around], constant_values=filling)
+            for part in parts
+        ]
+    )
 
 
 def generate(run: Run, rows: list[dict[str, Any]], size: int, longest: int, progress: bool) -> Iterator[str]:

@@ -11,11 +11,12 @@ from transformers import PreTrainedTokenizerBase
 
 from corefold.errors import InputError
 from corefold.finetune import data
+from corefold.finetune.checkpoint import Checkpoint
 from corefold.finetune.config import RunConfig
-from corefold.finetune.encoding import encode
 from corefold.finetune.method import Decided, Method, decide
 from corefold.finetune.models import load_tokenizer
-from corefold.finetune.task import Task, choose_kind, longest_input, make_task
+from corefold.finetune.task import Task
+from corefold.finetune.tasks.kinds import KINDS, choose_kind, kind_of, make_task
 from corefold.tables.reading import read_table
 
 
@@ -77,16 +78,22 @@ def read_tables(config: RunConfig) -> SourceTables:
     table = read_table(config.train)
     columns = data.find_columns(config, table)
     kind = choose_kind(config, table, columns)
-    train = data.clean(table, columns, kind, config.train)
+    clean_labels = KINDS[kind].clean_labels
+    train = data.clean(table, columns, clean_labels, config.train)
     task, held_out = make_task(config, kind, columns, train), None
     if config.eval is not None:
-        held_out = data.clean(read_table(config.eval), columns, kind, config.eval)
+        held_out = data.clean(read_table(config.eval), columns, clean_labels, config.eval)
     return SourceTables(task, train, held_out)
+
+
+def class_column(task: Task) -> str | None:
+    """The column whose classes a draw of rows keeps in proportion; None where there are none."""
+    return task.columns.label if kind_of(task).stratified else None
 
 
 def draw_rows(config: RunConfig, tables: SourceTables) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The rows to train and to evaluate on, drawn by the seed."""
-    train, held_out, classes = tables.train, tables.held_out, tables.task.stratify
+    train, held_out, classes = tables.train, tables.held_out, class_column(tables.task)
     if held_out is None:
         train, held_out = data.split_off(train, config.seed, config.train)
     train = data.draw(train, config.samples, config.seed, classes, config.train)
@@ -102,13 +109,15 @@ def prepare_data(
     config: RunConfig, task: Task, train: pd.DataFrame, held_out: pd.DataFrame, method: Method[Any]
 ) -> RunData:
     """Decide the settings for these rows and encode them; texts longer than the model has positions for are cut."""
-    settings = decide(config, task, len(train), method)
+    settings, kind = decide(config, task, len(train), method), kind_of(task)
     tokenizer = load_tokenizer(config.model)
-    task = replace(task, max_length=min(task.max_length, longest_input(config.model, tokenizer)))
+    task = replace(
+        task, max_length=min(task.max_length, Checkpoint.read(config.model).longest_input(tokenizer))
+    )
     return RunData(
         settings,
         task,
         tokenizer,
-        train=encode(task, tokenizer, train, config.train),
-        eval=encode(task, tokenizer, held_out, config.eval or config.train),
+        train=kind.encode(task, tokenizer, train, config.train),
+        eval=kind.encode(task, tokenizer, held_out, config.eval or config.train),
     )

@@ -10,19 +10,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    EvalPrediction,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from corefold.errors import InputError
 from corefold.finetune import folder
 from corefold.finetune.callbacks import ProgressBar, StepTimer, StopAtNonFiniteLoss
 from corefold.finetune.encoding import Collator
 from corefold.finetune.method import Decided
-from corefold.finetune.metrics import compute_metrics, token_scores
 from corefold.finetune.models import build, head_of
 from corefold.finetune.peer_initialization import InitializationData
 from corefold.finetune.run_data import RunData
+from corefold.finetune.task import Task
+from corefold.finetune.tasks.kinds import kind_of
 
 CURVE_POINTS, CURVE_ROWS = 5, 128  # evaluations for the learning curve, and the rows of each
 LOG_POINTS = 40
@@ -161,8 +170,8 @@ def _trainer(
         data_collator=Collator(data.tokenizer),
         train_dataset=data.train,  # type: ignore[arg-type]
         eval_dataset=_sample(data.eval, CURVE_ROWS, data.settings.seed),  # type: ignore[arg-type]
-        compute_metrics=compute_metrics(data.task),
-        preprocess_logits_for_metrics=token_scores if data.task.kind == "causal-lm" else _first_output,
+        compute_metrics=_scores_of(data.task),
+        preprocess_logits_for_metrics=kind_of(data.task).kept_outputs,
         callbacks=callbacks,
         optimizers=(optimizer, None),
     )
@@ -172,5 +181,6 @@ def _sample(rows: list[dict[str, Any]], count: int, seed: int) -> list[dict[str,
     return rows if len(rows) <= count else random.Random(seed).sample(rows, count)
 
 
-def _first_output(outputs: Any, labels: torch.Tensor) -> torch.Tensor:
-    return outputs[0] if isinstance(outputs, tuple) else outputs  # some models return their states too
+def _scores_of(task: Task) -> Callable[[EvalPrediction], dict[str, float]]:
+    kind = kind_of(task)
+    return lambda found: kind.scores(task, np.asarray(found.predictions), np.asarray(found.label_ids))

@@ -9,7 +9,8 @@ import pytest
 
 from corefold.finetune import InputError, RunConfig, Task
 from corefold.finetune.data import Columns
-from corefold.finetune.task import choose_kind, comes_whole, make_task
+from corefold.finetune.run_data import class_column
+from corefold.finetune.tasks.kinds import choose_kind, comes_whole, make_task
 
 COLUMNS = Columns("text", label="label")
 
@@ -56,7 +57,7 @@ def test_a_new_head_has_classes_in_order_of_their_numbers_and_names(checkpoint):
         RunConfig(model=checkpoint()), "classification", COLUMNS, table(["10", "b", "9", "-1", "a"] * 2)
     )
     assert (task.head, task.classes, task.outputs) == ("mean", ("-1", "9", "10", "a", "b"), 5)
-    assert task.stratify == "label"
+    assert class_column(task) == "label"
     assert not comes_whole(task)
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from transformers import EvalPrediction
 
 from corefold.finetune import Task
 from corefold.finetune.data import Columns
 from corefold.finetune.encoding import IGNORED
-from corefold.finetune.metrics import baseline, compute_metrics, scores, token_scores
+from corefold.finetune.tasks.kinds import kind_of
 
 CLASSES = Task("classification", "m", "mean", Columns("text", label="label"), classes=("a", "b", "c"))
 NUMBERS = Task("regression", "m", "mean", Columns("text", label="label"), shift=10.0, scale=2.0)
@@ -19,25 +18,25 @@ TEXT = Task("causal-lm", "m", "lm", Columns("text"))
 
 def test_classes():
     logits = np.array([[2, 1, 0], [0, 3, 1], [1, 0, 0], [0, 1, 0]])
-    found = scores(CLASSES, logits, np.array([0, 1, 1, 1]))
+    found = kind_of(CLASSES).scores(CLASSES, logits, np.array([0, 1, 1, 1]))
     assert found["accuracy"] == 0.75
     assert found["f1_macro"] == pytest.approx((2 / 3 + 4 / 5) / 2)
-    assert compute_metrics(CLASSES)(EvalPrediction(logits, np.array([0, 1, 1, 1]))) == found  # type: ignore[arg-type]
 
 
 def test_numbers_are_scored_in_the_units_of_the_label():
-    found = scores(NUMBERS, np.array([[0.0], [1.0], [3.0]]), np.array([0.0, 1.0, 2.0]))
+    found = kind_of(NUMBERS).scores(NUMBERS, np.array([[0.0], [1.0], [3.0]]), np.array([0.0, 1.0, 2.0]))
     assert found["mse"] == pytest.approx(2.0**2 / 3)
     assert found["pearson"] == pytest.approx(np.corrcoef([0, 1, 3], [0, 1, 2])[0, 1])
     assert found["spearman"] == pytest.approx(1.0)
-    constant = scores(NUMBERS, np.ones(3), np.array([0.0, 1.0, 2.0]))
+    constant = kind_of(NUMBERS).scores(NUMBERS, np.ones(3), np.array([0.0, 1.0, 2.0]))
     assert (constant["pearson"], constant["spearman"]) == (0.0, 0.0)
 
 
 def test_tokens_are_scored_where_they_are_learned():
     logits = torch.randn(2, 4, 5, generator=torch.Generator().manual_seed(0))
     labels = torch.tensor([[IGNORED, IGNORED, 3, 1], [IGNORED, 2, 4, IGNORED]])
-    found = scores(TEXT, token_scores((logits, None), labels).numpy(), labels.numpy())
+    kind = kind_of(TEXT)
+    found = kind.scores(TEXT, kind.kept_outputs((logits, None), labels).numpy(), labels.numpy())
     learned = [(0, 1, 3), (0, 2, 1), (1, 0, 2), (1, 1, 4)]  # row, place before the token, token
     losses = [-logits[row, place].log_softmax(-1)[token].item() for row, place, token in learned]
     hits = [int(logits[row, place].argmax()) == token for row, place, token in learned]
@@ -47,6 +46,6 @@ def test_tokens_are_scored_where_they_are_learned():
 
 
 def test_the_best_constant_answer():
-    assert baseline(CLASSES, [0, 1, 1, 2], [1, 1, 0, 1]) == {"accuracy": 0.75}
-    assert baseline(NUMBERS, [0.0, 1.0], [0.5, 1.5]) == {"mse": pytest.approx(2.0)}
-    assert baseline(TEXT, [], []) == {}
+    assert kind_of(CLASSES).constant_answer(CLASSES, [0, 1, 1, 2], [1, 1, 0, 1]) == {"accuracy": 0.75}
+    assert kind_of(NUMBERS).constant_answer(NUMBERS, [0.0, 1.0], [0.5, 1.5]) == {"mse": pytest.approx(2.0)}
+    assert kind_of(TEXT).constant_answer(TEXT, [], []) == {}

@@ -1,0 +1,66 @@
+"""Tasks whose answer is a text: scores of tokens, and prompts that a model continues."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from corefold.finetune.encoding import IGNORED
+from corefold.finetune.task import Task
+from corefold.finetune.tasks.kind import TaskKind
+
+
+class GenerationKind(TaskKind):
+    """A kind of task whose answer is a text; kept outputs and labels are (rows, tokens, 2) and (rows, tokens)."""
+
+    main_score = "perplexity"
+    lower_is_better = True
+
+    @abstractmethod
+    def encode_prompts(
+        self, task: Task, tokenizer: PreTrainedTokenizerBase, table: pd.DataFrame
+    ) -> list[dict[str, Any]]:
+        """The inputs that the model continues or answers."""
+
+    def clean_labels(self, labels: pd.Series, source: str) -> pd.Series:
+        """Texts."""
+        return labels.astype(str)
+
+    def scores(self, task: Task, outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        """Mean loss a token (nats), perplexity and token accuracy, from `token_scores`."""
+        kept = labels != IGNORED
+        loss, hit = (outputs[..., part][kept].mean(dtype=np.float64) for part in (0, 1))
+        return {"token_loss": float(loss), "perplexity": float(np.exp(loss)), "token_accuracy": float(hit)}
+
+    def constant_answer(
+        self, task: Task, train_labels: Sequence[Any], eval_labels: Sequence[Any]
+    ) -> dict[str, float]:
+        """Texts have none."""
+        return {}
+
+    def predictions(self, task: Task, outputs: np.ndarray) -> dict[str, Sequence[Any]]:
+        """Not from outputs: `prediction.generate` makes the texts."""
+        raise NotImplementedError
+
+
+def token_scores(logits: Tensor, labels: Tensor) -> Tensor:
+    """For each token its loss and whether it was the likeliest, (rows, tokens, 2); any number where a label is IGNORED.
+
+    Trainer keeps these numbers instead of the logits, which hold one number for each word of the vocabulary.
+
+    Args:
+        logits: (rows, tokens, words), of the same places as the labels.
+        labels: (rows, tokens).
+    """
+    targets = labels.clamp(min=0)
+    log_p = logits.float().log_softmax(-1)
+    loss = -log_p.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    hit = (log_p.argmax(-1) == targets).float()
+    return torch.stack([loss, hit], -1)

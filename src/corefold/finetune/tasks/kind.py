@@ -1,0 +1,105 @@
+"""What a kind of task must define, so that runs, predictions and comparisons need not ask which kind it is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from corefold.finetune.checkpoint import Checkpoint
+from corefold.finetune.config import RunConfig, TaskName
+from corefold.finetune.data import Columns
+from corefold.finetune.task import Task
+
+
+class TaskKind(ABC):
+    """A kind of task.
+
+    Attributes:
+        name: its name in the settings.
+        main_score: the score by which runs are compared, a key of `scores`.
+        lower_is_better: whether a lower main score is better.
+        stratified: whether draws of rows keep the classes of the label column in proportion.
+        new_columns: the columns that predictions add to a table.
+    """
+
+    name: ClassVar[TaskName]
+    main_score: ClassVar[str]
+    lower_is_better: ClassVar[bool] = False
+    stratified: ClassVar[bool] = False
+    new_columns: ClassVar[tuple[str, ...]] = ("prediction",)
+
+    @abstractmethod
+    def clean_labels(self, labels: pd.Series, source: str) -> pd.Series:
+        """The cells of the label column as this kind reads them.
+
+        Raises:
+            InputError: a cell that is no label of this kind; its row is named.
+        """
+
+    @abstractmethod
+    def make_task(
+        self, config: RunConfig, columns: Columns, train: pd.DataFrame, checkpoint: Checkpoint
+    ) -> Task:
+        """The task of a run; checkpoint and training rows decide what the settings leave open.
+
+        Raises:
+            InputError: model, settings and rows do not make such a task.
+        """
+
+    @abstractmethod
+    def model_class(self, task: Task) -> tuple[Any, dict[str, Any]]:
+        """The class of transformers that loads the base model, and arguments for its `from_pretrained`."""
+
+    @abstractmethod
+    def peft_task_type(self, task: Task) -> str:
+        """PEFT's name of the kind of task."""
+
+    @abstractmethod
+    def encode(
+        self, task: Task, tokenizer: PreTrainedTokenizerBase, table: pd.DataFrame, source: str
+    ) -> list[dict[str, Any]]:
+        """Cleaned rows as token ids and, where the table has the label column, labels.
+
+        Raises:
+            InputError: a label that training does not know; its row is named.
+        """
+
+    @abstractmethod
+    def kept_outputs(self, outputs: Any, labels: Tensor) -> Tensor:
+        """The part of the model's outputs that `scores` needs, one entry a row."""
+
+    @abstractmethod
+    def scores(self, task: Task, outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        """Scores of `kept_outputs` against encoded labels."""
+
+    @abstractmethod
+    def constant_answer(
+        self, task: Task, train_labels: Sequence[Any], eval_labels: Sequence[Any]
+    ) -> dict[str, float]:
+        """Scores of the best answer that is the same for every row; empty where there is none."""
+
+    @abstractmethod
+    def predictions(self, task: Task, outputs: np.ndarray) -> dict[str, Sequence[Any]]:
+        """The columns that predictions add, from `kept_outputs`."""
+
+
+def settings_of_task(config: RunConfig, columns: Columns) -> Mapping[str, Any]:
+    """The fields of a task that come from the settings as they stand."""
+    return {
+        "model": config.model,
+        "columns": columns,
+        "separator": config.separator,
+        "max_length": config.max_length,
+        "dtype": config.dtype,
+    }
+
+
+def first_output(outputs: Any) -> Any:
+    """The logits of a model: some return their states too."""
+    return outputs[0] if isinstance(outputs, tuple) else outputs

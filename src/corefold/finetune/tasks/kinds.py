@@ -1,0 +1,57 @@
+"""Every kind of task by its name, and the choice among them: `corefold.finetune.config` has the list of names."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from corefold.errors import InputError
+from corefold.finetune.checkpoint import Checkpoint
+from corefold.finetune.config import RunConfig, TaskName
+from corefold.finetune.data import Columns, guess_task
+from corefold.finetune.task import Task
+from corefold.finetune.tasks.causal_lm import CausalLm
+from corefold.finetune.tasks.classification import Classification
+from corefold.finetune.tasks.kind import TaskKind
+from corefold.finetune.tasks.regression import Regression
+
+KINDS: dict[str, TaskKind] = {kind.name: kind for kind in (Classification(), Regression(), CausalLm())}
+
+
+def kind_of(task: Task) -> TaskKind:
+    """The kind of a task."""
+    return KINDS[task.kind]
+
+
+def choose_kind(config: RunConfig, table: pd.DataFrame, columns: Columns) -> TaskName:
+    """The kind that the settings name, or the one that model and label column suggest."""
+    if config.task is not None:
+        return config.task
+    if columns.label is None:
+        raise InputError(
+            "--label must name the column to learn; to learn the text itself, add --task causal-lm"
+        )
+    labels = table[columns.label]
+    free_text = not pd.api.types.is_numeric_dtype(labels) and labels.nunique() > max(50, len(table) // 2)
+    return "causal-lm" if free_text else guess_task(labels)
+
+
+def make_task(config: RunConfig, kind: TaskName, columns: Columns, train: pd.DataFrame) -> Task:
+    """The task of a run; the checkpoint and the training rows decide what the settings leave open.
+
+    Args:
+        config: the settings.
+        kind: the name of the kind of task.
+        columns: the columns of the tables that are read.
+        train: all training rows, cleaned; they say which classes there are and the range of numbers.
+
+    Raises:
+        InputError: model, settings and rows do not make such a task.
+    """
+    return KINDS[kind].make_task(config, columns, train, Checkpoint.read(config.model))
+
+
+def comes_whole(task: Task) -> bool:
+    """Whether the checkpoint can do the task without training: it needs no head, or was saved with one."""
+    if task.head in ("cosine", "lm"):
+        return True
+    return task.head == "own" and Checkpoint.read(task.model).has_classifier

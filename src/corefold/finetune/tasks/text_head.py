@@ -1,0 +1,108 @@
+"""Tasks whose model has a head on texts: the checkpoint's own head, or one on mean-pooled tokens."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import pandas as pd
+from torch import Tensor
+from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedTokenizerBase
+
+from corefold.errors import InputError
+from corefold.finetune.checkpoint import Checkpoint
+from corefold.finetune.config import Pair, RunConfig
+from corefold.finetune.data import Columns
+from corefold.finetune.encoding import text_inputs
+from corefold.finetune.task import Task
+from corefold.finetune.tasks.kind import TaskKind, first_output
+
+
+class TextHeadKind(TaskKind):
+    """A kind of task with a head on one text or two."""
+
+    @abstractmethod
+    def targets(self, task: Task, labels: pd.Series, source: str) -> Sequence[Any]:
+        """Cleaned labels as the loss takes them.
+
+        Raises:
+            InputError: a label that training does not know; its row is named.
+        """
+
+    @abstractmethod
+    def head_settings(self, task: Task) -> dict[str, Any]:
+        """Fields of the model's configuration that describe its own head."""
+
+    @abstractmethod
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The loss of a head on pooled tokens, whose logits have the shape (rows, outputs)."""
+
+    def model_class(self, task: Task) -> tuple[Any, dict[str, Any]]:
+        """A classifier where the model has its own head, otherwise an encoder without head."""
+        if task.head != "own":
+            return AutoModel, {}
+        settings = {"num_labels": task.outputs, "ignore_mismatched_sizes": True, **self.head_settings(task)}
+        return AutoModelForSequenceClassification, settings
+
+    def peft_task_type(self, task: Task) -> str:
+        """PEFT's name of the kind of task."""
+        return "SEQ_CLS" if task.head == "own" else "FEATURE_EXTRACTION"
+
+    def encode(
+        self, task: Task, tokenizer: PreTrainedTokenizerBase, table: pd.DataFrame, source: str
+    ) -> list[dict[str, Any]]:
+        """Texts as token ids, and targets where the table has the label column."""
+        rows = text_inputs(task, tokenizer, table)
+        if task.columns.label in table.columns:
+            targets = self.targets(task, table[task.columns.label], source)
+            for row, target in zip(rows, targets, strict=True):
+                row["labels"] = target
+        return rows
+
+    def kept_outputs(self, outputs: Any, labels: Tensor) -> Tensor:
+        """The logits."""
+        return first_output(outputs)
+
+
+def choose_head(config: RunConfig, checkpoint: Checkpoint, outputs: int) -> Literal["own", "mean"]:
+    """The head that the settings name; or the checkpoint's own if it has one of that size, or is a decoder.
+
+    Raises:
+        InputError: an encoder-decoder, whose tokens have no mean.
+    """
+    fits = checkpoint.has_classifier and len(checkpoint.outputs) == outputs
+    head = config.head or ("own" if checkpoint.is_language_model or fits else "mean")
+    if head == "mean" and checkpoint.is_encoder_decoder:
+        raise InputError(
+            f"{config.model} is an encoder-decoder, which mean pooling does not cover; add --head own"
+        )
+    return head
+
+
+def choose_pair(config: RunConfig, columns: Columns, checkpoint: Checkpoint, head: str) -> Pair | None:
+    """How two texts are read; None for one text.
+
+    Raises:
+        InputError: two embeddings, under a head that takes one input.
+    """
+    if not columns.text_pair:
+        return None
+    usual: Pair = "separate" if head != "own" and checkpoint.is_sentence_encoder else "joint"
+    pair = config.pair or usual
+    if head == "own" and pair == "separate":
+        raise InputError(
+            "--pair separate makes two embeddings, which the model's own head cannot join; add --head mean"
+        )
+    return pair
+
+
+def require_label(columns: Columns, kind: str) -> str:
+    """The column to learn.
+
+    Raises:
+        InputError: the settings name none.
+    """
+    if columns.label is None:
+        raise InputError(f"--label must name the column to learn for {kind}")
+    return columns.label
