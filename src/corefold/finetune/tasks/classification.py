@@ -96,7 +96,7 @@ class Classification(TextHeadKind):
         best = probabilities.argmax(-1)
         return {
             "prediction": [task.classes[index] for index in best],
-            "probability": probabilities[np.arange(len(best)), best],
+            "probability": probabilities[np.arange(len(best)), best].tolist(),
         }
 
 

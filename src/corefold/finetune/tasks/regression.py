@@ -86,4 +86,4 @@ class Regression(TextHeadKind):
 
     def predictions(self, task: Task, outputs: np.ndarray) -> dict[str, Sequence[Any]]:
         """Numbers in the label's units."""
-        return {"prediction": task.shift + task.scale * outputs.reshape(-1).astype(float)}  # type: ignore[dict-item]
+        return {"prediction": (task.shift + task.scale * outputs.reshape(-1).astype(float)).tolist()}
