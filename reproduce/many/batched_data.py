@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from corefold.compare.cell import hold_out_fifth
 from corefold.finetune import RunConfig
-from corefold.finetune.models import load_tokenizer
+from corefold.finetune.loading import load_tokenizer
 from corefold.finetune.run_data import SourceTables, class_column, draw_rows
 from corefold.finetune.task import Task
 from corefold.finetune.tasks.kinds import kind_of

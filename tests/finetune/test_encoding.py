@@ -9,7 +9,7 @@ import torch
 from corefold.finetune import InputError, Task
 from corefold.finetune.data import Columns
 from corefold.finetune.encoding import IGNORED, Collator
-from corefold.finetune.models import load_tokenizer
+from corefold.finetune.loading import load_tokenizer
 from corefold.finetune.tasks.kinds import kind_of
 
 ROWS = pd.DataFrame(

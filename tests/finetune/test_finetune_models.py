@@ -8,7 +8,8 @@ from peft import PeftModel
 from torch import nn
 
 from corefold.finetune import InputError
-from corefold.finetune.models import EncoderModel, build, head_of, load_base, load_tokenizer
+from corefold.finetune.loading import load_base, load_tokenizer
+from corefold.finetune.models import EncoderModel, build, head_of
 from corefold.finetune.run_data import draw_rows, prepare_data, read_tables
 
 
@@ -21,7 +22,7 @@ def built(run_config):
         config = run_config(kind, **settings)
         tables = read_tables(config)
         data = prepare_data(config, tables.task, *draw_rows(config, tables), METHODS[method])
-        return data, *build(data.task, data.settings)
+        return data, *build(data.task, data.settings)[:2]
 
     return make
 

@@ -25,6 +25,9 @@ def run(
     json: Annotated[
         Path | None, typer.Option("--json", help="Also write the scores to this .json file.")
     ] = None,
+    base: Annotated[
+        str | None, typer.Option(help="Place of the base model, if it has moved since the training.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the .json file.")] = False,
 ) -> None:
     """The command."""
@@ -35,7 +38,7 @@ def run(
 
     if json is not None:
         check_file(json, overwrite, (".json",))
-    scores = evaluate(load_run(out), table, batch_size=batch_size)
+    scores = evaluate(load_run(out, base=base), table, batch_size=batch_size)
     if json is not None:
         write_json(json, scores)
     show_table(list(scores), [[number(value) for value in scores.values()]])

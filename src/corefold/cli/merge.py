@@ -19,6 +19,9 @@ Example: `corefold merge out -o merged`
 def run(
     out: Annotated[Path, typer.Argument(help="Folder of a finished `corefold finetune`.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Output folder.")],
+    base: Annotated[
+        str | None, typer.Option(help="Place of the base model, if it has moved since the training.")
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Use the output folder although it is not empty.")
     ] = False,
@@ -30,7 +33,7 @@ def run(
 
     check_apart(out, output)
     check_folder(output, overwrite)  # before the model loads, which takes longer
-    error = merge(load_run(out), output, overwrite=overwrite)
+    error = merge(load_run(out, base=base), output, overwrite=overwrite)
     console.print(f"merged model in {output}")
     if error is not None:
         console.print(f"largest error of a weight, from rounding: {error:.1e}")

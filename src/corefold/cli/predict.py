@@ -28,6 +28,9 @@ def run(
     max_new_tokens: Annotated[
         int, typer.Option(min=1, help="Longest generated text, in tokens (causal-lm).")
     ] = 64,
+    base: Annotated[
+        str | None, typer.Option(help="Place of the base model, if it has moved since the training.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file.")] = False,
 ) -> None:
     """The command."""
@@ -36,6 +39,6 @@ def run(
     from corefold.tables.writing import TABLE_SUFFIXES, check_file, write_table
 
     check_file(output, overwrite, TABLE_SUFFIXES)
-    predicted = predict(load_run(out), table, batch_size=batch_size, max_new_tokens=max_new_tokens)
+    predicted = predict(load_run(out, base=base), table, batch_size=batch_size, max_new_tokens=max_new_tokens)
     write_table(predicted, output)
     console.print(f"{len(predicted):,} rows in {output}")

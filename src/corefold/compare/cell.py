@@ -18,7 +18,7 @@ from safetensors.torch import save
 
 from corefold.compare.grid import Key, Try
 from corefold.compare.identity import machine
-from corefold.errors import InputError
+from corefold.errors import InputError, reason
 from corefold.finetune import RunConfig
 from corefold.finetune.data import draw
 from corefold.finetune.finetuning import versions
@@ -63,8 +63,8 @@ def run_cell(shared: SharedInputs, key: Key) -> dict[str, Any]:
     except OSError:
         raise
     except Exception as error:  # PEFT, transformers and torch share no base class
-        first = (str(error).strip().splitlines() or [""])[0]
-        result = {"error": first if isinstance(error, InputError) else f"{type(error).__name__}: {first}"}
+        kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
+        result = {"error": kind + reason(error)}
     gc.collect()  # a Trainer refers to itself, so that only the collector frees it and its model
     return {
         **asdict(key),

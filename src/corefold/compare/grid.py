@@ -92,7 +92,9 @@ class Grid:
         """The training steps of a cell, tries included, from which the time left is estimated."""
         if not trains(key.method):
             return 1.0
-        steps = value_or(self.config.steps, default_steps(key.samples, self.config.batch_size))
+        steps = value_or(
+            self.config.steps, default_steps(key.samples, self.config.batch_size * self.config.grad_accum)
+        )
         return steps * (1 + len(self.tries.get(key.method, ())))
 
 

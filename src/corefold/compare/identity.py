@@ -31,7 +31,7 @@ def shared_settings(config: RunConfig, tables: SourceTables) -> dict[str, Any]:
     """
     settings = {name: value for name, value in asdict(config).items() if name not in NOT_SHARED}
     return {
-        "model": model_digest(config.model),
+        "model": model_digest(config.model, config.revision),
         "train": table_digest(tables.train),
         "eval": None if tables.held_out is None else table_digest(tables.held_out),
         **settings,
@@ -44,9 +44,9 @@ def table_digest(table: pd.DataFrame) -> str:
     return hashlib.sha256(rows.tobytes()).hexdigest()[:16]
 
 
-def model_digest(model: str) -> str:
+def model_digest(model: str, revision: str | None = None) -> str:
     """The commit of a checkpoint from the hub; of others a digest of configuration, sizes and ends of the weights."""
-    config = checkpoint_file(model, "config.json")
+    config = checkpoint_file(model, "config.json", revision)
     folder = Path(config).parent if config else Path(model).parent
     if folder.parent.name == "snapshots":
         return folder.name

@@ -11,7 +11,8 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
-from corefold.errors import InputError
+from corefold.errors import InputError, reason
+from corefold.finetune.positions import checkpoint_positions
 
 
 @dataclass(frozen=True)
@@ -21,23 +22,26 @@ class Checkpoint:
     Attributes:
         model: the folder, file or name.
         config: the content of config.json, empty where there is none (gguf).
+        revision: branch, tag or commit on the hub.
     """
 
     model: str
     config: Mapping[str, Any]
+    revision: str | None = None
 
     @classmethod
-    def read(cls, model: str) -> Checkpoint:
+    def read(cls, model: str, revision: str | None = None) -> Checkpoint:
         """Read config.json of a model.
 
         Raises:
-            InputError: no such model, or the file is no JSON.
+            InputError: no such model, an adapter or a run in its place, or the file is no JSON.
         """
-        path = checkpoint_file(model, "config.json")
+        _refuse_adapter(model)
+        path = checkpoint_file(model, "config.json", revision)
         if path is None:
-            return cls(model, {})
+            return cls(model, {}, revision)
         try:
-            return cls(model, json.loads(Path(path).read_text(encoding="utf-8")))
+            return cls(model, json.loads(Path(path).read_text(encoding="utf-8")), revision)
         except ValueError as error:
             raise InputError(f"the model {model} cannot be loaded: {path} is not JSON") from error
 
@@ -61,7 +65,7 @@ class Checkpoint:
     def is_sentence_encoder(self) -> bool:
         """Whether it has the files of a sentence-transformers model."""
         names = ("modules.json", "1_Pooling/config.json")
-        return any(checkpoint_file(self.model, name) for name in names)
+        return any(checkpoint_file(self.model, name, self.revision) for name in names)
 
     @property
     def has_classifier(self) -> bool:
@@ -75,12 +79,12 @@ class Checkpoint:
         return [str(name) for _, name in sorted(names.items(), key=lambda pair: int(pair[0]))]
 
     def longest_input(self, tokenizer: PreTrainedTokenizerBase) -> int:
-        """The most tokens that the model has positions for."""
-        positions = self.config.get("max_position_embeddings") or tokenizer.model_max_length
-        return min(positions, tokenizer.model_max_length)
+        """The most tokens that the model has positions for and that its tokenizer makes."""
+        most = checkpoint_positions(self.model, self.revision).most
+        return min(most or tokenizer.model_max_length, tokenizer.model_max_length)
 
 
-def checkpoint_file(model: str, name: str) -> str | None:
+def checkpoint_file(model: str, name: str, revision: str | None = None) -> str | None:
     """The path of a file of a checkpoint, fetched from the hub if need be; None where it has no such file."""
     if Path(model).suffix == ".gguf":
         return None
@@ -88,11 +92,25 @@ def checkpoint_file(model: str, name: str) -> str | None:
         return cached_file(
             model,
             name,
+            revision=revision,
             _raise_exceptions_for_gated_repo=False,
             _raise_exceptions_for_missing_entries=False,
             _raise_exceptions_for_connection_errors=False,
         )
     except OSError as error:
+        raise InputError(f"the model {model} cannot be loaded: {reason(error)}") from error
+
+
+def _refuse_adapter(model: str) -> None:
+    """Raise InputError for the folder of an adapter, whose base transformers would load with the adapter inside it."""
+    folder = Path(model)
+    if (folder / "task.json").exists() and (folder / "adapter_config.json").exists():
         raise InputError(
-            f"the model {model} cannot be loaded: {str(error).strip().splitlines()[0]}"
-        ) from error
+            f"{model} is the folder of a run, not a model; train its adapter on with --from {model}, or fold it into "
+            f"its base first: corefold merge {model} -o MERGED, then --model MERGED"
+        )
+    if (folder / "adapter_config.json").exists():
+        raise InputError(
+            f"{model} is the folder of an adapter, not a model; name its base model, or fold the adapter into it first "
+            "(merge_and_unload of PEFT)"
+        )

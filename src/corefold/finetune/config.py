@@ -11,7 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from corefold.core import Bases
-from corefold.errors import InputError
+from corefold.errors import InputError, reason
 from corefold.tables.atomic import write_text
 
 # The one list of methods. A run of the first two can be kept; the others train in comparisons only.
@@ -33,6 +33,10 @@ class SharedOptions:
     """The options that every method has; `RunConfig` documents them."""
 
     model: str = _setting("", "Model: a folder, a .gguf file, or a name on the Hugging Face hub.")
+    revision: str | None = _setting(None, "Branch, tag or commit of a model on the hub.")
+    from_run: str | None = _setting(
+        None, "Folder of a finished run whose adapter and head train on, with its model and task.", "--from"
+    )
     train: str = _setting(
         "", "Training data: a csv, tsv, jsonl or parquet file, or a hub data set NAME[:CONFIG]:SPLIT."
     )
@@ -59,6 +63,10 @@ class SharedOptions:
     target_modules: str = _setting(
         "all-linear", "Layers to adapt: all-linear, names with commas between them, or a regular expression."
     )
+    exclude_modules: str | None = _setting(
+        None,
+        "Layers to leave out of --target-modules: names with commas between them, or a regular expression.",
+    )
     lr: float | None = _setting(
         None,
         "Learning rate of everything that trains below the head. Default: corefold.recipe's, which depends on rank, "
@@ -73,7 +81,11 @@ class SharedOptions:
     steps: int | None = _setting(
         None, "Optimizer steps. Default: corefold.recipe's, some passes over the training rows within bounds."
     )
-    batch_size: int = _setting(16, "Rows in each step.")
+    batch_size: int = _setting(16, "Rows in each batch.")
+    grad_accum: int = _setting(1, "Batches whose gradients make one step.")
+    gradient_checkpointing: bool = _setting(
+        False, "Compute activations again on the way back: less memory, a third more time."
+    )
     samples: int | None = _setting(
         None, "Train on only this many rows. --seed draws them; classes keep their shares."
     )
@@ -94,6 +106,9 @@ class SharedOptions:
     max_length: int = _setting(256, "Longest input in tokens; longer ones are cut.")
     dtype: Literal["float32", "bfloat16"] = _setting(
         "float32", "Precision of the base model; adapters stay float32."
+    )
+    load_in_4bit: bool = _setting(
+        False, "Quantize the frozen base model to 4 bits (NF4) by bitsandbytes while it loads."
     )
     tolerance: float = _setting(0.01, "Largest relative error of a layer's update in the exported LoRA.")
     checkpoint_every: int | None = _setting(None, "Steps between checkpoints. Default: a tenth of the steps.")
@@ -147,7 +162,7 @@ class RunConfig(DeepLoraOptions, SharedOptions):
             got = "no --width" if self.width is None else f"--width {self.width}"
             raise InputError(f"--depth {self.depth} needs a square core: add --width 0; got {got}")
         for name in ("rank", "depth", "steps", "batch_size", "samples", "eval_samples", "max_length",
-                     "checkpoint_every"):  # fmt: skip
+                     "checkpoint_every", "grad_accum"):  # fmt: skip
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"{_flag(name)} must be at least 1; got {getattr(self, name)}")
         for name in ("lr", "head_lr", "init_scale"):
@@ -181,7 +196,7 @@ def load_settings(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"cannot read the settings {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not YAML: {str(error).splitlines()[0]}") from error
+        raise InputError(f"{path} is not YAML: {reason(error)}") from error
     if not isinstance(settings, dict):
         raise InputError(f"{path} must hold settings, one 'name: value' a line")
     known = {each.name for each in fields(RunConfig)}
@@ -206,6 +221,10 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
     if get_origin(wanted) is Literal:
         if value not in get_args(wanted):
             raise InputError(f"{_flag(name)} must be one of {', '.join(get_args(wanted))}; got {value!r}")
+        return value
+    if wanted is bool:
+        if not isinstance(value, bool):
+            raise InputError(f"{_flag(name)} must be true or false; got {value!r}")
         return value
     try:
         converted = wanted(value)

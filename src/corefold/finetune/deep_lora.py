@@ -50,7 +50,7 @@ def _decide(config: RunConfig, task: Task, rows: int, steps: int) -> Decision[De
     try:
         found = recipe(
             rows=rows,
-            batch_size=config.batch_size,
+            batch_size=config.batch_size * config.grad_accum,
             head=RECIPE_HEADS[task.head],
             steps=steps,
             r=config.rank,

@@ -12,6 +12,7 @@ from typing import Any
 from corefold.adapters import LoraExport, to_lora
 from corefold.finetune import folder
 from corefold.finetune.config import RunConfig
+from corefold.finetune.continuing import continued
 from corefold.finetune.method import record_decisions
 from corefold.finetune.methods import METHODS
 from corefold.finetune.run_data import draw_rows, prepare_data, read_tables, with_absolute_paths
@@ -62,12 +63,13 @@ def finetune(
     """
     if not resume:
         check_folder(out, overwrite)
-    config = with_absolute_paths(config)
+    config = with_absolute_paths(continued(config))
     tables = read_tables(config)
     train, held_out = draw_rows(config, tables)
     data = prepare_data(config, tables.task, train, held_out, METHODS[config.method])
     config = record_decisions(config, data.task, data.settings)
     run = prepare(data, out, progress=progress, keep=True)
+    data = run.data
     if not resume:
         _begin(out, config)
     checkpoints = out / folder.CHECKPOINTS

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from corefold.errors import InputError
-from corefold.finetune.models import EncoderModel, load_base, load_tokenizer
+from corefold.errors import InputError, reason
+from corefold.finetune.loading import check_base, load_base, load_tokenizer
+from corefold.finetune.models import EncoderModel, with_head
 from corefold.finetune.task import Task
 from corefold.tables.atomic import write_json
 
@@ -123,31 +124,45 @@ def _manifest(path: Path) -> dict[str, str]:
     return {str(name): str(digest) for name, digest in manifest.items()}
 
 
-def load_run(out: Path) -> Run:
+def load_run(out: Path, *, base: str | None = None, trainable: bool = False) -> Run:
     """Load the folder that `save_model` wrote.
 
+    Args:
+        out: the folder.
+        base: the place of the base model, if it is no longer where it was when the run was trained.
+        trainable: whether the adapter and the head train on; the model is in evaluation mode all the same.
+
     Raises:
-        InputError: not the folder of a finished run, or one that was changed.
+        InputError: not the folder of a finished run, one that was changed, or another base model.
     """
     check_adapter(out)
     if not (out / TASK).exists() or not (out / MANIFEST).exists():
         raise InputError(f"{out} is not the folder of a finished corefold finetune (no {TASK} or {MANIFEST})")
     task = Task.load(out / TASK)
+    if base is not None:
+        task = replace(task, model=base)
+    elif _is_missing_folder(task.model):
+        raise InputError(
+            f"the base model {task.model} of {out} is no longer there; name its place with --base"
+        )
+    base_model = load_base(task)
+    check_base(task, base_model)
     try:
-        adapted = PeftModel.from_pretrained(load_base(task), str(out))
+        adapted = PeftModel.from_pretrained(base_model, str(out), is_trainable=trainable)
     except InputError:
         raise
     except (RuntimeError, ValueError) as error:
-        raise InputError(
-            f"{out} does not fit its base model {task.model}: {str(error).splitlines()[0]}"
-        ) from error
-    model: nn.Module = adapted
-    if task.head in ("mean", "cosine"):
-        model = EncoderModel(adapted, task)
-        if model.head is not None:
-            model.head.load_state_dict(load_file(out / HEAD))
+        raise InputError(f"{out} does not fit its base model {task.model}: {reason(error)}") from error
+    model = with_head(adapted, task)
+    if isinstance(model, EncoderModel) and model.head is not None:
+        model.head.load_state_dict(load_file(out / HEAD))
     model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     return Run(task, adapted, model, load_tokenizer(str(out)))
+
+
+def _is_missing_folder(model: str) -> bool:
+    """Whether `model` is an absolute path, as a run records files and folders, at which there is nothing."""
+    return Path(model).is_absolute() and not Path(model).exists()
 
 
 def last_checkpoint(folder: Path, before: int) -> Path | None:

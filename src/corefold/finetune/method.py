@@ -47,8 +47,9 @@ class Decided(Generic[Own]):
         own: the settings that only this method has.
         rank, lr, weight_decay: as in `Decision`.
         head_lr: learning rate of the head.
-        steps, batch_size: optimizer steps, and rows in each.
-        target_modules, seed, checkpoint_every, tracker: as in `RunConfig`.
+        steps, batch_size: optimizer steps, and rows in each batch.
+        grad_accum, gradient_checkpointing, target_modules, exclude_modules, from_run, seed, checkpoint_every, tracker:
+            as in `RunConfig`.
     """
 
     method: Method[Own]
@@ -59,7 +60,11 @@ class Decided(Generic[Own]):
     head_lr: float
     steps: int
     batch_size: int
+    grad_accum: int
+    gradient_checkpointing: bool
     target_modules: str
+    exclude_modules: str | None
+    from_run: str | None
     seed: int
     checkpoint_every: int
     tracker: str
@@ -115,7 +120,7 @@ def decide(config: RunConfig, task: Task, rows: int, method: Method[Own]) -> Dec
     Raises:
         InputError: settings that do not fit each other, or a task that the method cannot train.
     """
-    steps = value_or(config.steps, default_steps(rows, config.batch_size))
+    steps = value_or(config.steps, default_steps(rows, config.batch_size * config.grad_accum))
     decision = method.decide(config, task, rows, steps)
     return Decided(
         method=method,
@@ -126,7 +131,11 @@ def decide(config: RunConfig, task: Task, rows: int, method: Method[Own]) -> Dec
         head_lr=value_or(config.head_lr, HEAD_LR),
         steps=steps,
         batch_size=config.batch_size,
+        grad_accum=config.grad_accum,
+        gradient_checkpointing=config.gradient_checkpointing,
         target_modules=config.target_modules,
+        exclude_modules=config.exclude_modules,
+        from_run=config.from_run,
         seed=config.seed,
         checkpoint_every=value_or(config.checkpoint_every, max(1, steps // 10)),
         tracker=config.tracker,

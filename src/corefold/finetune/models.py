@@ -1,68 +1,23 @@
-"""The models of a run: loaded by transformers, adapted by PEFT, with a pooled head where one is needed."""
+"""The models of a run: adapted by PEFT, with a pooled head where one is needed."""
 
 from __future__ import annotations
 
 import re
 import warnings
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from peft import PeftModel, get_peft_model
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import (
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from corefold.errors import InputError
+from corefold.errors import InputError, reason
+from corefold.finetune.loading import head_names, load_base, weights_digest
 from corefold.finetune.method import Decided
 from corefold.finetune.task import Task
 from corefold.finetune.tasks.kinds import kind_of
 from corefold.finetune.tasks.text_head import TextHeadKind
-
-
-def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a checkpoint, with a padding token."""
-    tokenizer = _load(AutoTokenizer, source)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
-
-
-def load_base(task: Task, seed: int = 0) -> PreTrainedModel:
-    """The base model that the task needs; a head of its own that is new is drawn by `seed`."""
-    model_class, arguments = kind_of(task).model_class(task)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = _load(model_class, task.model, dtype=getattr(torch, task.dtype), **arguments)
-    if task.head == "own":
-        model.config.pad_token_id = load_tokenizer(task.model).pad_token_id
-    return model
-
-
-def _load(auto: Any, source: str, **kwargs: Any) -> Any:
-    gguf = Path(source).suffix == ".gguf"
-    where = str(Path(source).parent) if gguf else source
-    try:
-        loaded = auto.from_pretrained(where, **kwargs, **({"gguf_file": Path(source).name} if gguf else {}))
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"the model {source} cannot be loaded: {first}") from error
-    return _dequantized(loaded) if gguf and isinstance(loaded, nn.Module) else loaded
-
-
-def _dequantized(model: Any) -> Any:
-    """The same weights in a plain model: transformers unpacks a gguf file, yet refuses to train the result."""
-    plain = type(model)(model.config).to(model.dtype)
-    plain.load_state_dict(model.state_dict())
-    if hasattr(plain.config, "quantization_config"):
-        del plain.config.quantization_config
-    plain.name_or_path = model.name_or_path
-    return plain
 
 
 def adapt(base: PreTrainedModel, task: Task, settings: Decided[Any]) -> PeftModel | PreTrainedModel:
@@ -71,7 +26,7 @@ def adapt(base: PreTrainedModel, task: Task, settings: Decided[Any]) -> PeftMode
     Raises:
         InputError: no layer matches, or the rank is larger than a layer.
     """
-    own_head = _own_head(base) if task.head == "own" else []
+    own_head = head_names(base) if task.head == "own" else []
     poolers = [name for name, _ in base.named_children() if name == "pooler"] if task.head != "lm" else []
     apart = own_head or poolers
     method = settings.method
@@ -89,7 +44,7 @@ def adapt(base: PreTrainedModel, task: Task, settings: Decided[Any]) -> PeftMode
         "target_modules": targets,
         "task_type": kind_of(task).peft_task_type(task),
         # All weights of a head train. Mean pooling bypasses an encoder's pooler, so an adapter there gets no gradient.
-        "exclude_modules": rf"({'|'.join(apart)})(\..*)?" if apart else None,
+        "exclude_modules": _excluded(apart, settings.exclude_modules),
         "modules_to_save": own_head or None,
     }
     _check_rank(base, settings.rank, targets)
@@ -98,20 +53,20 @@ def adapt(base: PreTrainedModel, task: Task, settings: Decided[Any]) -> PeftMode
             warnings.filterwarnings("ignore", "lora with eva initialization")  # it advises how to save memory
             return get_peft_model(base, method.peft(settings, shared, base))  # type: ignore[return-value]
     except (ValueError, TypeError) as error:
-        first = str(error).splitlines()[0]
         raise InputError(
-            f"the model cannot be adapted with --target-modules {settings.target_modules}: {first}"
+            f"the model cannot be adapted with --target-modules {settings.target_modules}: {reason(error)}"
         ) from error
 
 
-def _own_head(base: PreTrainedModel) -> list[str]:
-    """The parts of a model for sequence classification beside its body: "classifier", "score"..."""
-    parts = base.named_children()
-    return [
-        name
-        for name, part in parts
-        if name != base.base_model_prefix and any(True for _ in part.parameters())
-    ]
+def _excluded(apart: list[str], wanted: str | None) -> str | None:
+    """A regular expression of the layers without adapter: parts of the model, and those that the settings name."""
+    patterns = [rf"({'|'.join(apart)})(\..*)?"] if apart else []
+    if wanted and re.fullmatch(r"[\w.,\s]+", wanted):
+        names = "|".join(re.escape(name.strip()) for name in wanted.split(","))
+        patterns.append(rf"(.*\.)?({names})(\..*)?")
+    elif wanted:
+        patterns.append(f"({wanted})")
+    return "|".join(patterns) or None
 
 
 def _check_rank(base: nn.Module, rank: int, targets: Any) -> None:
@@ -193,13 +148,43 @@ def _is_base(module: nn.Module, key: str) -> bool:
     return module.encoder.base_model.prefix not in key and "head." not in key  # type: ignore[union-attr]
 
 
-def build(task: Task, settings: Decided[Any]) -> tuple[PeftModel | PreTrainedModel, nn.Module]:
-    """The adapted model, and the model that trains: the same, or an `EncoderModel` around it."""
+class Models(NamedTuple):
+    """The models of a run.
+
+    Attributes:
+        adapted: the model with the adapter, or the plain model if the method has no adapter.
+        trained: the model that trains: the same, or an `EncoderModel` around it.
+        base_digest: `weights_digest` of the base model.
+    """
+
+    adapted: PeftModel | PreTrainedModel
+    trained: nn.Module
+    base_digest: str
+
+
+def build(task: Task, settings: Decided[Any]) -> Models:
+    """Load the base model and put a new adapter and a new head on it."""
     seed = settings.seed
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        adapted = adapt(load_base(task, seed), task, settings)
-    return adapted, adapted if task.head in ("own", "lm") else EncoderModel(adapted, task, seed)
+        base = load_base(task, seed)
+        digest = weights_digest(base)
+        if settings.gradient_checkpointing:
+            _enable_checkpointing(base)
+        adapted = adapt(base, task, settings)
+    return Models(adapted, with_head(adapted, task, seed), digest)
+
+
+def _enable_checkpointing(base: PreTrainedModel) -> None:
+    try:
+        base.gradient_checkpointing_enable({"use_reentrant": False})
+    except ValueError as error:
+        raise InputError(f"--gradient-checkpointing: {reason(error)}") from error
+
+
+def with_head(adapted: PeftModel | PreTrainedModel, task: Task, seed: int = 0) -> nn.Module:
+    """The model that trains and predicts: `adapted`, or an `EncoderModel` around it where the task pools tokens."""
+    return EncoderModel(adapted, task, seed) if task.head in ("mean", "cosine") else adapted
 
 
 def head_of(model: nn.Module, task: Task) -> list[nn.Parameter]:
@@ -208,7 +193,7 @@ def head_of(model: nn.Module, task: Task) -> list[nn.Parameter]:
         return [] if model.head is None else list(model.head.parameters())
     if task.head != "own":
         return []
-    own = () if isinstance(model, PeftModel) else _own_head(model)  # type: ignore[arg-type]
+    own = () if isinstance(model, PeftModel) else head_names(model)  # type: ignore[arg-type]
     return [
         parameter
         for name, parameter in model.named_parameters()

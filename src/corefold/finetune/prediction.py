@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,9 @@ from corefold.errors import InputError
 from corefold.finetune import data
 from corefold.finetune.encoding import IGNORED, Collator
 from corefold.finetune.folder import Run
+from corefold.finetune.loading import check_tokens
+from corefold.finetune.positions import table_positions
+from corefold.finetune.task import Task
 from corefold.finetune.tasks.generation import GenerationKind
 from corefold.finetune.tasks.kinds import kind_of
 from corefold.tables.reading import read_table
@@ -43,11 +48,28 @@ def predict(
             raise InputError(f"{source} already has a column {name!r}; rename it")
     cleaned = data.clean(table, run.task.columns.without_label(), kind.clean_labels, source)
     if isinstance(kind, GenerationKind):
-        prompts = kind.encode_prompts(run.task, run.tokenizer, cleaned)
+        prompts = kind.encode_prompts(_with_room(run, max_new_tokens), run.tokenizer, cleaned)
         return table.assign(prediction=list(generate(run, prompts, batch_size, max_new_tokens, progress)))
     rows = kind.encode(run.task, run.tokenizer, cleaned, source)
+    check_tokens(rows, run.adapted, source)  # type: ignore[arg-type]
     outputs, _ = _outputs(run, rows, batch_size, progress)
     return table.assign(**kind.predictions(run.task, outputs))
+
+
+def _with_room(run: Run, max_new_tokens: int) -> Task:
+    """The task with prompts so short that the model has positions left for `max_new_tokens`.
+
+    Raises:
+        InputError: it has no more positions than that.
+    """
+    positions = table_positions(run.adapted)
+    if positions is None:
+        return run.task
+    if positions <= max_new_tokens:
+        raise InputError(
+            f"--max-new-tokens {max_new_tokens} leaves no room for a prompt; {run.task.model} has {positions} positions"
+        )
+    return replace(run.task, max_length=min(run.task.max_length, positions - max_new_tokens))
 
 
 def evaluate(run: Run, source: str, *, batch_size: int = 32, progress: bool = True) -> dict[str, float]:
@@ -64,9 +86,14 @@ def evaluate(run: Run, source: str, *, batch_size: int = 32, progress: bool = Tr
 
 
 def _batches(
-    run: Run, rows: list[dict[str, Any]], size: int, progress: bool, what: str
+    run: Run, rows: list[dict[str, Any]], size: int, progress: bool, what: str, side: str | None = None
 ) -> Iterator[dict[str, Any]]:
-    collate, device = Collator(run.tokenizer), run.adapted.device
+    """Batches on the model's device, padded on `side`: the left for prompts, which must end where the answer begins."""
+    tokenizer = run.tokenizer
+    if side is not None:
+        tokenizer = copy.deepcopy(tokenizer)  # The caller's tokenizer keeps its side.
+        tokenizer.padding_side = side
+    collate, device = Collator(tokenizer), run.adapted.device
     with torch.no_grad(), tqdm(total=len(rows), desc=what, unit="row", disable=not progress) as bar:
         for start in range(0, len(rows), size):
             yield _to(collate(rows[start : start + size]), device)
@@ -101,8 +128,7 @@ def _stacked(parts: list[np.ndarray], filling: int) -> np.ndarray:
 
 def generate(run: Run, rows: list[dict[str, Any]], size: int, longest: int, progress: bool) -> Iterator[str]:
     """Texts that continue the prompts of `encode_prompts`, at most `longest` tokens, likeliest token by token."""
-    run.tokenizer.padding_side = "left"  # so that every prompt ends where its continuation begins
-    for batch in _batches(run, rows, size, progress, "generate"):
+    for batch in _batches(run, rows, size, progress, "generate", side="left"):
         made = run.adapted.generate(
             **batch, max_new_tokens=longest, do_sample=False, pad_token_id=run.tokenizer.pad_token_id
         )

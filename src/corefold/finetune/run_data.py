@@ -13,8 +13,9 @@ from corefold.errors import InputError
 from corefold.finetune import data
 from corefold.finetune.checkpoint import Checkpoint
 from corefold.finetune.config import RunConfig
+from corefold.finetune.continuing import task_of_run
+from corefold.finetune.loading import load_tokenizer
 from corefold.finetune.method import Decided, Method, decide
-from corefold.finetune.models import load_tokenizer
 from corefold.finetune.task import Task
 from corefold.finetune.tasks.kinds import KINDS, choose_kind, kind_of, make_task
 from corefold.tables.reading import read_table
@@ -60,7 +61,6 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     Raises:
         InputError: no model or no training data.
     """
-
     def absolute(source: str | None) -> str | None:
         return str(Path(source).absolute()) if source and Path(source).exists() else source
 
@@ -69,7 +69,11 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     if not config.train:
         raise InputError("--train is missing: a csv, tsv, jsonl or parquet file, or a hub data set")
     return replace(
-        config, model=absolute(config.model), train=absolute(config.train), eval=absolute(config.eval)
+        config,
+        model=absolute(config.model),
+        train=absolute(config.train),
+        eval=absolute(config.eval),
+        from_run=absolute(config.from_run),
     )  # type: ignore[arg-type]
 
 
@@ -80,7 +84,8 @@ def read_tables(config: RunConfig) -> SourceTables:
     kind = choose_kind(config, table, columns)
     clean_labels = KINDS[kind].clean_labels
     train = data.clean(table, columns, clean_labels, config.train)
-    task, held_out = make_task(config, kind, columns, train), None
+    task = task_of_run(config, columns, train) if config.from_run else make_task(config, kind, columns, train)
+    held_out = None
     if config.eval is not None:
         held_out = data.clean(read_table(config.eval), columns, clean_labels, config.eval)
     return SourceTables(task, train, held_out)
@@ -110,9 +115,12 @@ def prepare_data(
 ) -> RunData:
     """Decide the settings for these rows and encode them; texts longer than the model has positions for are cut."""
     settings, kind = decide(config, task, len(train), method), kind_of(task)
-    tokenizer = load_tokenizer(config.model)
+    tokenizer = load_tokenizer(config.model, config.revision)
     task = replace(
-        task, max_length=min(task.max_length, Checkpoint.read(config.model).longest_input(tokenizer))
+        task,
+        max_length=min(
+            task.max_length, Checkpoint.read(config.model, config.revision).longest_input(tokenizer)
+        ),
     )
     return RunData(
         settings,

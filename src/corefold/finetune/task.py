@@ -28,6 +28,9 @@ class Task:
         separator: between prompt and completion.
         max_length: longest input, in tokens.
         dtype: precision of the base model.
+        revision: branch, tag or commit of the base model on the hub.
+        load_in_4bit: whether the base model is quantized while it loads.
+        base_digest: of the base model's weights, by `models.weights_digest`; empty in runs of version 0.1.0.
     """
 
     kind: TaskName
@@ -41,6 +44,9 @@ class Task:
     separator: str = "\n"
     max_length: int = 256
     dtype: Literal["float32", "bfloat16"] = "float32"
+    revision: str | None = None
+    load_in_4bit: bool = False
+    base_digest: str = ""
 
     @property
     def outputs(self) -> int:

@@ -6,7 +6,7 @@ import math
 import os
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from corefold.errors import InputError
 from corefold.finetune import folder
 from corefold.finetune.callbacks import ProgressBar, StepTimer, StopAtNonFiniteLoss
 from corefold.finetune.encoding import Collator
+from corefold.finetune.loading import check_tokens
 from corefold.finetune.method import Decided
 from corefold.finetune.models import build, head_of
 from corefold.finetune.peer_initialization import InitializationData
@@ -98,7 +99,7 @@ def prepare(data: RunData, out: Path, *, progress: bool = False, keep: bool = Fa
         InputError: the method cannot adapt the model, or the tracker is not installed.
     """
     settings, method = data.settings, data.settings.method
-    adapted, model = build(data.task, settings)
+    data, adapted, model = _with_models(data)
     if method.initialize is not None:
         _initialize(data, method.initialize, adapted, model)
     timer = StepTimer()
@@ -112,6 +113,19 @@ def prepare(data: RunData, out: Path, *, progress: bool = False, keep: bool = Fa
     if progress:
         trainer.add_callback(ProgressBar)
     return TrainingRun(data, adapted, model, trainer, timer)
+
+
+def _with_models(data: RunData) -> tuple[RunData, Any, nn.Module]:
+    """The models, new or of the run that the settings start from, and the data with the digest of the base model."""
+    settings = data.settings
+    if settings.from_run is None:
+        adapted, model, digest = build(data.task, settings)
+    else:
+        run = folder.load_run(Path(settings.from_run), trainable=True)
+        adapted, model, digest = run.adapted, run.model, run.task.base_digest
+    for rows, source in ((data.train, "the training rows"), (data.eval, "the evaluation rows")):
+        check_tokens(rows, adapted, source)
+    return replace(data, task=replace(data.task, base_digest=digest)), adapted, model
 
 
 def _initialize(
@@ -137,6 +151,7 @@ def _arguments(settings: Decided[Any], out: Path, progress: bool, keep: bool) ->
         output_dir=str(out / folder.CHECKPOINTS),
         max_steps=steps,
         per_device_train_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.grad_accum,
         per_device_eval_batch_size=max(16, settings.batch_size),
         lr_scheduler_type="linear",
         warmup_steps=math.ceil(WARMUP_SHARE * steps),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -46,9 +48,23 @@ def pooler_ignored(model, batch):
     return hidden.square().mean()
 
 
-@pytest.mark.parametrize("targets", [["query", "pooler.dense"], ["pooler.dense"]], ids=str)
-def test_a_layer_that_the_loss_ignores_is_named(minilm, data, targets):
-    model = wrap(minilm, r=R, target_modules=targets)
+def test_a_layer_that_the_loss_ignores_is_named_and_gets_random_bases(minilm, data):
+    alone = wrap(copy.deepcopy(minilm), r=R, target_modules=["query"])
+    model = wrap(minilm, r=R, target_modules=["query", "pooler.dense"])
+    with pytest.warns(UserWarning, match=r"1 layer\(s\), and their bases are random: .*bert.pooler.dense; "):
+        initialize(model, data, loss_fn=pooler_ignored)
+    for layer in layers(model).values():
+        for basis in (layer.deeplora_left["default"], layer.deeplora_right["default"]):
+            torch.testing.assert_close(basis.mT @ basis, torch.eye(R), atol=1e-5, rtol=0)
+    assert model.peft_config["default"].initialized
+    # The layers that the loss reaches get the bases that they get without the other.
+    initialize(alone, data, loss_fn=pooler_ignored)
+    first, same = (next(iter(layers(each).values())).deeplora_left["default"] for each in (model, alone))
+    assert torch.equal(first, same)
+
+
+def test_a_loss_that_reaches_no_layer_is_refused(minilm, data):
+    model = wrap(minilm, r=R, target_modules=["pooler.dense"])
     before = adapter_state(model)
     with pytest.raises(ValueError, match=r"1 adapted layer\(s\): base_model.model.bert.pooler.dense"):
         initialize(model, data, loss_fn=pooler_ignored)

@@ -86,7 +86,7 @@ def initialize_bases(
         layer's share of the energy, which `print` shows as a table.
 
     Raises:
-        ValueError: no such adapter, no batch, no or non-finite loss, a layer that the loss does not reach, an
+        ValueError: no such adapter, no batch, no or non-finite loss, a loss that reaches no layer, an
             adapter partitioned by DeepSpeed ZeRO-3 or FSDP1, or a budget too small or too late (the adapter is
             unchanged then).
     """
@@ -257,15 +257,24 @@ def _check_loss(loss: object, batch: int) -> None:
 
 def _check_reached(sketches: dict[str, GradientSketch]) -> None:
     unreached = [name for name, sketch in sketches.items() if sketch.tokens == 0]
-    if unreached:
-        listed = ", ".join(unreached[:3]) + (f" and {len(unreached) - 3} more" if len(unreached) > 3 else "")
+    if len(unreached) == len(sketches):
         raise ValueError(
-            f"the loss does not depend on {len(unreached)} adapted layer(s): {listed}; leave them out with "
+            f"the loss does not depend on {len(unreached)} adapted layer(s): {_listed(unreached)}; leave them out with "
             "exclude_modules, or pass a loss_fn that reaches them"
         )
-    zero = [name for name, sketch in sketches.items() if sketch.rank() == 0]
-    if zero:
+    if unreached:
         warnings.warn(
-            f"the gradient of {len(zero)} layer(s) is zero, their bases are random: {', '.join(zero[:3])}",
+            f"the loss of these batches does not depend on {len(unreached)} layer(s), and their bases are random: "
+            f"{_listed(unreached)}; layers that no batch will reach may be left out with exclude_modules",
             stacklevel=4,
         )
+    zero = [name for name, sketch in sketches.items() if sketch.tokens > 0 and sketch.rank() == 0]
+    if zero:
+        warnings.warn(
+            f"the gradient of {len(zero)} layer(s) is zero, and their bases are random: {_listed(zero)}",
+            stacklevel=4,
+        )
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

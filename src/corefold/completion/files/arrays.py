@@ -11,7 +11,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from corefold.completion.files.labelled import LabelledMatrix, checked_entries
-from corefold.errors import InputError
+from corefold.errors import InputError, reason
 from corefold.tables.atomic import atomic_write
 
 ROW_LABELS, COLUMN_LABELS = "row_labels", "column_labels"  # arrays beside the matrix
@@ -53,7 +53,7 @@ def _load(path: Path) -> tuple[dict[str, np.ndarray], Any]:
             arrays = {name: file[name] for name in file.files}
             return arrays, sp.load_npz(path) if "format" in arrays else None
     except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+        raise InputError(f"{path} cannot be read: {reason(error)}") from error
 
 
 def _shape(arrays: dict[str, np.ndarray], source: str) -> tuple[int, int] | None:

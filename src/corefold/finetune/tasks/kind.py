@@ -97,6 +97,8 @@ def settings_of_task(config: RunConfig, columns: Columns) -> Mapping[str, Any]:
         "separator": config.separator,
         "max_length": config.max_length,
         "dtype": config.dtype,
+        "revision": config.revision,
+        "load_in_4bit": config.load_in_4bit,
     }
 
 

@@ -47,11 +47,11 @@ def make_task(config: RunConfig, kind: TaskName, columns: Columns, train: pd.Dat
     Raises:
         InputError: model, settings and rows do not make such a task.
     """
-    return KINDS[kind].make_task(config, columns, train, Checkpoint.read(config.model))
+    return KINDS[kind].make_task(config, columns, train, Checkpoint.read(config.model, config.revision))
 
 
 def comes_whole(task: Task) -> bool:
     """Whether the checkpoint can do the task without training: it needs no head, or was saved with one."""
     if task.head in ("cosine", "lm"):
         return True
-    return task.head == "own" and Checkpoint.read(task.model).has_classifier
+    return task.head == "own" and Checkpoint.read(task.model, task.revision).has_classifier

@@ -1,0 +1,66 @@
+"""Going on from a finished run: its model, adapter, head and task, on other rows."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pandas as pd
+
+from corefold.errors import InputError
+from corefold.finetune.config import RunConfig, load_settings
+from corefold.finetune.data import Columns
+from corefold.finetune.folder import MANIFEST, SETTINGS, TASK
+from corefold.finetune.task import Task
+
+# An adapter, a head and a task have these already; another value could only be ignored.
+FIXED = (
+    "model", "revision", "task", "method", "rank", "width", "depth", "bases", "basis_lr_ratio", "init_scale",
+    "target_modules", "exclude_modules", "pair", "head", "dtype", "load_in_4bit",
+)  # fmt: skip
+USUAL = ("text", "text_pair", "label", "separator", "max_length")  # the run's, unless the settings say otherwise
+
+
+def continued(config: RunConfig) -> RunConfig:
+    """The settings with those of the run that they start from; unchanged where they start from none.
+
+    Raises:
+        InputError: no finished run there, or a setting that its adapter cannot take any more.
+    """
+    if config.from_run is None:
+        return config
+    run = Path(config.from_run)
+    for name in (SETTINGS, TASK, MANIFEST):
+        if not (run / name).exists():
+            raise InputError(f"--from {run}: not the folder of a finished corefold finetune (no {name})")
+    stored, default = load_settings(run / SETTINGS), RunConfig()
+    flags = {each.name: (each.metadata["flags"] or ("--" + each.name.replace("_", "-"),))[0] for each in fields(config)}
+    for name in FIXED:
+        value = getattr(config, name)
+        if value not in (getattr(default, name), stored.get(name)):
+            raise InputError(
+                f"--from {run} keeps {flags[name]} {stored.get(name)}, which its adapter was made for; got {value}"
+            )
+    wanted = {name: stored[name] for name in FIXED if name in stored}
+    wanted |= {
+        name: stored[name]
+        for name in USUAL
+        if name in stored and getattr(config, name) == getattr(default, name)
+    }
+    return replace(config, **wanted)
+
+
+def task_of_run(config: RunConfig, columns: Columns, train: pd.DataFrame) -> Task:
+    """The task of the run that the settings start from, with their columns.
+
+    Raises:
+        InputError: a class that the run's head does not have.
+    """
+    task = Task.load(Path(str(config.from_run)) / TASK)
+    unknown = [*dict.fromkeys(train[columns.label])] if task.classes and columns.label else []
+    if missing := [name for name in unknown if name not in task.classes]:
+        raise InputError(
+            f"{config.train}: class {missing[0]!r} is none of those that {config.from_run} learned "
+            f"({', '.join(task.classes)}); a head cannot grow, so train without --from"
+        )
+    return replace(task, columns=columns, separator=config.separator, max_length=config.max_length)
