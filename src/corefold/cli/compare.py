@@ -19,7 +19,7 @@ from corefold.cli.console import console, number, show_table
 from corefold.cli.options import REQUIRED, with_settings
 from corefold.errors import InputError
 from corefold.finetune import RunConfig, load_settings
-from corefold.finetune.config import MethodName
+from corefold.finetune.config import MethodName, converted
 
 if TYPE_CHECKING:
     from corefold.compare.plan import Plan
@@ -37,7 +37,7 @@ stop the same command continues the comparison; more methods, ranks, samples or 
 """.format(methods=", ".join(get_args(MethodName)))
 
 # Settings that each cell has for itself, and settings of runs that are kept.
-AXES = ("method", "rank", "samples", "seed", "tolerance", "checkpoint_every", "tracker")
+AXES = ("method", "rank", "samples", "seed", "from_run", "tolerance", "checkpoint_every", "tracker")
 TUNABLE = (
     "lr", "head_lr", "weight_decay", "steps", "batch_size", "depth", "init_scale", "basis_lr_ratio",
 )  # fmt: skip
@@ -167,9 +167,8 @@ def parse_tries(methods: Sequence[str], options: Sequence[str]) -> dict[str, lis
 
 
 def _setting(name: str, text: str) -> Any:
-    """The value of a setting that was written as text; RunConfig checks and converts it."""
-    setting: dict[str, Any] = {name: text}
-    return getattr(RunConfig(**setting), name)
+    """The value of a setting that was written as text; how settings fit each other is checked with all of them."""
+    return converted(name, text)
 
 
 def _combined(values: Mapping[str, list[Any]]) -> list[dict[str, Any]]:

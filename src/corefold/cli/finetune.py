@@ -34,14 +34,24 @@ OWN = {
         typer.Option("--resume", help="Continue the stopped run in OUT, with its settings."),
         False,
     ),
+    "push_to_hub": (
+        str | None,
+        typer.Option("--push-to-hub", help="Upload OUT to this repository of the hub, private if it is new."),
+        None,
+    ),
     "overwrite": (bool, typer.Option("--overwrite", help="Use OUT although it is not empty."), False),
 }
 
 
 def run(
-    output: Path, config: Path | None = None, resume: bool = False, overwrite: bool = False, **options: Any
+    output: Path,
+    config: Path | None = None,
+    resume: bool = False,
+    push_to_hub: str | None = None,
+    overwrite: bool = False,
+    **options: Any,
 ) -> None:
-    """The command; its options beside these four are the fields of RunConfig."""
+    """The command; its options beside these five are the fields of RunConfig."""
     settings = {name: value for name, value in options.items() if value is not None}
     if resume:
         settings = _settings_of(output, settings, config)
@@ -55,6 +65,10 @@ def run(
 
         finetune(chosen, output, overwrite=overwrite, resume=resume)
     show(output)
+    if push_to_hub is not None:
+        from corefold.finetune.hub import push_to_hub as upload
+
+        console.print(f"uploaded: {upload(output, push_to_hub)}")
 
 
 def _settings_of(out: Path, options: dict[str, Any], config: Path | None) -> dict[str, Any]:
@@ -63,7 +77,7 @@ def _settings_of(out: Path, options: dict[str, Any], config: Path | None) -> dic
         raise InputError(f"{out} holds no run to resume (no config.yaml)")
     settings = load_settings(out / "config.yaml")
     wanted = {**(load_settings(config) if config else {}), **options}
-    checked = RunConfig(**wanted)
+    checked = RunConfig(**{**settings, **wanted})
     for name in wanted:
         value = getattr(checked, name)
         stored = settings.get(name)

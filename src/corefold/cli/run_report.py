@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,8 @@ from corefold.report import (
     update_spectra,
     write_page,
 )
+
+LORA_A = re.compile(r"(?:base_model\.model\.)?(?P<name>.+)\.lora_(?:A\.weight|embedding_A)")
 
 # The parts of metrics.json by their names in a report; a part may be empty (causal-lm has no constant answer).
 STAGES = {"constant answer": "baseline", "before training": "before", "after training": "after"}
@@ -70,17 +73,23 @@ def _lora_updates(config: PeftConfig, state: Mapping[str, Tensor]) -> Mapping[st
     """LoRA pairs as updates with a core of depth one, so that one function describes both methods."""
     if not isinstance(config, LoraConfig):
         raise ValueError(f"a {config.peft_type} adapter; expected Deep LoRA or LoRA")
+    if config.use_dora or any("lora_magnitude_vector" in key for key in state):
+        raise ValueError(
+            "a DoRA adapter, whose update depends on the base weights; expected Deep LoRA or LoRA"
+        )
     updates = {}
     for key in state:
-        if key.endswith(".lora_A.weight"):
-            a, b = state[key], state[key.replace("lora_A", "lora_B")]
-            name = key.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
+        match = LORA_A.fullmatch(key)
+        if match is not None:
+            a, b = state[key], state[key.replace("_A", "_B")]
             patterns = config.alpha_pattern or {}
-            alpha = patterns.get(get_pattern_key(list(patterns), name), config.lora_alpha)
+            alpha = patterns.get(get_pattern_key(list(patterns), match["name"]), config.lora_alpha)
             scale = alpha / (len(a) ** 0.5 if config.use_rslora else len(a))
-            updates[name] = DeepCore(b.float(), scale * torch.eye(len(a)).unsqueeze(0), a.mT.float())
+            # A convolution's kernel is one side of the matrix, as in its own weight.
+            left, right = b.flatten(1).float(), a.flatten(1).mT.float()
+            updates[match["name"]] = DeepCore(left, scale * torch.eye(len(a)).unsqueeze(0), right)
     if not updates:
-        raise ValueError("the adapter holds no linear LoRA layer")
+        raise ValueError("the adapter holds no LoRA layer of a kind that is known here")
     return updates
 
 

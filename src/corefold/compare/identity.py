@@ -18,7 +18,8 @@ from corefold.finetune.run_data import SourceTables
 
 # Settings that each cell has for itself, paths, and settings of runs that are kept.
 NOT_SHARED = (
-    "method", "rank", "samples", "seed", "model", "train", "eval", "tolerance", "checkpoint_every", "tracker",
+    "method", "rank", "samples", "seed", "model", "train", "eval", "from_run", "tolerance", "checkpoint_every",
+    "tracker",
 )  # fmt: skip
 DIGESTED_BYTES = 2**20  # from each end of a file of weights
 WEIGHTS = ("*.safetensors", "*.bin", "*.gguf", "config.json")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,8 @@ def begin(
     tables = read_tables(config)
     rows = len(tables.train) - (len(tables.train) // 5 if tables.held_out is None else 0)
     tries = {name: list(tries.get(name, ())) for name in methods if trains(name)}
+    for settings in chain.from_iterable(tries.values()):
+        replace(config, **settings)  # It refuses settings that do not fit each other.
     grid = Grid(config, tuple(methods), tuple(ranks), tuple(samples or (rows,)), seeds, tries)
     if max(grid.samples) > rows:
         raise InputError(f"--samples {max(grid.samples)}: {config.train} has {rows} rows to train on")

@@ -208,6 +208,15 @@ def load_settings(path: Path) -> dict[str, Any]:
     return settings
 
 
+def converted(name: str, value: Any) -> Any:
+    """A setting's value with the type that the setting has.
+
+    Raises:
+        InputError: it has another type.
+    """
+    return _checked(name, value, get_type_hints(RunConfig)[name])
+
+
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 

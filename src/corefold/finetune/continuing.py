@@ -18,7 +18,13 @@ FIXED = (
     "model", "revision", "task", "method", "rank", "width", "depth", "bases", "basis_lr_ratio", "init_scale",
     "target_modules", "exclude_modules", "pair", "head", "dtype", "load_in_4bit",
 )  # fmt: skip
-USUAL = ("text", "text_pair", "label", "separator", "max_length")  # the run's, unless the settings say otherwise
+USUAL = (
+    "text",
+    "text_pair",
+    "label",
+    "separator",
+    "max_length",
+)  # the run's, unless the settings say otherwise
 
 
 def continued(config: RunConfig) -> RunConfig:
@@ -34,7 +40,10 @@ def continued(config: RunConfig) -> RunConfig:
         if not (run / name).exists():
             raise InputError(f"--from {run}: not the folder of a finished corefold finetune (no {name})")
     stored, default = load_settings(run / SETTINGS), RunConfig()
-    flags = {each.name: (each.metadata["flags"] or ("--" + each.name.replace("_", "-"),))[0] for each in fields(config)}
+    flags = {
+        each.name: (each.metadata["flags"] or ("--" + each.name.replace("_", "-"),))[0]
+        for each in fields(config)
+    }
     for name in FIXED:
         value = getattr(config, name)
         if value not in (getattr(default, name), stored.get(name)):

@@ -61,6 +61,7 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     Raises:
         InputError: no model or no training data.
     """
+
     def absolute(source: str | None) -> str | None:
         return str(Path(source).absolute()) if source and Path(source).exists() else source
 
