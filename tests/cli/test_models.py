@@ -137,7 +137,7 @@ def test_prompt_and_completion(language_model, tmp_path):
 
 def test_plain_text_is_continued_and_not_ended(language_model, tmp_path):
     from corefold.finetune import load_run
-    from corefold.finetune.encoding import encode, encode_prompts
+    from corefold.finetune.tasks.causal_lm import CausalLm
 
     table = write_csv(tmp_path / "t.csv", ["text"], [("to be or not to be",)] * 5)
     outcome = corefold(
@@ -146,19 +146,20 @@ def test_plain_text_is_continued_and_not_ended(language_model, tmp_path):
     )  # fmt: skip
     assert outcome.code == 0, outcome.err
     run = load_run(tmp_path / "out")
-    trained = encode(run.task, run.tokenizer, pd.read_csv(table), "t")[0]["input_ids"]
-    prompt = encode_prompts(run.task, run.tokenizer, pd.read_csv(table))[0]["input_ids"]
+    trained = CausalLm().encode(run.task, run.tokenizer, pd.read_csv(table), "t")[0]["input_ids"]
+    prompt = CausalLm().encode_prompts(run.task, run.tokenizer, pd.read_csv(table))[0]["input_ids"]
     assert trained == [*prompt, run.tokenizer.eos_token_id]
 
 
 def test_a_completion_is_learned_and_its_prompt_is_not(language_model):
     from corefold.finetune.data import Columns
-    from corefold.finetune.encoding import IGNORED, encode
+    from corefold.finetune.encoding import IGNORED
     from corefold.finetune.task import Task
+    from corefold.finetune.tasks.causal_lm import CausalLm
 
     tokenizer = AutoTokenizer.from_pretrained(language_model)
     task = Task("causal-lm", str(language_model), "lm", Columns("a", label="b"), max_length=8)
-    (row,) = encode(
+    (row,) = CausalLm().encode(
         task, tokenizer, pd.DataFrame({"a": ["one two three four five six seven"], "b": ["eight"]}), "t"
     )
     after = [*tokenizer("eight", add_special_tokens=False).input_ids, tokenizer.eos_token_id]
