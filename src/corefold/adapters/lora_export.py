@@ -65,7 +65,8 @@ def export_lora(
     (llama.cpp by a tensor's own, vLLM by the configuration's, SGLang refuses them), and PEFT does not hot-swap them.
 
     Args:
-        model: a model with the adapter, wrapped by PEFT or with the adapter injected.
+        model: a model with the adapter, wrapped by PEFT or with the adapter injected; or a module around such a model,
+            as SentenceTransformer is.
         directory: where to write; made if missing.
         adapter_name: which adapter; default the active one.
         tolerance: largest relative error (Frobenius) of each layer's update. The rank is the largest that any layer
@@ -75,6 +76,7 @@ def export_lora(
         ValueError: no such adapter, one of a method that is not corefold's, one that is no low-rank update, or one that
             adapts a layer that PEFT's LoRA cannot (`lora_obstacle`); a tolerance outside [0, 1).
     """
+    model = _adapted_part(model)
     configs = getattr(model, "peft_config", {})
     if adapter_name is None:
         active: Any = getattr(model, "active_adapters", None) or getattr(model, "active_adapter", [])
@@ -96,6 +98,18 @@ def export_lora(
             )
     state = get_peft_model_state_dict(model, adapter_name=adapter_name)
     return to_lora(config, state, directory, tolerance)
+
+
+def _adapted_part(model: nn.Module) -> nn.Module:
+    """The model that has adapters: `model` itself, or the one part of it that has."""
+    if getattr(model, "peft_config", None):
+        return model
+    parts = [part for part in model.modules() if isinstance(getattr(part, "peft_config", None), dict)]
+    # A PEFT model shows its configurations on the tuner in it too.
+    outer = [
+        part for part in parts if not any(part is not other and part in {*other.modules()} for other in parts)
+    ]
+    return outer[0] if len(outer) == 1 else model
 
 
 def to_lora(

@@ -207,11 +207,17 @@ def test_dpo_bases_leave_no_trace_in_the_metrics(tmp_path, tokenizer):
 
 
 @pytest.mark.parametrize("kind", ["dpo", "reward"])
-def test_a_trainer_with_its_own_loss_is_asked_for_it(tmp_path, tokenizer, kind):
-    trainer = dpo(tmp_path, tokenizer) if kind == "dpo" else reward(tmp_path, tokenizer)
-    trainer.add_callback(corefold.BasesCallback())
-    with pytest.raises(ValueError, match=r"callback\.loss_fn = trainer\.compute_loss"):
+def test_a_trainer_s_own_loss_is_found(tmp_path, tokenizer, kind):
+    found = []
+    for lent in (True, False):
+        trainer = dpo(tmp_path, tokenizer) if kind == "dpo" else reward(tmp_path, tokenizer)
+        callback = corefold.BasesCallback(loss_fn=trainer.compute_loss if lent else None)
+        trainer.add_callback(callback)
         trainer.train()
+        found.append(callback.gradient_values)
+    lent, own = found
+    assert lent
+    assert all(torch.equal(lent[name], own[name]) for name in lent)
 
 
 def reward(folder, tokenizer):

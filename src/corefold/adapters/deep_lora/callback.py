@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from corefold.adapters.deep_lora.adapted_layers import AdaptedLayers, adapted_layers
 from corefold.adapters.deep_lora.initialize import Loss, initialize_bases
@@ -20,12 +21,12 @@ class BasesCallback(TrainerCallback):
     """Runs `initialize_bases` on the training batches when training starts.
 
     It does nothing when training resumes, or when the adapter's bases already come from data: that would undo the
-    training so far. A trainer with a loss of its own, as TRL's preference trainers have, is made with the callback and
-    then lends it: `callback.loss_fn = trainer.compute_loss`.
+    training so far. The bases follow the loss that the trainer computes: its own if it has one, as the trainers of
+    sentence-transformers and TRL have, or a user's subclass.
 
     Args:
         num_batches: batches used for the bases.
-        loss_fn: as in `initialize_bases`; needed only for trainers that compute their own loss.
+        loss_fn: as in `initialize_bases`, in the place of the trainer's loss.
         generator: source of the random halves of the bases.
     """
 
@@ -67,16 +68,36 @@ class BasesCallback(TrainerCallback):
                 config.initialized = True
         if all(config.initialized for config in configs):
             return
-        trainer = getattr(self.loss_fn, "__self__", None)
-        with metrics_restored(trainer):
+        loss_fn = self.loss_fn or _own_loss(_calling_trainer())
+        with metrics_restored(getattr(loss_fn, "__self__", None)):
             self.gradient_values = initialize_bases(
                 model,
                 train_dataloader,
                 self.num_batches,
-                loss_fn=self.loss_fn,
+                loss_fn=loss_fn,
                 generator=self.generator,
                 progress=not args.disable_tqdm,
             )
+
+
+def _calling_trainer() -> Trainer | None:
+    """The trainer that calls the callback, from the stack: Trainer hands a callback everything but itself."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        caller = frame.f_locals.get("self")
+        if isinstance(caller, Trainer):
+            return caller
+        frame = frame.f_back
+    return None
+
+
+def _own_loss(trainer: Trainer | None) -> Loss | None:
+    """The loss that a trainer computes, where it is not simply the one that the model returns."""
+    if trainer is None:
+        return None
+    overridden = type(trainer).compute_loss is not Trainer.compute_loss
+    changed = overridden or trainer.compute_loss_func is not None or trainer.label_smoother is not None
+    return trainer.compute_loss if changed else None
 
 
 def _make_exact(model: nn.Module) -> None:

@@ -227,8 +227,7 @@ def _loss_of_output(model: nn.Module, batch: Any) -> Tensor:
     loss = output.get("loss") if hasattr(output, "get") else getattr(output, "loss", None)
     if loss is None:
         raise ValueError(
-            "the model returned no loss; put labels into the batches or pass loss_fn(model, batch); a trainer lends "
-            "its own to the callback it was made with: callback.loss_fn = trainer.compute_loss"
+            "the model returned no loss; put labels into the batches or pass loss_fn(model, batch)"
         )
     return loss
 
