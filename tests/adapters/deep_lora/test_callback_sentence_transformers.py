@@ -73,7 +73,7 @@ def test_a_subclass_s_loss_is_the_one_that_the_bases_follow(llama, tmp_path):
             output = model(**inputs)
             return (output.loss * 2, output) if return_outputs else output.loss * 2
 
-    model = get_peft_model(llama(), corefold.DeepLoraConfig(r=2, width=4, target_modules=["q_proj"]))
+    model = get_peft_model(llama, corefold.DeepLoraConfig(r=2, width=4, target_modules=["q_proj"]))
     rows = [{"input_ids": torch.tensor([3, 4, 5, 6]), "labels": torch.tensor([3, 4, 5, 6])}] * 4
     arguments = TrainingArguments(
         str(tmp_path), max_steps=1, report_to="none", save_strategy="no", use_cpu=True, per_device_train_batch_size=4,
