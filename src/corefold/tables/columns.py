@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from decimal import Decimal
+from numbers import Real
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,6 +14,13 @@ from jaxtyping import Bool, Float
 
 from corefold.errors import InputError
 
+MAX_ROWS_SHOWN = 5
+NUMBER = re.compile(r"\s*[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?\s*")
+NO_SCALARS: tuple[tuple[Any, str], ...] = (
+    (list | tuple | set | np.ndarray, "a list"),
+    (dict, "an object"),
+    (bytes | bytearray | memoryview, "bytes"),
+)
 GAP_WORDS = {"", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "None", "<NA>"}  # in a column of numbers
 
 
@@ -34,20 +45,92 @@ def require_filled(column: pd.Series, source: str) -> None:
         )
 
 
+def empty_cells(column: pd.Series) -> Bool[np.ndarray, " rows"]:
+    """Where cells are missing, or texts of nothing but blanks."""
+    missing = column.isna().to_numpy(dtype=bool)
+    blank = [isinstance(cell, str) and not cell.strip() for cell in column.tolist()]
+    return missing | np.array(blank, dtype=bool)
+
+
+def require_text(column: pd.Series, source: str) -> None:
+    """Raise InputError for the first cell that is missing or holds nothing but blanks."""
+    empty = np.flatnonzero(empty_cells(column))
+    if len(empty):
+        raise InputError(
+            f"{source}, row {row_number(column, empty[0])}: column {column.name!r} is empty "
+            f"({len(empty)} such rows{_more_rows(column, empty)})"
+        )
+
+
+def _more_rows(column: pd.Series, places: np.ndarray) -> str:
+    if len(places) < 2:
+        return ""
+    shown = ", ".join(str(row_number(column, place)) for place in places[:MAX_ROWS_SHOWN])
+    return f": {shown}{', ...' if len(places) > MAX_ROWS_SHOWN else ''}"
+
+
+def row_number(column: pd.Series, place: int) -> int:
+    """The number of a row for people; the index of a chunk counts the rows of the whole table from 0."""
+    return int(column.index[place] if isinstance(column.index, pd.RangeIndex) else place) + 1
+
+
+def require_scalars(column: pd.Series, source: str) -> None:
+    """Raise InputError for the first cell that is no single value: a list, an object or bytes."""
+    if column.dtype != object and not isinstance(column.dtype, pd.ArrowDtype):
+        return
+    for place, cell in enumerate(column.tolist()):
+        kind = next((name for types, name in NO_SCALARS if isinstance(cell, types)), None)
+        if kind is not None:
+            raise InputError(
+                f"{source}, row {row_number(column, place)}: column {column.name!r} holds {kind}; expected a text "
+                "or a number in each cell"
+            )
+
+
+def text_cells(column: pd.Series, source: str) -> pd.Series:
+    """The cells of a column as strings.
+
+    Raises:
+        InputError: a text that is no Unicode.
+    """
+    cells = [str(cell) for cell in column.tolist()]
+    for place, cell in enumerate(cells):
+        try:
+            cell.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"{source}, row {row_number(column, place)}: column {column.name!r} holds half of a surrogate pair, "
+                f"{cell[error.start]!r}, which is no letter; remove it"
+            ) from error
+    return pd.Series(cells, index=column.index, name=column.name, dtype=str)
+
+
+def as_number(cell: object) -> float | None:
+    """The number that a cell is or spells, None where it is a word, a truth value or nothing."""
+    if isinstance(cell, str):
+        return float(cell) if NUMBER.fullmatch(cell) else None
+    if isinstance(cell, bool | np.bool_) or not isinstance(cell, Real | Decimal):
+        return None
+    number = float(cell)
+    return None if np.isnan(number) else number
+
+
 def finite_numbers(column: pd.Series, source: str) -> pd.Series:
-    """The cells of a column as floats.
+    """The cells of a column as floats; a truth value is 0 or 1.
 
     Raises:
         InputError: a cell that is missing, infinite or no number.
     """
-    numbers = pd.to_numeric(column, errors="coerce").astype(float)
-    bad = np.flatnonzero(~np.isfinite(numbers))
-    if len(bad):
-        value = column.iloc[bad[0]]
-        raise InputError(
-            f"{source}, row {bad[0] + 1}: {value!r} in column {column.name!r} is not a finite number"
-        )
-    return numbers
+    numbers = [
+        float(cell) if isinstance(cell, bool | np.bool_) else as_number(cell) for cell in column.tolist()
+    ]
+    for place, number in enumerate(numbers):
+        if number is None or not np.isfinite(number):
+            raise InputError(
+                f"{source}, row {row_number(column, place)}: {column.iloc[place]!r} in column {column.name!r} is not "
+                "a finite number"
+            )
+    return pd.Series(numbers, index=column.index, name=column.name, dtype=float)
 
 
 def numbers_with_gaps(column: pd.Series, source: str) -> Float[np.ndarray, " rows"]:
@@ -77,5 +160,8 @@ def parse_numbers(column: pd.Series) -> tuple[Float[np.ndarray, " rows"], Bool[n
 
 
 def label_text(label: object) -> str:
-    """A label as text, and 1.0 as "1": pandas reads whole numbers beside a gap as floats."""
+    """A label as text: strings as they are, 1.0 as "1", true as "True".
+
+    Files that were written by way of pandas hold whole numbers beside a gap as floats.
+    """
     return str(int(label)) if isinstance(label, float) and label.is_integer() else str(label)

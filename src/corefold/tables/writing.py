@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from corefold.errors import InputError
-from corefold.tables.atomic import atomic_write
+from corefold.tables.formats import COMPRESSIONS, TEXT_FORMATS, load_openpyxl
 
 if TYPE_CHECKING:
     import pandas as pd
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+TABLE_SUFFIXES = (
+    ".csv", ".tsv", ".jsonl", ".parquet", ".json", ".xlsx",
+    *(kind + compression for kind in TEXT_FORMATS for compression in COMPRESSIONS),
+)  # fmt: skip
 
 
 def check_file(path: Path, overwrite: bool, suffixes: Sequence[str], option: str = "--overwrite") -> None:
@@ -24,7 +27,7 @@ def check_file(path: Path, overwrite: bool, suffixes: Sequence[str], option: str
         suffixes: endings that its name may have.
         option: of the command line, to name where the file exists.
     """
-    if path.suffix.lower() not in suffixes:
+    if not path.name.lower().endswith(tuple(suffixes)):
         raise InputError(f"{path}: expected a name ending in one of {', '.join(suffixes)}")
     if path.is_dir():
         raise InputError(f"{path} is a folder; expected the name of a file")
@@ -32,6 +35,8 @@ def check_file(path: Path, overwrite: bool, suffixes: Sequence[str], option: str
         raise InputError(f"{path} exists; choose another name or add {option}")
     if not path.parent.is_dir():
         raise InputError(f"{path.parent}: no such folder")
+    if path.suffix.lower() == ".xlsx":
+        load_openpyxl()
 
 
 def check_folder(path: Path, overwrite: bool, option: str = "--overwrite") -> None:
@@ -43,14 +48,14 @@ def check_folder(path: Path, overwrite: bool, option: str = "--overwrite") -> No
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
-    """Write csv, tsv, jsonl or parquet, by the name's ending, one of `TABLE_SUFFIXES`."""
-    with atomic_write(path) as new:
-        match path.suffix.lower():
-            case ".csv":
-                table.to_csv(new, index=False)
-            case ".tsv":
-                table.to_csv(new, index=False, sep="\t")
-            case ".jsonl":
-                table.to_json(new, orient="records", lines=True, force_ascii=False)
-            case _:
-                table.to_parquet(new, index=False)
+    """Write a table in the format of the name's ending, one of `TABLE_SUFFIXES`.
+
+    Raises:
+        InputError: a cell that the format cannot hold.
+    """
+    from corefold.tables.table_writer import (
+        TableWriter,
+    )  # It loads pandas, which the checks above do not need.
+
+    with TableWriter(path) as writer:
+        writer.write(table)

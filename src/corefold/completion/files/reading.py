@@ -14,7 +14,7 @@ from corefold.completion.files.frames import matrix_of_entries, places_of, wide_
 from corefold.completion.files.labelled import LabelledMatrix
 from corefold.completion.notes import warnings_as_notes
 from corefold.errors import InputError
-from corefold.tables.reading import read_table
+from corefold.tables.inferred import read_inferred_table
 
 ARRAYS = ".npz"
 TABLES = (".csv", ".parquet")
@@ -77,5 +77,5 @@ def _check_suffix(path: Path, suffixes: tuple[str, ...]) -> None:
 
 
 def _read_table(path: Path) -> pd.DataFrame:
-    table = read_table(str(path))
+    table = read_inferred_table(path)
     return table.set_axis(table.columns.map(str), axis=1)  # in a parquet file names may be numbers
