@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from corefold.cli.console import console, number, show_table
+from corefold.cli.console import console, number, say_note, show_table
 from corefold.cli.options import REQUIRED, with_settings
 from corefold.errors import InputError
 from corefold.finetune import RunConfig, load_settings
@@ -114,6 +114,8 @@ def run(
     from corefold.compare.plan import begin
 
     plan = begin(shared, output, seeds=seeds, retry=retry, **axes)
+    for line in plan.shared.tables.notes:
+        say_note(line)
     try:
         with progress(plan) as done:
             plan.run(jobs, done)

@@ -1,4 +1,4 @@
-"""Printing: tables and notes go to standard output, errors to standard error."""
+"""Printing: tables go to standard output, notes and errors to standard error."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ _errors = Console(stderr=True, markup=False, emoji=False, highlight=False, soft_
 def say_error(message: str) -> None:
     """Print the message on one line, which is never wrapped."""
     _errors.print("corefold: error: " + " ".join(message.split()), style="red")
+
+
+def say_note(message: str) -> None:
+    """Print a note on one line: a guess, and the option that changes it."""
+    _errors.print("note: " + " ".join(message.split()))
 
 
 def show_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:

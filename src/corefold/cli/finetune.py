@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from corefold.cli.console import console, number, show_table
+from corefold.cli.console import console, number, say_note, show_table
 from corefold.cli.options import REQUIRED, with_settings
 from corefold.errors import InputError
 from corefold.finetune import RunConfig, load_settings
@@ -63,7 +63,7 @@ def run(
     else:
         from corefold.finetune import finetune
 
-        finetune(chosen, output, overwrite=overwrite, resume=resume)
+        finetune(chosen, output, overwrite=overwrite, resume=resume, note=say_note)
     show(output)
     if push_to_hub is not None:
         from corefold.finetune.hub import push_to_hub as upload

@@ -22,7 +22,12 @@ def run(
         str, typer.Argument(help="A csv, tsv, jsonl or parquet file, or a hub data set NAME[:CONFIG]:SPLIT.")
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="File for the predictions: .csv, .tsv, .jsonl or .parquet.")
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="File for the predictions: .csv, .tsv, .jsonl, .json, .parquet or .xlsx (or .csv.gz and the like).",
+        ),
     ],
     batch_size: Annotated[int, typer.Option(min=1, help="Rows at a time.")] = 32,
     max_new_tokens: Annotated[

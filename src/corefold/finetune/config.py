@@ -20,6 +20,34 @@ MethodName = Literal[
     KeptMethod, "lora-ga", "lora-one", "eva", "pissa", "adalora", "dora", "vera", "full", "head", "untouched"
 ]
 TaskName = Literal["classification", "regression", "causal-lm"]
+SETTINGS_OF_0_1_0 = {
+    *(
+        "model",
+        "train",
+        "eval",
+        "text",
+        "text_pair",
+        "label",
+        "task",
+        "method",
+        "rank",
+        "width",
+        "depth",
+        "bases",
+    ),
+    *(
+        "basis_lr_ratio",
+        "init_scale",
+        "target_modules",
+        "lr",
+        "weight_decay",
+        "head_lr",
+        "steps",
+        "batch_size",
+    ),
+    *("samples", "eval_samples", "seed", "pair", "head", "separator", "max_length", "dtype", "tolerance"),
+    *("checkpoint_every", "tracker"),
+}
 Pair = Literal["joint", "separate"]
 Head = Literal["own", "mean"]
 
@@ -38,10 +66,21 @@ class SharedOptions:
         None, "Folder of a finished run whose adapter and head train on, with its model and task.", "--from"
     )
     train: str = _setting(
-        "", "Training data: a csv, tsv, jsonl or parquet file, or a hub data set NAME[:CONFIG]:SPLIT."
+        "",
+        "Training data: a csv, tsv, jsonl, json, parquet, feather or xlsx file (.csv.gz and the like too), a folder of "
+        "datasets' save_to_disk as FOLDER[:SPLIT], or a hub data set NAME[:CONFIG]:SPLIT.",
     )
     eval: str | None = _setting(
         None, "Evaluation data, as for --train. Default: a fifth of the training data."
+    )
+    encoding: str | None = _setting(
+        None,
+        "Encoding of csv, tsv, jsonl and json files. Default: utf-8, or utf-16 if a file begins with its mark.",
+    )
+    delimiter: str | None = _setting(
+        None,
+        "Character between the cells of csv and tsv files. Default: a tab in .tsv; in .csv a comma, or the ';', tab or "
+        "'|' that alone divides the header.",
     )
     text: str | None = _setting(None, "Column of the text (causal-lm: of the prompt).", "--text", "--prompt")
     text_pair: str | None = _setting(None, "Column of a second text.")
@@ -53,8 +92,9 @@ class SharedOptions:
     )
     task: TaskName | None = _setting(
         None,
-        "What to learn. Default: causal-lm for a language model whose --label holds no classes; otherwise "
-        "regression for numbers with fractions or many values, and classification for all else.",
+        "What to learn. Default: causal-lm for columns prompt and completion of a language model, and for a language "
+        "model whose --label holds no classes; otherwise regression for numbers with fractions or more than 50 values, "
+        "and classification for all else.",
     )
     method: KeptMethod = _setting("deep-lora", "Method of the adapter.")
     rank: int | None = _setting(
@@ -202,7 +242,7 @@ def load_settings(path: Path) -> dict[str, Any]:
     known = {each.name for each in fields(RunConfig)}
     if unknown := sorted(str(name) for name in settings if name not in known):
         raise InputError(f"{path}: unknown setting {unknown[0]!r}; known: {', '.join(sorted(known))}")
-    if known == {*settings} and (settings["rank"] or 0) > (settings["width"] or 0) > 0:
+    if {*settings} >= SETTINGS_OF_0_1_0 and (settings["rank"] or 0) > (settings["width"] or 0) > 0:
         # A run of version 0.1.0 wrote this for the square cores that it trained; its files hold every setting.
         return {**settings, "width": 0}
     return settings

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from corefold.errors import InputError
-from corefold.finetune.config import RunConfig
-from corefold.tables.columns import column_list, require_columns, require_filled
+from corefold.finetune.config import RunConfig, TaskName
+from corefold.tables.columns import (
+    as_number,
+    column_list,
+    empty_cells,
+    require_columns,
+    require_scalars,
+    require_text,
+    text_cells,
+)
 
 MAX_CLASSES = 50
+CODE = re.compile(r"\s*[+-]?0[0-9]+\s*")  # digits behind a zero, as in 007, are a name
+CAUSAL = ("prompt", "completion")  # the usual names of causal-lm's columns
 
 
 @dataclass(frozen=True)
@@ -33,17 +44,25 @@ class Columns:
         return Columns(self.text, self.text_pair)
 
 
-def find_columns(config: RunConfig, table: pd.DataFrame) -> Columns:
+def find_columns(config: RunConfig, table: pd.DataFrame, notes: list[str] | None = None) -> Columns:
     """The columns that the settings name, or the usual names of causal-lm data.
+
+    Args:
+        config: the settings.
+        table: the training rows.
+        notes: a list that gets a line if the columns were guessed.
 
     Raises:
         InputError: a column is not set or not in the table.
     """
     text, label = config.text, config.label
     if text is None and config.task in (None, "causal-lm"):
-        usual = ("prompt", "completion") if {"prompt", "completion"} <= {*table.columns} else ("text", label)
-        if usual[0] in table.columns and (config.task == "causal-lm" or usual[0] == "prompt"):
+        usual = CAUSAL if {*CAUSAL} <= {*table.columns} else ("text", label)
+        if usual[0] in table.columns and (config.task == "causal-lm" or usual[0] == CAUSAL[0]):
             text, label = usual[0], label or usual[1]
+            if notes is not None:
+                names = f"--prompt {text}" + (f" --completion {label}" if label else "")
+                notes.append(f"columns: {names}, by their names; these options change that")
     if text is None:
         raise InputError(f"--text must name the column of the text; {config.train} has {column_list(table)}")
     columns = Columns(text, config.text_pair, label)
@@ -51,12 +70,96 @@ def find_columns(config: RunConfig, table: pd.DataFrame) -> Columns:
     return columns
 
 
+def choose_task(
+    config: RunConfig,
+    table: pd.DataFrame,
+    columns: Columns,
+    is_language_model: Callable[[], bool],
+    notes: list[str] | None = None,
+) -> TaskName:
+    """The task that the settings name, or the one that model, columns and labels suggest.
+
+    Args:
+        config: the settings.
+        table: the training rows, as read.
+        columns: the columns of the run.
+        is_language_model: whether the model continues texts; asked only if that decides.
+        notes: a list that gets a line if the task was guessed.
+
+    Raises:
+        InputError: no column of labels, or one whose cells are no single values.
+    """
+    if config.task is not None:
+        return config.task
+    if columns.label is None:
+        raise InputError(
+            "--label must name the column to learn; to learn the text itself, add --task causal-lm"
+        )
+    labels = table[columns.label]
+    require_scalars(labels, config.train)
+    if (columns.text, columns.label) == CAUSAL and is_language_model():
+        kind, reason = "causal-lm", f"a language model writes {CAUSAL[1]!r} behind {CAUSAL[0]!r}"
+    else:
+        kind, reason = _task_of_labels(labels, len(table))
+    if notes is not None:
+        notes.append(f"task {kind}: {reason}; --task changes that")
+    return kind
+
+
+def _task_of_labels(labels: pd.Series, rows: int) -> tuple[TaskName, str]:
+    """The task that labels suggest, and the reason in words."""
+    different, name = labels.dropna().nunique(), labels.name
+    numbers = _numbers(labels)
+    if numbers is None:
+        if different > max(MAX_CLASSES, rows // 2):
+            return "causal-lm", f"{name!r} holds {different:,} different texts in {rows:,} rows"
+        return "classification", f"{name!r} holds {different:,} classes"
+    if guess_task(labels) == "classification":
+        return "classification", f"the {different:,} whole numbers in {name!r} are read as names of classes"
+    if all(number.is_integer() for number in numbers):
+        return (
+            "regression",
+            f"the {different:,} whole numbers in {name!r} are read as amounts, since they are more than {MAX_CLASSES}",
+        )
+    return "regression", f"{name!r} holds numbers with fractions"
+
+
+def _numbers(labels: pd.Series) -> set[float] | None:
+    """The different numbers of a column, None if one of its cells is no number."""
+    numbers = {as_number(cell) for cell in labels.dropna().unique().tolist()}
+    return None if None in numbers else numbers  # type: ignore[return-value]
+
+
 def guess_task(labels: pd.Series) -> Literal["classification", "regression"]:
-    """Regression for numbers with fractions or more than 50 values; classification for everything else."""
-    if not pd.api.types.is_numeric_dtype(labels) or pd.api.types.is_bool_dtype(labels):
+    """Regression for numbers with fractions or more than 50 values; classification for everything else.
+
+    Texts that spell numbers count as numbers, except if one has a zero in front: such digits are names.
+    """
+    numbers = _numbers(labels)
+    if numbers is None or any(
+        isinstance(each, str) and CODE.fullmatch(each) for each in labels.unique().tolist()
+    ):
         return "classification"
-    whole = bool(np.all(np.equal(np.mod(labels.dropna(), 1), 0)))
-    return "classification" if whole and labels.nunique() <= MAX_CLASSES else "regression"
+    whole = all(number.is_integer() for number in numbers)
+    return "classification" if whole and len(numbers) <= MAX_CLASSES else "regression"
+
+
+def label_notes(labels: pd.Series, source: str) -> list[str]:
+    """A line if two classes differ only by the blanks around them or by upper and lower case."""
+    alike: dict[str, str] = {}
+    for name in sorted(labels.unique().tolist()):
+        other = alike.setdefault(name.strip().casefold(), name)
+        if other != name:
+            return [
+                f"{source}: the classes {other!r} and {name!r} differ only by blanks or case and count as two; make "
+                "them equal in the file if they mean the same"
+            ]
+    return []
+
+
+def empty_rows(table: pd.DataFrame, columns: Columns) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Where a text is missing or holds nothing but blanks, so that there is nothing to predict from."""
+    return np.logical_or.reduce([empty_cells(table[name]) for name in columns.without_label().names()])
 
 
 def clean(
@@ -64,14 +167,26 @@ def clean(
 ) -> pd.DataFrame:
     """The columns of a run: texts as str, and labels as `clean_labels` of the kind of task makes them.
 
+    Strings stay as they are, and a number becomes the text of that number.
+
+    Args:
+        table: rows as read; a range as its index counts the rows of the source, for messages.
+        columns: the columns of the run.
+        clean_labels: from the cells of the label column, of which none is missing, and the source to labels.
+        source: the file, for messages.
+
     Raises:
         InputError: a missing or unusable value; its row is named.
     """
     require_columns(table, columns.names(), source)
-    table = table.reset_index(drop=True)
+    if not isinstance(table.index, pd.RangeIndex):
+        table = table.reset_index(drop=True)
+    texts = columns.without_label().names()
+    for name in texts:
+        require_scalars(table[name], source)
     for name in columns.names():
-        require_filled(table[name], source)
-    cleaned = {name: table[name].astype(str) for name in columns.names()}
+        require_text(table[name], source)
+    cleaned = {name: text_cells(table[name], source) for name in texts}
     if columns.label is not None:
         cleaned[columns.label] = clean_labels(table[columns.label], source)
     return pd.DataFrame(cleaned)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import platform
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from corefold.adapters import LoraExport, to_lora
+from corefold.errors import InputError
 from corefold.finetune import folder
 from corefold.finetune.config import RunConfig
 from corefold.finetune.continuing import continued
@@ -43,7 +45,13 @@ class Result:
 
 
 def finetune(
-    config: RunConfig, out: Path, *, overwrite: bool = False, resume: bool = False, progress: bool = True
+    config: RunConfig,
+    out: Path,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    progress: bool = True,
+    note: Callable[[str], None] | None = None,
 ) -> Result:
     """Fine-tune a model and fill `out`: adapter, `lora/`, tokenizer, task.json, config.yaml and metrics.json.
 
@@ -57,21 +65,29 @@ def finetune(
         resume: continue the run in `out`; `config` must hold the settings of its config.yaml,
             `RunConfig(**load_settings(...))`.
         progress: show progress bars.
+        note: called with a line for each guess, before training.
 
     Raises:
-        InputError: anything wrong with settings, data, model or folder, or a loss that stops being finite.
+        InputError: anything wrong with settings, data, model or folder, rows that changed before a `resume`, or a
+            loss that stops being finite.
     """
     if not resume:
         check_folder(out, overwrite)
     config = with_absolute_paths(continued(config))
     tables = read_tables(config)
+    if note is not None:
+        for line in tables.notes:
+            note(line)
+    digests = tables.digests()
+    if resume:
+        _check_rows(out, config, digests)
     train, held_out = draw_rows(config, tables)
     data = prepare_data(config, tables.task, train, held_out, METHODS[config.method])
     config = record_decisions(config, data.task, data.settings)
     run = prepare(data, out, progress=progress, keep=True)
     data = run.data
     if not resume:
-        _begin(out, config)
+        _begin(out, config, digests)
     checkpoints = out / folder.CHECKPOINTS
     before = folder.stored_or_computed(checkpoints / "before.json", run.evaluate)
     seconds = run.train(folder.last_checkpoint(checkpoints, data.settings.steps) if resume else None)
@@ -103,7 +119,19 @@ def versions() -> dict[str, str]:
     return packages | {"python": platform.python_version()}
 
 
-def _begin(out: Path, config: RunConfig) -> None:
+def _check_rows(out: Path, config: RunConfig, digests: dict[str, str | None]) -> None:
+    """Refuse rows other than those that the run in `out` began with; a run of an older version has no digests."""
+    path = out / folder.CHECKPOINTS / folder.DATA
+    stored = folder.read_json(path) if path.exists() else {}
+    for name, source in (("train", config.train), ("eval", config.eval)):
+        if name in stored and stored[name] != digests[name]:
+            raise InputError(
+                f"{source}: the rows are others than those that the run in {out} began with; restore the file to "
+                "resume, or begin again with another -o or --overwrite"
+            )
+
+
+def _begin(out: Path, config: RunConfig, digests: dict[str, str | None]) -> None:
     """Make the folder, and remove the files of an earlier run, with which this one would look finished."""
     out.mkdir(parents=True, exist_ok=True)
     folder.remove(out / folder.CHECKPOINTS)
@@ -111,6 +139,8 @@ def _begin(out: Path, config: RunConfig) -> None:
     lora = [f"{folder.LORA}/{name}" for name in (folder.ADAPTER, folder.ADAPTER_CONFIG)]
     for name in (*written, *lora):
         (out / name).unlink(missing_ok=True)
+    (out / folder.CHECKPOINTS).mkdir()
+    write_json(out / folder.CHECKPOINTS / folder.DATA, digests)
     config.save(out / folder.SETTINGS)
 
 

@@ -27,6 +27,7 @@ ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 HEAD, TASK, MANIFEST = "head.safetensors", "task.json", "manifest.json"
 METRICS, HISTORY, SETTINGS, REPORT = "metrics.json", "history.json", "config.yaml", "report.html"
 CHECKPOINTS = ".checkpoints"  # holds nothing of the user's, and is removed when a run ends
+DATA = "data.json"  # in CHECKPOINTS: digests of the rows, which a resumed run must find unchanged
 LORA = "lora"
 CHECKED = (ADAPTER, ADAPTER_CONFIG, HEAD, TASK)
 

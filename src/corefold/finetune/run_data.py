@@ -18,6 +18,7 @@ from corefold.finetune.loading import load_tokenizer
 from corefold.finetune.method import Decided, Method, decide
 from corefold.finetune.task import Task
 from corefold.finetune.tasks.kinds import KINDS, choose_kind, kind_of, make_task
+from corefold.tables.digest import table_digest
 from corefold.tables.reading import read_table
 
 
@@ -29,11 +30,18 @@ class SourceTables:
         task: the task that they pose.
         train: all training rows.
         held_out: all rows to evaluate on; None for a fifth of `train`, which each seed draws anew.
+        notes: a line for each guess, with the option that changes it.
     """
 
     task: Task
     train: pd.DataFrame
     held_out: pd.DataFrame | None
+    notes: tuple[str, ...] = ()
+
+    def digests(self) -> dict[str, str | None]:
+        """The digests of all rows, by which a later process knows them again."""
+        held_out = None if self.held_out is None else table_digest(self.held_out)
+        return {"train": table_digest(self.train), "eval": held_out}
 
 
 @dataclass(frozen=True)
@@ -63,12 +71,15 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     """
 
     def absolute(source: str | None) -> str | None:
-        return str(Path(source).absolute()) if source and Path(source).exists() else source
+        if source and Path(source).exists():
+            return str(Path(source).absolute())
+        folder, colon, split = (source or "").rpartition(":")  # of save_to_disk
+        return f"{Path(folder).absolute()}:{split}" if colon and Path(folder).is_dir() else source
 
     if not config.model:
         raise InputError("--model is missing: a folder, a .gguf file or a name on the Hugging Face hub")
     if not config.train:
-        raise InputError("--train is missing: a csv, tsv, jsonl or parquet file, or a hub data set")
+        raise InputError("--train is missing: a file of rows, as csv, jsonl or parquet, or a hub data set")
     return replace(
         config,
         model=absolute(config.model),
@@ -80,16 +91,23 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
 
 def read_tables(config: RunConfig) -> SourceTables:
     """Read and clean the tables that the settings name, and choose the task that they pose."""
-    table = read_table(config.train)
-    columns = data.find_columns(config, table)
-    kind = choose_kind(config, table, columns)
-    clean_labels = KINDS[kind].clean_labels
-    train = data.clean(table, columns, clean_labels, config.train)
-    task = task_of_run(config, columns, train) if config.from_run else make_task(config, kind, columns, train)
+    notes: list[str] = []
+    table = _read(config.train, config, notes)
+    columns = data.find_columns(config, table, notes)
+    name = choose_kind(config, table, columns, notes)
+    kind = KINDS[name]
+    train = data.clean(table, columns, kind.clean_labels, config.train)
+    if kind.stratified and columns.label is not None:
+        notes += data.label_notes(train[columns.label], config.train)
+    task = task_of_run(config, columns, train) if config.from_run else make_task(config, name, columns, train)
     held_out = None
     if config.eval is not None:
-        held_out = data.clean(read_table(config.eval), columns, clean_labels, config.eval)
-    return SourceTables(task, train, held_out)
+        held_out = data.clean(_read(config.eval, config, notes), columns, kind.clean_labels, config.eval)
+    return SourceTables(task, train, held_out, tuple(dict.fromkeys(notes)))
+
+
+def _read(source: str, config: RunConfig, notes: list[str]) -> pd.DataFrame:
+    return read_table(source, encoding=config.encoding, delimiter=config.delimiter, notes=notes)
 
 
 def class_column(task: Task) -> str | None:

@@ -17,7 +17,7 @@ from corefold.finetune.data import Columns
 from corefold.finetune.task import Task
 from corefold.finetune.tasks.kind import settings_of_task
 from corefold.finetune.tasks.text_head import TextHeadKind, choose_head, choose_pair, require_label
-from corefold.tables.columns import label_text
+from corefold.tables.columns import label_text, require_scalars, text_cells
 
 
 class Classification(TextHeadKind):
@@ -29,8 +29,10 @@ class Classification(TextHeadKind):
     new_columns = ("prediction", "probability")
 
     def clean_labels(self, labels: pd.Series, source: str) -> pd.Series:
-        """Class names as text."""
-        return labels.map(label_text)
+        """Class names: strings as they are, and numbers as their text, where 1.0 is "1"."""
+        require_scalars(labels, source)
+        names = pd.Series([label_text(label) for label in labels.tolist()], dtype=object)
+        return text_cells(names.set_axis(labels.index).rename(labels.name), source)
 
     def make_task(
         self, config: RunConfig, columns: Columns, train: pd.DataFrame, checkpoint: Checkpoint

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from corefold.finetune.encoding import IGNORED
 from corefold.finetune.task import Task
 from corefold.finetune.tasks.kind import TaskKind
+from corefold.tables.columns import require_scalars, text_cells
 
 
 class GenerationKind(TaskKind):
@@ -31,7 +32,8 @@ class GenerationKind(TaskKind):
 
     def clean_labels(self, labels: pd.Series, source: str) -> pd.Series:
         """Texts."""
-        return labels.astype(str)
+        require_scalars(labels, source)
+        return text_cells(labels, source)
 
     def scores(self, task: Task, outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """Mean loss a token (nats), perplexity and token accuracy, from `token_scores`."""

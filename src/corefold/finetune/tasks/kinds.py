@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 
-from corefold.errors import InputError
 from corefold.finetune.checkpoint import Checkpoint
 from corefold.finetune.config import RunConfig, TaskName
-from corefold.finetune.data import Columns, guess_task
+from corefold.finetune.data import Columns, choose_task
 from corefold.finetune.task import Task
 from corefold.finetune.tasks.causal_lm import CausalLm
 from corefold.finetune.tasks.classification import Classification
@@ -22,17 +21,17 @@ def kind_of(task: Task) -> TaskKind:
     return KINDS[task.kind]
 
 
-def choose_kind(config: RunConfig, table: pd.DataFrame, columns: Columns) -> TaskName:
-    """The kind that the settings name, or the one that model and label column suggest."""
-    if config.task is not None:
-        return config.task
-    if columns.label is None:
-        raise InputError(
-            "--label must name the column to learn; to learn the text itself, add --task causal-lm"
-        )
-    labels = table[columns.label]
-    free_text = not pd.api.types.is_numeric_dtype(labels) and labels.nunique() > max(50, len(table) // 2)
-    return "causal-lm" if free_text else guess_task(labels)
+def choose_kind(
+    config: RunConfig, table: pd.DataFrame, columns: Columns, notes: list[str] | None = None
+) -> TaskName:
+    """The kind that the settings name, or the one that model, columns and labels suggest; `notes` gets a guess."""
+    return choose_task(
+        config,
+        table,
+        columns,
+        lambda: Checkpoint.read(config.model, config.revision).is_language_model,
+        notes,
+    )
 
 
 def make_task(config: RunConfig, kind: TaskName, columns: Columns, train: pd.DataFrame) -> Task:

@@ -16,7 +16,7 @@ from corefold.finetune.data import Columns
 from corefold.finetune.task import Task
 from corefold.finetune.tasks.kind import settings_of_task
 from corefold.finetune.tasks.text_head import TextHeadKind, choose_head, choose_pair, require_label
-from corefold.tables.columns import finite_numbers
+from corefold.tables.columns import finite_numbers, require_scalars
 
 
 class Regression(TextHeadKind):
@@ -27,6 +27,7 @@ class Regression(TextHeadKind):
 
     def clean_labels(self, labels: pd.Series, source: str) -> pd.Series:
         """Labels as finite floats."""
+        require_scalars(labels, source)
         return finite_numbers(labels, source)
 
     def make_task(
