@@ -84,7 +84,7 @@ def test_finetune_refuses(arguments, changed, words):
         ("text,label\ngood,1\nbad,1\nugly,1\n", ["one class only", "'1'"]),
         ("text,label\ngood,1\n,0\nbad,0\nso,1\n", ["row 2", "'text' is empty"]),
         ("text,label\ngood,1\nbad,0\nso,\nbad,0\ngood,1\n", ["row 3", "'label' is empty"]),
-        ('text,label\n"good,1\n', ["cannot be read"]),
+        ('text,label\n"good,1\n', ["line 2", "closed nowhere"]),
         ("text,label\nso , so,1\nbad , bad,0\n", ["more cells than the header", "quote"]),
         ("text,label\na,x\nb,y\nc,z\n", ["do not look like classes"]),
     ],

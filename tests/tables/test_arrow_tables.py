@@ -47,6 +47,16 @@ def test_types_stay(tmp_path, ending):
         assert table[name].isna().tolist() == [False, True]
 
 
+def test_categories_and_periods_are_their_values(tmp_path):
+    frame = pd.DataFrame(
+        {"a": pd.Categorical(["x", None, "y"]), "p": pd.period_range("2024-01", periods=3, freq="M")}
+    )
+    table = columns_of(frame, tmp_path)
+    assert table["a"][::2] == ["x", "y"]
+    assert pd.isna(table["a"][1])
+    assert len(set(table["p"])) == 3
+
+
 def columns_of(frame: pd.DataFrame, tmp_path) -> dict[str, list]:
     frame.to_parquet(tmp_path / "t.parquet")
     table = read_table(str(tmp_path / "t.parquet"))

@@ -66,6 +66,8 @@ def test_a_cell_that_a_tsv_cannot_hold_is_refused_by_its_row(tmp_path, cell):
     with pytest.raises(InputError, match=r"t\.tsv, row 4: column 'text' holds a tab or a line end"):
         write_parts(tmp_path / "t.tsv", {"text": ["a", "b"]}, {"text": ["c", cell]})
     assert not list(tmp_path.iterdir())
+    with pytest.raises(InputError, match="holds a tab"):
+        write_parts(tmp_path / "t.tsv", {cell: ["a"]})
     with pytest.raises(InputError, match="row 1"):
         TableWriter(tmp_path / "t.tsv").check(pd.DataFrame({"text": [cell]}))
 

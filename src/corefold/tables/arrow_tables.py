@@ -24,10 +24,23 @@ def frame_of(table: pa.Table, first_row: int = 0) -> pd.DataFrame:
         table: the table, or some of its rows.
         first_row: the place of the first of these rows in the whole table.
     """
+    table = _plain(table)
     # Types of pandas would turn whole numbers beside a gap into floats, and lists into arrays.
     frame = table.to_pandas(types_mapper=pd.ArrowDtype, ignore_metadata=True)
     indices = (table.schema.pandas_metadata or {}).get("index_columns", [])
     return _with_index(frame, indices, first_row)
+
+
+def _plain(table: pa.Table) -> pa.Table:
+    """The table with categories as their values, and types that a library added as those that they are stored in."""
+    import pyarrow as pa
+
+    for place, field in enumerate(table.schema):
+        if pa.types.is_dictionary(field.type):
+            table = table.set_column(place, field.name, table.column(place).cast(field.type.value_type))
+        elif isinstance(field.type, pa.BaseExtensionType):
+            table = table.set_column(place, field.name, table.column(place).cast(field.type.storage_type))
+    return table
 
 
 def _with_index(frame: pd.DataFrame, indices: list[Any], first_row: int) -> pd.DataFrame:

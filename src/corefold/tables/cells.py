@@ -15,12 +15,17 @@ from corefold.errors import InputError
 ABSENT = object()  # in the place of a cell that a row of JSON does not have
 
 
-def delimited_cells(column: pd.Series) -> pd.Series:
-    """The column with lists, objects and bytes as text; all other cells pandas writes by itself."""
-    column = _in_single_precision(column)
-    if isinstance(column.dtype, pd.ArrowDtype) or column.dtype == object:
-        return pd.Series([plain_cell(value) for value in column.tolist()], dtype=object, name=column.name)
-    return column.reset_index(drop=True)
+def delimited_cells(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with lists, objects and dates as text; all other cells pandas writes by itself."""
+    changed = {}
+    for name in table.columns:
+        column = _in_single_precision(table[name])
+        if isinstance(column.dtype, pd.ArrowDtype) or column.dtype == object:
+            cells = [plain_cell(value) for value in column.tolist()]
+            changed[name] = pd.Series(cells, index=column.index, dtype=object)
+        elif column.dtype != table[name].dtype:
+            changed[name] = column
+    return table.assign(**changed) if changed else table  # A large table of numbers is not copied.
 
 
 def _in_single_precision(column: pd.Series) -> pd.Series:

@@ -31,10 +31,11 @@ class DelimitedFile:
     def append(self, table: pd.DataFrame) -> None:
         """Add rows, after the header if they are the first."""
         header = written_names(table) if not self.has_header else False
-        cells = pd.DataFrame({name: delimited_cells(table[name]) for name in table.columns})
+        cells = delimited_cells(table)
         texts = [cells[name] for name in cells if not pd.api.types.is_numeric_dtype(cells[name])]
         if self.delimiter == "\t":
             self._require_no_tabs(texts)
+            self._require_no_tabs([pd.Series([str(name)], name=name) for name in table.columns])
             options: dict[str, Any] = {"quoting": csv.QUOTE_NONE}
         else:
             # csv quotes line feeds by itself and forgets carriage returns, which end a line as well.

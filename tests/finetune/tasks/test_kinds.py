@@ -61,6 +61,13 @@ def test_a_new_head_has_classes_in_order_of_their_numbers_and_names(checkpoint):
     assert not comes_whole(task)
 
 
+def test_digits_that_are_no_numbers_are_words(checkpoint):
+    names = ["①", "²", "--1", "01", "1", "10", "-2", "٣", "-", "9" * 30]
+    task = make_task(RunConfig(model=checkpoint()), "classification", COLUMNS, table(names * 2))
+    assert task.classes[:4] == ("-2", "01", "1", "10")
+    assert set(task.classes[4:]) == {"①", "²", "--1", "٣", "-", "9" * 30}
+
+
 def test_the_head_of_the_checkpoint_keeps_its_order(checkpoint):
     model = checkpoint(architectures=["BertForSequenceClassification"], id2label={"0": "POS", "1": "NEG"})
     task = make_task(RunConfig(model=model), "classification", COLUMNS, table(["neg", "pos"] * 2))
