@@ -23,6 +23,25 @@ def test_files_get_absolute_paths_and_names_on_the_hub_stay(tmp_path, monkeypatc
     )
 
 
+def test_folders_with_splits_get_absolute_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("saved").mkdir()
+    config = with_absolute_paths(RunConfig(model="m", train="saved:train", eval="saved"))
+    assert (config.train, config.eval) == (f"{tmp_path / 'saved'}:train", str(tmp_path / "saved"))
+
+
+def test_guesses_are_said_once_and_rows_have_digests(run_config, tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("text;label\n" + "".join(f"a text {i};{i % 2}\n" for i in range(8)))
+    tables = read_tables(run_config(train=str(path), eval=str(path)))
+    assert [note.partition(":")[0] for note in tables.notes] == [str(path), "task classification"]
+    assert tables.digests()["train"] == tables.digests()["eval"]
+    path.write_text(path.read_text().replace(";0", ";2"))
+    changed = read_tables(run_config(train=str(path), eval=None)).digests()
+    assert changed["train"] != tables.digests()["train"]
+    assert changed["eval"] is None
+
+
 @pytest.mark.parametrize("missing", ["model", "train"])
 def test_model_and_training_data_are_needed(missing):
     with pytest.raises(InputError, match=f"--{missing} is missing"):

@@ -149,6 +149,13 @@ def test_a_delimiter_is_not_guessed_against_a_comma_or_the_rows(tmp_path):
         assert notes == []
 
 
+@pytest.mark.parametrize("delimiter", [";", ",", "^"])
+def test_excels_own_line_says_the_delimiter(tmp_path, delimiter):
+    path = tmp_path / "t.csv"
+    path.write_text(f"sep={delimiter}\r\ntext{delimiter}label\r\na{delimiter}1\r\n", newline="")
+    assert read_table(str(path)).to_dict("list") == {"text": ["a"], "label": ["1"]}
+
+
 def test_a_delimiter_that_is_named_wins(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("a,b;c\n1,2;3\n")

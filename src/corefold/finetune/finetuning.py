@@ -139,7 +139,7 @@ def _begin(out: Path, config: RunConfig, digests: dict[str, str | None]) -> None
     lora = [f"{folder.LORA}/{name}" for name in (folder.ADAPTER, folder.ADAPTER_CONFIG)]
     for name in (*written, *lora):
         (out / name).unlink(missing_ok=True)
-    (out / folder.CHECKPOINTS).mkdir()
+    (out / folder.CHECKPOINTS).mkdir(exist_ok=True)
     write_json(out / folder.CHECKPOINTS / folder.DATA, digests)
     config.save(out / folder.SETTINGS)
 

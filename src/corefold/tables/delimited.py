@@ -6,6 +6,7 @@ csv quotes as RFC 4180 has it; tsv has no quoting at all, so that a quote is a l
 from __future__ import annotations
 
 import csv
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from corefold.tables.swallowed import LongRow, require_no_swallowed_rows
 TEXT = (
     "str" if int(pd.__version__.partition(".")[0]) >= 3 else "object"
 )  # pandas' type of a column of strings
+DECLARED = re.compile(r"sep=([^\r\n])[\r\n]*")
 OTHER_DELIMITERS = (";", "\t", "|")
 LARGEST_CELL = min(sys.maxsize, 2**31 - 1)  # csv's own limit, 131072 letters, is below that of long documents
 
@@ -60,8 +62,13 @@ def parse_delimiter(delimiter: str) -> str:
 
 
 def guess_delimiter(file: TextIO) -> str:
-    """A comma, or the other delimiter that divides a header without commas and the first row alike."""
+    """A comma, or the other delimiter that divides a header without commas and the first row alike.
+
+    A first line `sep=;`, as Excel writes it, says it.
+    """
     lines = list(islice((line for line in file if line.strip()), 2))
+    if lines and (declared := DECLARED.fullmatch(lines[0])):
+        return declared[1]
     if not lines or "," in lines[0]:
         return ","
     for delimiter in OTHER_DELIMITERS:
@@ -82,7 +89,8 @@ def delimited_tables(file: TextIO, dialect: Dialect, source: str, rows: int) -> 
     quoting = csv.QUOTE_MINIMAL if dialect.quoted else csv.QUOTE_NONE
     reader = csv.reader(lines, delimiter=dialect.delimiter, quoting=quoting, strict=True)
     with _long_cells():
-        header = next((row for _, row, _ in _rows(reader, lines, source) if row), None)
+        rows_of_header = (row for _, row, _ in _rows(reader, lines, source) if row and row != ["sep=", ""])
+        header = next(rows_of_header, None)
     if header is None:
         raise InputError(f"{source} is empty; expected a header and rows")
     names = column_names(header, source)
@@ -145,6 +153,11 @@ def _checked(
 ) -> Iterator[tuple[list[str], LongRow | None]]:
     """The rows as wide as the header, each with its lines if they are several; blank lines are left out."""
     width = len(header)
+    ends = (
+        "quote texts that hold line ends"
+        if dialect.quoted
+        else "a tsv has no quoting, so a text holds no line end"
+    )
     cure = "quote texts that hold commas" if dialect.delimiter == "," else "quote texts that hold it"
     cure = cure if dialect.quoted else "a tsv has no quoting, so a text cannot hold a tab"
     for first, row, lines in rows:
@@ -157,6 +170,6 @@ def _checked(
         if len(row) < width:
             raise InputError(
                 f"{source}, line {first}: {len(row)} cells, fewer than the header, which has {width}; add the "
-                "missing ones, and quote texts that hold line ends"
+                f"missing ones ({ends})"
             )
         yield row, LongRow(first, tuple(lines)) if len(lines) > 1 else None
