@@ -126,7 +126,7 @@ def test_stray_quotes(predictions_of, two_classes, tmp_path):
 
 def test_rows_that_do_not_fit_the_header_are_refused(two_classes, tmp_path):
     for text, words in (
-        ("text,label\na,1\nb\n", ["line 3", "fewer than the header"]),
+        ("text,label\na,1\nb\n", ["line 3", "fewer cells than the header"]),
         ("text,label,text\na,1,b\n", ["two columns", "'text'"]),
         ("text,label\na,1\n\nb,c,0\n", ["line 4", "more cells than the header"]),
     ):

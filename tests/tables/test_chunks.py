@@ -60,7 +60,7 @@ def test_names_are_written_as_they_were(tmp_path):
 def test_a_fault_in_the_last_row_is_found_before_the_first_is_used(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("a,b\n" + "1,2\n" * 30 + "3\n")
-    with pytest.raises(InputError, match="line 32: 1 cells"):
+    with pytest.raises(InputError, match="line 32: fewer cells"):
         read_chunks(str(path), 10)
     with pytest.raises(InputError, match="no such file"):
         read_chunks(str(tmp_path / "no.csv"))

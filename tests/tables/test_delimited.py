@@ -59,13 +59,16 @@ def test_long_cells_are_read_and_the_limit_of_csv_is_left_alone(tmp_path):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("a,b,c\n1,2,3\n4,5\n", "line 3: 2 cells, fewer than the header, which has 3"),
+        ("a,b,c\n1,2,3\n4,5\n", "line 3: fewer cells than the header .2, not 3."),
         (
             "a,b\n1,2\n\n3,4,5\n",
-            "line 4: 3 cells, more cells than the header, which has 2; quote texts that hold commas",
+            "line 4: more cells than the header .3, not 2.; quote texts that hold commas",
         ),
-        ("a,b\none\ntwo,1\n", "line 2: 1 cells, fewer"),
-        ("a,b\nx\ry,1\n", "line 2: 1 cells, fewer .*quote texts that hold line ends"),
+        ("a,b\none\ntwo,1\n", "line 2: fewer cells than the header .1, not 2."),
+        (
+            "a,b\nx\ry,1\n",
+            "line 2: fewer cells than the header .1, not 2.; .*quote texts that hold line ends",
+        ),
         ("a,b,a\n1,2,3\n", "two columns with the name 'a'"),
         ('a,b\n"Great" film,1\n', 'line 2: text follows the quote that closes a cell; write ""'),
         ('a,b\n1,2\n"Great,1\nx,2\n"Fine" y,3\n', "lines 3 to 5: text follows the quote"),
@@ -82,8 +85,13 @@ def test_a_tsv_has_no_quoting(tmp_path):
     table = read(tmp_path, "\n".join(lines) + "\n", "t.tsv")
     assert len(table["text"]) == 24
     assert (table["text"][4], table["text"][10]) == ('"stray', 'also "stray"')
-    refuses(tmp_path, "a\tb\n1\t2\t3\n", "line 2: 3 cells.*a text cannot hold a tab", "t.tsv")
-    refuses(tmp_path, 'a\tb\n"1\n2"\t3\n', "line 2: 1 cells, fewer.*a tsv has no quoting", "t.tsv")
+    refuses(tmp_path, "a\tb\n1\t2\t3\n", "line 2: more cells.*a text cannot hold a tab", "t.tsv")
+    refuses(
+        tmp_path,
+        'a\tb\n"1\n2"\t3\n',
+        "line 2: fewer cells than the header .1, not 2..*a tsv has no quoting",
+        "t.tsv",
+    )
 
 
 def swallowing(rows: list[tuple[str, str]], swap: bool = False) -> str:

@@ -60,6 +60,8 @@ def test_keys_are_texts_and_may_be_missing(tmp_path):
         ('"a"\n', "line 1: expected an object .* got a text"),
         ('[{"a": 1}, 2]', "row 2: expected an object .* got a number"),
         ('[{"a": 1},\n{"a": }]', "line 2 is not JSON"),
+        ('{"a": 1}\n{"b": 1, "a": 1, "a": 2}\n', "line 2 cannot be read: the key 'a' stands twice"),
+        ('[{"a": 1, "a": 2}]', "cannot be read: the key 'a' stands twice"),
         ('{"a": 1} {"a": 2}\n', "line 1 is not JSON: Extra data"),
         (
             '{"text": {"0": "a", "1": "b"}, "label": {"0": 1, "1": 0}}',

@@ -98,7 +98,7 @@ def test_only_an_empty_cell_is_missing(tmp_path):
         ("t.csv", "", "is empty; expected a header and rows"),
         ("t.csv", "\n\n", "is empty; expected a header and rows"),
         ("t.csv", "a,b\n", "has no rows"),
-        ("t.csv", "a,b\n1,2,3\n4,5,6\n", "line 2: 3 cells, more cells than the header"),
+        ("t.csv", "a,b\n1,2,3\n4,5,6\n", "line 2: more cells than the header"),
         ("t.csv", 'a,b\n"1,2\n', "line 2: a quote opens a cell and is closed nowhere"),
         ("t.jsonl", "", "is empty; expected objects"),
         ("t.jsonl", "{", "line 1 is not JSON"),
@@ -171,4 +171,4 @@ def test_quotes_around_cells_of_a_tsv_stay_and_are_said(tmp_path):
     path.write_text('text\tlabel\n"quoted"\t1\n"\t0\n')
     notes: list[str] = []
     assert read_table(str(path), notes=notes)["text"].tolist() == ['"quoted"', '"']
-    assert [note.startswith(f"{path}: 1 cells stand in quotes") for note in notes] == [True]
+    assert [note.startswith(f"{path}: 1 of its cells stand in quotes") for note in notes] == [True]

@@ -44,8 +44,13 @@ def test_empty_rows_and_columns_are_left_out(tmp_path):
         ["b", None, None],
     ):
         book.active.append(row)
+    book.create_sheet("More")
     book.save(tmp_path / "t.xlsx")
-    table = read_table(str(tmp_path / "t.xlsx"))
+    notes: list[str] = []
+    table = read_table(str(tmp_path / "t.xlsx"), notes=notes)
+    assert [note.partition(": ")[2] for note in notes] == [
+        "only the first sheet is read, not 'More'; for these, save each as a file"
+    ]
     assert table.to_dict("list") == {"text": ["a", "b"], "label": [1, None]}
 
 

@@ -165,11 +165,11 @@ def _checked(
             continue
         if len(row) > width:
             raise InputError(
-                f"{source}, line {first}: {len(row)} cells, more cells than the header, which has {width}; {cure}"
+                f"{source}, line {first}: more cells than the header ({len(row)}, not {width}); {cure}"
             )
         if len(row) < width:
             raise InputError(
-                f"{source}, line {first}: {len(row)} cells, fewer than the header, which has {width}; add the "
+                f"{source}, line {first}: fewer cells than the header ({len(row)}, not {width}); add the "
                 f"missing ones ({ends})"
             )
         yield row, LongRow(first, tuple(lines)) if len(lines) > 1 else None

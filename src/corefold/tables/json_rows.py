@@ -77,7 +77,18 @@ def _is_whole(line: str) -> bool:
 
 
 def _load(text: str) -> Any:
-    return json.loads(text, parse_constant=_constant)
+    return json.loads(text, parse_constant=_constant, object_pairs_hook=_unique)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; the json module would keep only the last value of a key that stands twice."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(
+            f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands twice in an object"
+        )
+    return made
 
 
 def _constant(word: str) -> float | None:
@@ -88,9 +99,15 @@ def _constant(word: str) -> float | None:
 def _parsed(text: str, source: str) -> Any:
     try:
         return _load(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         where = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise InputError(f"{source}{where} is not JSON: {getattr(error, 'msg', error)}") from error
+        raise InputError(f"{source}{where} {_fault(error)}") from error
+
+
+def _fault(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"is not JSON: {error.msg}"
+    return f"cannot be read: {error}"
 
 
 def _of_lines(lines: Iterable[str], source: str) -> Iterator[dict[str, Any]]:
@@ -100,9 +117,7 @@ def _of_lines(lines: Iterable[str], source: str) -> Iterator[dict[str, Any]]:
         try:
             value = _load(line)
         except (ValueError, RecursionError) as error:
-            raise InputError(
-                f"{source}, line {number} is not JSON: {getattr(error, 'msg', error)}"
-            ) from error
+            raise InputError(f"{source}, line {number} {_fault(error)}") from error
         yield _object(value, f"{source}, line {number}")
 
 

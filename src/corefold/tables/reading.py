@@ -32,7 +32,7 @@ BLOCK_ROWS = (
     50_000  # of a file that is read as a whole: few enough that their lists of cells need little memory
 )
 QUOTES_SHOWN = (
-    "cells stand in quotes, which are part of the text (a tsv has no quoting); save it as .csv if not"
+    "of its cells stand in quotes, which are part of the text (a tsv has no quoting); save it as .csv if not"
 )
 
 
@@ -135,7 +135,7 @@ def _blocks_of_file(
         case ".feather":
             yield feather_table(path)
         case _:
-            yield read_sheet(path, source)
+            yield read_sheet(path, source, notes)
 
 
 def _dialect(path: Path, kind: str, reading: Reading, notes: list[str]) -> Dialect:

@@ -11,8 +11,8 @@ from corefold.tables.formats import load_openpyxl
 from corefold.tables.header import column_names, with_written_names
 
 
-def read_sheet(path: Path, source: str) -> pd.DataFrame:
-    """The table of the first sheet; rows without any cell are left out.
+def read_sheet(path: Path, source: str, notes: list[str]) -> pd.DataFrame:
+    """The table of the first sheet; rows without any cell are left out. `notes` gets a line if there are others.
 
     Raises:
         InputError: openpyxl is missing, no xlsx file, or no header.
@@ -23,6 +23,11 @@ def read_sheet(path: Path, source: str) -> pd.DataFrame:
     except Exception as error:  # openpyxl, zipfile and xml errors share no base class
         raise InputError(f"{source} cannot be read: it is no xlsx file") from error
     try:
+        if len(book.worksheets) > 1:
+            names = ", ".join(repr(each.title) for each in book.worksheets[1:])
+            notes.append(
+                f"{source}: only the first sheet is read, not {names}; for these, save each as a file"
+            )
         lines = book.worksheets[0].iter_rows(values_only=True)
         filled = [list(line) for line in lines if any(cell is not None for cell in line)]
     finally:
