@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from corefold.finetune import InputError, RunConfig, load_settings
-from corefold.finetune.config import SETTINGS_SINCE_0_1_0, DeepLoraOptions, SharedOptions
+from corefold.finetune.config import SETTINGS_OF_0_1_0, DeepLoraOptions, SharedOptions
 
 
 def test_options_of_all_methods_lie_beside_each_other():
@@ -77,7 +77,7 @@ def test_a_finished_run_of_a_rank_above_its_width_had_square_cores(tmp_path):
     every_setting = dataclasses.asdict(RunConfig(model="m", train="t.csv")) | {"rank": 200, "width": 112}
     path.write_text(yaml.safe_dump(every_setting))
     assert RunConfig(**load_settings(path)).width == 0
-    old = {name: value for name, value in every_setting.items() if name not in SETTINGS_SINCE_0_1_0}
+    old = {name: value for name, value in every_setting.items() if name in SETTINGS_OF_0_1_0}
     path.write_text(yaml.safe_dump(old))
     assert load_settings(path)["width"] == 0
     path.write_text("rank: 200\nwidth: 112\n")  # A user's own mistake is refused later.

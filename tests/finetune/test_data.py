@@ -7,6 +7,7 @@ import pytest
 
 from corefold.finetune import InputError, RunConfig, data
 from corefold.finetune.data import Columns
+from corefold.finetune.tasks.kinds import KINDS
 
 COLUMNS = Columns("text", label="label")
 
@@ -14,6 +15,10 @@ COLUMNS = Columns("text", label="label")
 def table(*labels: object, **columns: list) -> pd.DataFrame:
     cells = columns or {"text": [f"text {i}" for i in range(len(labels))], "label": list(labels)}
     return pd.DataFrame({name: pd.Series(column, dtype=object) for name, column in cells.items()})
+
+
+def clean(frame: pd.DataFrame, kind: str) -> pd.DataFrame:
+    return data.clean(frame, COLUMNS, KINDS[kind].clean_labels, "t.csv")
 
 
 def choose(frame: pd.DataFrame, columns: Columns = COLUMNS, model: bool = False) -> tuple[str, list[str]]:
@@ -115,17 +120,17 @@ def test_classes_are_named_as_written(labels, classes):
     frame = table(*labels)
     if classes is None:
         with pytest.raises(InputError, match=r"row 3: column 'label' is empty"):
-            data.clean(frame, COLUMNS, "classification", "t.csv")
+            clean(frame, "classification")
     else:
-        assert data.clean(frame, COLUMNS, "classification", "t.csv")["label"].tolist() == classes
+        assert clean(frame, "classification")["label"].tolist() == classes
 
 
 def test_numbers_are_converted_where_they_are_the_target():
     frame = table("007", "1.10", 2)
-    assert data.clean(frame, COLUMNS, "regression", "t.csv")["label"].tolist() == [7.0, 1.1, 2.0]
-    assert data.clean(frame, COLUMNS, "causal-lm", "t.csv")["label"].tolist() == ["007", "1.10", "2"]
+    assert clean(frame, "regression")["label"].tolist() == [7.0, 1.1, 2.0]
+    assert clean(frame, "causal-lm")["label"].tolist() == ["007", "1.10", "2"]
     with pytest.raises(InputError, match=r"row 2: 'x' in column 'label' is not a finite number"):
-        data.clean(table("1", "x"), COLUMNS, "regression", "t.csv")
+        clean(table("1", "x"), "regression")
 
 
 @pytest.mark.parametrize("cell", ["", "  ", None, ["a"], {"a": 1}, b"a"])
@@ -134,15 +139,15 @@ def test_a_cell_that_holds_no_text_is_named_by_its_row(name, cell):
     frame = table("a", "b")
     frame.at[1, name] = cell
     with pytest.raises(InputError, match=rf"t\.csv, row 2: column '{name}'"):
-        data.clean(frame, COLUMNS, "classification", "t.csv")
+        clean(frame, "classification")
 
 
 def test_rows_of_a_chunk_are_counted_from_the_beginning_of_the_table():
     chunk = table("a", "").set_axis(pd.RangeIndex(100, 102), axis=0)
     with pytest.raises(InputError, match="row 102"):
-        data.clean(chunk, COLUMNS, "classification", "t.csv")
+        clean(chunk, "classification")
     with pytest.raises(InputError, match="row 2"):
-        data.clean(chunk.set_axis([7, 7], axis=0), COLUMNS, "classification", "t.csv")
+        clean(chunk.set_axis([7, 7], axis=0), "classification")
 
 
 def test_rows_without_a_text_are_found():

@@ -62,10 +62,10 @@ def test_a_new_head_has_classes_in_order_of_their_numbers_and_names(checkpoint):
 
 
 def test_digits_that_are_no_numbers_are_words(checkpoint):
-    names = ["①", "²", "--1", "01", "1", "10", "-2", "٣", "-", "9" * 30]
+    names = ["①", "²", "--1", "01", "1", "10", "-2", "٣", "-", "9" * 5000]
     task = make_task(RunConfig(model=checkpoint()), "classification", COLUMNS, table(names * 2))
     assert task.classes[:4] == ("-2", "01", "1", "10")
-    assert set(task.classes[4:]) == {"①", "²", "--1", "٣", "-", "9" * 30}
+    assert set(task.classes[4:]) == {"①", "²", "--1", "٣", "-", "9" * 5000}
 
 
 def test_the_head_of_the_checkpoint_keeps_its_order(checkpoint):

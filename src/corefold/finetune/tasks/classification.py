@@ -19,6 +19,8 @@ from corefold.finetune.tasks.kind import settings_of_task
 from corefold.finetune.tasks.text_head import TextHeadKind, choose_head, choose_pair, require_label
 from corefold.tables.columns import label_text, require_scalars, text_cells
 
+MAX_DIGITS = 1000  # Python refuses to read whole numbers of several thousand digits.
+
 
 class Classification(TextHeadKind):
     """One class of several for each text; logits (rows, classes)."""
@@ -121,7 +123,7 @@ def class_names(labels: pd.Series, source: str) -> tuple[str, ...]:
 
 def _place(name: str) -> tuple[bool, int, str]:
     digits = name.removeprefix("-")
-    is_number = digits.isascii() and digits.isdigit()
+    is_number = digits.isascii() and digits.isdigit() and len(digits) <= MAX_DIGITS
     return not is_number, int(name) if is_number else 0, name
 
 
