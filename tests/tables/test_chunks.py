@@ -68,7 +68,7 @@ def test_a_fault_in_the_last_row_is_found_before_the_first_is_used(tmp_path):
 
 def test_a_large_table_is_copied_in_the_memory_of_a_chunk(tmp_path):
     path, copy = tmp_path / "t.csv", tmp_path / "copy.csv"
-    rows, letters = 200_000, 200
+    rows, letters = 100_000, 400
     with path.open("w") as file:
         file.write("id,text\n")
         file.writelines(f"{i:08d},{'x' * letters}\n" for i in range(rows))

@@ -33,8 +33,8 @@ class Classification(TextHeadKind):
     def clean_labels(self, labels: pd.Series, source: str) -> pd.Series:
         """Class names: strings as they are, and numbers as their text, where 1.0 is "1"."""
         require_scalars(labels, source)
-        names = pd.Series([label_text(label) for label in labels.tolist()], dtype=object)
-        return text_cells(names.set_axis(labels.index).rename(labels.name), source)
+        names = [label_text(label) for label in labels.tolist()]
+        return text_cells(pd.Series(names, index=labels.index, name=labels.name, dtype=object), source)
 
     def make_task(
         self, config: RunConfig, columns: Columns, train: pd.DataFrame, checkpoint: Checkpoint
