@@ -31,7 +31,7 @@ from models import llama, minilm, minilm_dir, mpnet_dir, smollm2_dir  # noqa: E4
 from scripts import few_rows, run_main  # noqa: E402, F401
 
 # They hold no examples, and pytest would take one for another.
-collect_ignore_glob = ["*conftest.py"]
+collect_ignore_glob = ["*conftest.py", "children/*"]
 
 # Files of half a minute or more, by --durations.
 LONGEST = [
@@ -50,6 +50,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start the longest files first: a worker that gets one of them last would run alone at the end."""
     places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def light_children() -> None:
+    """Processes that tests start import less; pytest's workers have started by now."""
+    folders = [str(Path(__file__).parent / "children"), os.environ.get("PYTHONPATH")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, folders))
 
 
 @pytest.fixture(autouse=True)
