@@ -25,7 +25,7 @@ jaxtyping.install_import_hook(HOOKED, "beartype.beartype")
 
 import torch  # noqa: E402
 
-from command import finished, reviews  # noqa: E402, F401
+from command import finished, reviews, two_layers_dir, unrendered  # noqa: E402, F401
 from grids import grid, tiny  # noqa: E402, F401
 from models import llama, minilm, minilm_dir, mpnet_dir, smollm2_dir  # noqa: E402, F401
 from scripts import few_rows, run_main  # noqa: E402, F401
@@ -37,12 +37,13 @@ collect_ignore_glob = ["*conftest.py", "children/*"]
 LONGEST = [
     "cli/test_commands.py",
     "adapters/host/test_compile.py",
-    "core/updates/test_linear.py",
-    "adapters/deep_lora/test_initialize_memory.py",
-    "adapters/deep_lora/test_initialize.py",
-    "examples/test_sft_example.py",
+    "cli/test_models.py",
+    "cli/test_compare.py",
     "completion/test_estimator_battery.py",
-    "reproduce/test_trained_models.py",
+    "examples/test_sft_example.py",
+    "completion/test_completion_distributed.py",
+    "adapters/deep_lora/test_initialize_memory.py",
+    "benchmarks/test_benchmark_completion.py",
 ]
 
 
