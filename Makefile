@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+# Python compiles what it imports and keeps it, a third of what is installed: to compile all takes a minute.
+PIP += --no-compile
+export PYTHONDONTWRITEBYTECODE =
 # A worker takes up to 3 GB. Each takes whole files, so that a module's fixtures are made once; tests/conftest.py orders
 # the files, which xdist would order by their number of tests.
 PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
@@ -47,8 +50,7 @@ $(VENV)/.demo: $(VENV)/.python pyproject.toml constraints.txt packages/demo.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.python pyproject.toml constraints.txt packages/demo.txt packages/test.txt
-	$(PIP) --no-compile --editable '.[dev]'
-	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true  # on all cores; pip compiles on one
+	$(PIP) --editable '.[dev]'
 	$(PIP) --no-deps --requirement packages/demo.txt --requirement packages/test.txt
 	@touch $@
 

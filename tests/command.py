@@ -117,10 +117,33 @@ def write_reviews(path: Path, copies: int = 4) -> Path:
     return write_csv(path, ["text", "label"], rows)
 
 
+@pytest.fixture
+def unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are drawn as always but not written: that takes a fifth of a short run, and tests/report looks at it."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    def print_svg(self: object, out: io.StringIO, **options: object) -> None:
+        out.write("<svg ></svg>")
+
+    monkeypatch.setattr(FigureCanvasSVG, "print_svg", print_svg)
+
+
 @pytest.fixture(scope="session")
 def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = filled(folder_of_run(tmp_path_factory, "data"), lambda work: write_reviews(work / "reviews.csv"))
     return folder / "reviews.csv"
+
+
+@pytest.fixture(scope="session")
+def two_layers_dir(minilm_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MiniLM's first two layers of six: they learn a few short texts in a third of the time."""
+    from transformers import AutoModel, AutoTokenizer
+
+    def cut(folder: Path) -> None:
+        AutoModel.from_pretrained(minilm_dir, num_hidden_layers=2).save_pretrained(folder)
+        AutoTokenizer.from_pretrained(minilm_dir).save_pretrained(folder)
+
+    return filled(folder_of_run(tmp_path_factory, "two-layers"), cut)
 
 
 @pytest.fixture(scope="session")

@@ -25,24 +25,25 @@ jaxtyping.install_import_hook(HOOKED, "beartype.beartype")
 
 import torch  # noqa: E402
 
-from command import finished, reviews  # noqa: E402, F401
+from command import finished, reviews, two_layers_dir, unrendered  # noqa: E402, F401
 from grids import grid, tiny  # noqa: E402, F401
 from models import llama, minilm, minilm_dir, mpnet_dir, smollm2_dir  # noqa: E402, F401
 from scripts import few_rows, run_main  # noqa: E402, F401
 
 # They hold no examples, and pytest would take one for another.
-collect_ignore_glob = ["*conftest.py"]
+collect_ignore_glob = ["*conftest.py", "children/*"]
 
 # Files of half a minute or more, by --durations.
 LONGEST = [
     "cli/test_commands.py",
     "adapters/host/test_compile.py",
-    "core/updates/test_linear.py",
-    "adapters/deep_lora/test_initialize_memory.py",
-    "adapters/deep_lora/test_initialize.py",
-    "examples/test_sft_example.py",
+    "cli/test_models.py",
+    "cli/test_compare.py",
     "completion/test_estimator_battery.py",
-    "reproduce/test_trained_models.py",
+    "examples/test_sft_example.py",
+    "completion/test_completion_distributed.py",
+    "adapters/deep_lora/test_initialize_memory.py",
+    "benchmarks/test_benchmark_completion.py",
 ]
 
 
@@ -50,6 +51,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start the longest files first: a worker that gets one of them last would run alone at the end."""
     places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def light_children() -> None:
+    """Processes that tests start import less; pytest's workers have started by now."""
+    folders = [str(Path(__file__).parent / "children"), os.environ.get("PYTHONPATH")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, folders))
 
 
 @pytest.fixture(autouse=True)

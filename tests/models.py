@@ -10,7 +10,8 @@ import copy
 import subprocess
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from tempfile import gettempdir
@@ -28,10 +29,24 @@ def find(name: str) -> Path:
     """The folder of a real model; skips the test where its package is missing."""
     try:
         # Workers unpack a model once, not all at once.
-        with FileLock(Path(gettempdir(), f"corefold-tests-{name}.lock")):
+        with FileLock(Path(gettempdir(), f"corefold-tests-{name}.lock")), gguf_read_once():
             return FINDERS[name]()
     except FileNotFoundError as error:
         pytest.skip(str(error))
+
+
+@contextmanager
+def gguf_read_once() -> Iterator[None]:
+    """transformers reads a gguf file three times and lists its names once a layer; here it does each once.
+
+    A read takes five seconds, nearly all of them in the vocabulary.
+    """
+    import gguf
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("GGUFReader", "get_tensor_name_map"):
+            patch.setattr(gguf, name, cache(getattr(gguf, name)))
+        yield
 
 
 @cache

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from command import Outcome, corefold, refused, write_csv
 
+pytestmark = pytest.mark.usefixtures("unrendered")
 COMMANDS = ["finetune", "compare", "predict", "evaluate", "inspect", "export", "merge", "demo", "complete"]
 
 

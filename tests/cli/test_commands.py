@@ -31,6 +31,7 @@ def test_finetune_fills_the_folder(finished):
     assert metrics["after"]["loss"] < metrics["before"]["loss"]
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_the_written_settings_rerun_the_run(finished, tmp_path):
     settings = yaml.safe_load((finished / "config.yaml").read_text())
     assert settings["task"] == "classification"
@@ -155,6 +156,7 @@ assert not {{"corefold", "peft"}} & set(sys.modules)
     assert [module["path"] for module in modules] == ["", "1_Pooling", "2_Dense"]
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_two_embeddings_and_a_cosine_for_regression(minilm_dir, tmp_path):
     rows = [("a man eats", "a man is eating", 5), ("a dog runs", "a car stops", 0.5), ("it rains", "rain falls", 4),
             ("she sings", "he sleeps", 1), ("a cat sits", "a cat is sitting", 4.5), ("snow", "a hot day", 0)]  # fmt: skip
@@ -188,9 +190,10 @@ def test_two_embeddings_and_a_cosine_for_regression(minilm_dir, tmp_path):
     assert json.loads((tmp_path / "joint/task.json").read_text())["head"] == "mean"
 
 
-def test_lora_is_a_method_too(minilm_dir, reviews, tmp_path):
+@pytest.mark.usefixtures("unrendered")
+def test_lora_is_a_method_too(two_layers_dir, reviews, tmp_path):
     outcome = corefold(
-        "finetune", "--model", minilm_dir, "--train", reviews, "--text", "text", "--label", "label", "--method", "lora",
+        "finetune", "--model", two_layers_dir, "--train", reviews, "--text", "text", "--label", "label", "--method", "lora",
         "--steps", 4, "--samples", 16, "-o", tmp_path / "out",
     )  # fmt: skip
     assert outcome.code == 0, outcome.err
@@ -199,9 +202,10 @@ def test_lora_is_a_method_too(minilm_dir, reviews, tmp_path):
     assert metrics["rows"] == {"train": 16, "eval": 6}  # a fifth of 32 held out, 16 of the rest drawn
 
 
-def test_the_models_own_head(minilm_dir, reviews, tmp_path):
+@pytest.mark.usefixtures("unrendered")
+def test_the_models_own_head(two_layers_dir, reviews, tmp_path):
     outcome = corefold(
-        "finetune", "--model", minilm_dir, "--train", reviews, "--eval", reviews, "--text", "text", "--label", "label",
+        "finetune", "--model", two_layers_dir, "--train", reviews, "--eval", reviews, "--text", "text", "--label", "label",
         "--head", "own", "--steps", 10, "--width", 16, "-o", tmp_path / "out",
     )  # fmt: skip
     assert outcome.code == 0, outcome.err

@@ -15,6 +15,7 @@ import pytest
 from command import corefold, refused, start, write_csv
 from grids import compare, records
 
+pytestmark = pytest.mark.usefixtures("unrendered")
 ALL = "lora,deep-lora,lora-ga,lora-one,eva,pissa,adalora,dora,vera,full,head"
 
 

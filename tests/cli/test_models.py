@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from command import Outcome, corefold, write_csv
 
+pytestmark = pytest.mark.usefixtures("unrendered")
 SMALL = {"vocab_size": 30522, "pad_token_id": 0}
 
 

