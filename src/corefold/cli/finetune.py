@@ -103,10 +103,14 @@ def show(out: Path) -> None:
     ]
     show_table([f"{metrics['rows']['eval']:,} rows", *names], rows)
     adapter, timing = metrics["adapter"], metrics["timing"]
+    as_lora = (
+        f", as plain LoRA {adapter['lora_bytes']:,} (truncation saved {adapter['lora_bytes_saved']:,} bytes)"
+        if adapter["lora_bytes"] is not None
+        else ""
+    )
     console.print(
         f"{adapter['trainable_parameters']:,} parameters trained on {metrics['rows']['train']:,} rows, "
-        f"{number(timing['seconds_per_step'])} s a step; adapter {adapter['bytes']:,} bytes, as plain LoRA "
-        f"{adapter['lora_bytes']:,} (truncation saved {adapter['lora_bytes_saved']:,} bytes)"
+        f"{number(timing['seconds_per_step'])} s a step; {adapter['bytes']:,} bytes{as_lora}"
     )
     console.print(f"report: {write_report(out)}")
 

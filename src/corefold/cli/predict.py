@@ -31,7 +31,7 @@ def run(
     ],
     batch_size: Annotated[int, typer.Option(min=1, help="Rows at a time.")] = 32,
     max_new_tokens: Annotated[
-        int, typer.Option(min=1, help="Longest generated text, in tokens (causal-lm).")
+        int, typer.Option(min=1, help="Longest generated text, in tokens (causal-lm, seq2seq).")
     ] = 64,
     base: Annotated[
         str | None, typer.Option(help="Place of the base model, if it has moved since the training.")

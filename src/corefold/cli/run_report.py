@@ -17,6 +17,7 @@ from corefold.core import DeepCore, Update
 from corefold.errors import InputError
 from corefold.finetune import load_settings
 from corefold.finetune.folder import HISTORY, METRICS, REPORT, SETTINGS, check_adapter, read_json
+from corefold.finetune.methods import METHODS
 from corefold.report import (
     LayerUpdate,
     Section,
@@ -73,6 +74,10 @@ def _lora_updates(config: PeftConfig, state: Mapping[str, Tensor]) -> Mapping[st
     """LoRA pairs as updates with a core of depth one, so that one function describes both methods."""
     if not isinstance(config, LoraConfig):
         raise ValueError(f"a {config.peft_type} adapter; expected Deep LoRA or LoRA")
+    if config.use_dora:
+        raise ValueError(
+            "a DoRA adapter, which also scales the columns of each weight; expected Deep LoRA or LoRA"
+        )
     if config.use_dora or any("lora_magnitude_vector" in key for key in state):
         raise ValueError(
             "a DoRA adapter, whose update depends on the base weights; expected Deep LoRA or LoRA"
@@ -96,7 +101,8 @@ def _lora_updates(config: PeftConfig, state: Mapping[str, Tensor]) -> Mapping[st
 def write_report(out: Path) -> Path:
     """Write report.html into the folder of a finished run, from the files in it."""
     metrics, history = read_json(out / METRICS), read_json(out / HISTORY)
-    updates = updates_of(out)
+    # Only low-rank updates have spectra to draw; DoRA, VeRA and methods without adapter have none.
+    drawn = METHODS[metrics["adapter"]["method"]].low_rank
     settings = load_settings(out / SETTINGS)
     names = list(metrics["after"])
     rows_shown = [[label, *map(metrics[key].get, names)] for label, key in STAGES.items() if metrics[key]]
@@ -106,7 +112,7 @@ def write_report(out: Path) -> Path:
         Section("Scores", caption, Table(["", *names], rows_shown)),
         Section("Learning curves", figure_svg=figure_svg(partial(learning_curves, history)),
                 caption="Evaluated on a random part of the evaluation rows during training."),
-        *update_sections(updates),
+        *(update_sections(updates_of(out)) if drawn else ()),
         Section("The adapter", settings={**metrics["adapter"], **metrics["timing"]}),
         Section("Settings", settings=settings),
         Section("Versions", settings=metrics["versions"]),

@@ -14,12 +14,15 @@ from corefold.core import Bases
 from corefold.errors import InputError, reason
 from corefold.tables.atomic import write_text
 
-# The one list of methods. A run of the first two can be kept; the others train in comparisons only.
-KeptMethod = Literal["deep-lora", "lora"]
-MethodName = Literal[
-    KeptMethod, "lora-ga", "lora-one", "eva", "pissa", "adalora", "dora", "vera", "full", "head", "untouched"
+# The one list of methods. `untouched` trains nothing, and so is for comparisons only.
+KeptMethod = Literal[
+    "deep-lora", "lora", "lora-ga", "lora-one", "eva", "pissa", "adalora", "dora", "vera", "full", "head"
 ]
-TaskName = Literal["classification", "regression", "causal-lm"]
+MethodName = Literal[KeptMethod, "untouched"]
+Kept = Literal["adapter", "model", "head"]  # the weights that a run keeps
+TaskName = Literal[
+    "classification", "multi-label", "token-classification", "regression", "causal-lm", "seq2seq"
+]
 SETTINGS_OF_0_1_0 = {
     *(
         "model",
@@ -82,23 +85,31 @@ class SharedOptions:
         "Character between the cells of csv and tsv files. Default: a tab in .tsv; in .csv a comma, or the ';', tab or "
         "'|' that alone divides the header.",
     )
-    text: str | None = _setting(None, "Column of the text (causal-lm: of the prompt).", "--text", "--prompt")
+    text: str | None = _setting(
+        None,
+        "Column of the text (token-classification: lists of words; causal-lm: the prompt; seq2seq: the source).",
+        "--text",
+        "--prompt",
+    )
     text_pair: str | None = _setting(None, "Column of a second text.")
     label: str | None = _setting(
         None,
-        "Column of the label, a class or a number (causal-lm: of the completion).",
+        "Column of the label: a class or a number (multi-label: lists of labels, or columns of 0 and 1 with commas "
+        "between them; token-classification: lists of tags; causal-lm: the completion; seq2seq: the target).",
         "--label",
         "--completion",
     )
     task: TaskName | None = _setting(
         None,
-        "What to learn. Default: causal-lm for columns prompt and completion of a language model, and for a language "
-        "model whose --label holds no classes; otherwise regression for numbers with fractions or more than 50 values, "
-        "and classification for all else.",
+        "What to learn. Default: token-classification for lists of words and multi-label for lists of labels; "
+        "causal-lm for columns prompt and completion of a language model; where --label holds no classes, causal-lm "
+        "for a language model and seq2seq for an encoder-decoder; otherwise regression for numbers with fractions or "
+        "more than 50 values, and classification for all else.",
     )
-    method: KeptMethod = _setting("deep-lora", "Method of the adapter.")
+    method: KeptMethod = _setting("deep-lora", "Method of training.")
     rank: int | None = _setting(
-        None, "Rank of the update. Default: corefold.recipe's, which depends on the steps; 2 for lora."
+        None,
+        "Rank of the update. Default: corefold.recipe's, which depends on the steps; 2 for other methods.",
     )
     target_modules: str = _setting(
         "all-linear", "Layers to adapt: all-linear, names with commas between them, or a regular expression."
@@ -110,12 +121,12 @@ class SharedOptions:
     lr: float | None = _setting(
         None,
         "Learning rate of everything that trains below the head. Default: corefold.recipe's, which depends on rank, "
-        "rows, steps and head; 3e-4 for lora.",
+        "rows, steps and head; that of its paper for another method.",
     )
     weight_decay: float | None = _setting(
         None,
         "AdamW's weight decay of everything that trains below the head. Default: corefold.recipe's, which depends on "
-        "steps and head; 0 for lora.",
+        "steps and head; 0 for other methods.",
     )
     head_lr: float | None = _setting(None, "Learning rate of the head. Default: corefold.recipe's.")
     steps: int | None = _setting(
@@ -143,6 +154,7 @@ class SharedOptions:
         "has one that fits the task, otherwise mean.",
     )
     separator: str = _setting("\n", "Text between prompt and completion (causal-lm).")
+    threshold: float = _setting(0.5, "Probability from which a label is predicted (multi-label).")
     max_length: int = _setting(256, "Longest input in tokens; longer ones are cut.")
     dtype: Literal["float32", "bfloat16"] = _setting(
         "float32", "Precision of the base model; adapters stay float32."
@@ -213,6 +225,8 @@ class RunConfig(DeepLoraOptions, SharedOptions):
                 raise InputError(f"{_flag(name)} must be 0 or positive; got {getattr(self, name)}")
         if not 0 <= self.tolerance < 1:
             raise InputError(f"--tolerance is a relative error, 0 <= tolerance < 1; got {self.tolerance}")
+        if not 0 < self.threshold < 1:
+            raise InputError(f"--threshold is a probability, 0 < threshold < 1; got {self.threshold}")
         if not 0 <= self.seed < 2**32:
             raise InputError(f"--seed must lie between 0 and 2**32 - 1; got {self.seed}")
 

@@ -11,6 +11,7 @@ from corefold.errors import InputError
 from corefold.finetune.config import RunConfig, load_settings
 from corefold.finetune.data import Columns
 from corefold.finetune.folder import MANIFEST, SETTINGS, TASK
+from corefold.finetune.methods import METHODS
 from corefold.finetune.task import Task
 
 # An adapter, a head and a task have these already; another value could only be ignored.
@@ -24,6 +25,7 @@ USUAL = (
     "label",
     "separator",
     "max_length",
+    "threshold",
 )  # the run's, unless the settings say otherwise
 
 
@@ -39,6 +41,11 @@ def continued(config: RunConfig) -> RunConfig:
     for name in (SETTINGS, TASK, MANIFEST):
         if not (run / name).exists():
             raise InputError(f"--from {run}: not the folder of a finished corefold finetune (no {name})")
+    method = METHODS[load_settings(run / SETTINGS)["method"]]
+    if method.keeps != "adapter" or not method.resumes:
+        raise InputError(
+            f"--from {run}: only an adapter of fixed ranks trains on; fold it into a model and use --model"
+        )
     stored, default = load_settings(run / SETTINGS), RunConfig()
     flags = {
         each.name: (each.metadata["flags"] or ("--" + each.name.replace("_", "-"),))[0]
@@ -66,10 +73,17 @@ def task_of_run(config: RunConfig, columns: Columns, train: pd.DataFrame) -> Tas
         InputError: a class that the run's head does not have.
     """
     task = Task.load(Path(str(config.from_run)) / TASK)
-    unknown = [*dict.fromkeys(train[columns.label])] if task.classes and columns.label else []
-    if missing := [name for name in unknown if name not in task.classes]:
+    labels = [*dict.fromkeys(train[columns.label])] if task.classes and columns.label else []
+    names = [name for label in labels for name in (label if isinstance(label, tuple) else (label,))]
+    if missing := [name for name in names if name not in task.classes]:
         raise InputError(
             f"{config.train}: class {missing[0]!r} is none of those that {config.from_run} learned "
             f"({', '.join(task.classes)}); a head cannot grow, so train without --from"
         )
-    return replace(task, columns=columns, separator=config.separator, max_length=config.max_length)
+    return replace(
+        task,
+        columns=columns,
+        separator=config.separator,
+        max_length=config.max_length,
+        threshold=config.threshold,
+    )

@@ -21,6 +21,7 @@ from corefold.tables.columns import (
     require_text,
     text_cells,
 )
+from corefold.tables.lists import join_columns
 
 MAX_CLASSES = 50
 CODE = re.compile(r"\s*[+-]?0[0-9]+\s*")  # digits behind a zero, as in 007, are a name
@@ -162,10 +163,24 @@ def empty_rows(table: pd.DataFrame, columns: Columns) -> np.ndarray[Any, np.dtyp
     return np.logical_or.reduce([empty_cells(table[name]) for name in columns.without_label().names()])
 
 
+def as_text(column: pd.Series, source: str) -> pd.Series:
+    """Cells as str.
+
+    Raises:
+        InputError: a cell that is no single value, or no Unicode.
+    """
+    require_scalars(column, source)
+    return text_cells(column, source)
+
+
 def clean(
-    table: pd.DataFrame, columns: Columns, clean_labels: Callable[[pd.Series, str], pd.Series], source: str
+    table: pd.DataFrame,
+    columns: Columns,
+    clean_labels: Callable[[pd.Series, str], pd.Series],
+    source: str,
+    clean_texts: Callable[[pd.Series, str], pd.Series] = as_text,
 ) -> pd.DataFrame:
-    """The columns of a run: texts as str, and labels as `clean_labels` of the kind of task makes them.
+    """The columns of a run: texts and labels as `clean_texts` and `clean_labels` of the kind of task make them.
 
     Strings stay as they are, and a number becomes the text of that number.
 
@@ -174,19 +189,18 @@ def clean(
         columns: the columns of the run.
         clean_labels: from the cells of the label column, of which none is missing, and the source to labels.
         source: the file, for messages.
+        clean_texts: the same for the text columns.
 
     Raises:
         InputError: a missing or unusable value; its row is named.
     """
+    table = join_columns(table, columns.label, source)
     require_columns(table, columns.names(), source)
     if not isinstance(table.index, pd.RangeIndex):
         table = table.reset_index(drop=True)
-    texts = columns.without_label().names()
-    for name in texts:
-        require_scalars(table[name], source)
     for name in columns.names():
         require_text(table[name], source)
-    cleaned = {name: text_cells(table[name], source) for name in texts}
+    cleaned = {name: clean_texts(table[name], source) for name in columns.without_label().names()}
     if columns.label is not None:
         cleaned[columns.label] = clean_labels(table[columns.label], source)
     return pd.DataFrame(cleaned)

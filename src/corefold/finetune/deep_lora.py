@@ -96,4 +96,4 @@ def _optimizer(settings: Decided[DeepLoraSettings], model: nn.Module, head: Para
     return AdamW(groups, eps=ADAM_EPS)
 
 
-DEEP_LORA = Method(_decide, _peft, callbacks=_callbacks, optimizer=_optimizer)
+DEEP_LORA = Method(_decide, _peft, callbacks=_callbacks, optimizer=_optimizer, low_rank=True)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import platform
+import shutil
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,11 @@ def finetune(
     if not resume:
         check_folder(out, overwrite)
     config = with_absolute_paths(continued(config))
+    method = METHODS[config.method]
+    if resume and not method.resumes:
+        raise InputError(
+            f"--resume: PEFT keeps no state of the ranks of {config.method}; start again with --overwrite"
+        )
     tables = read_tables(config)
     if note is not None:
         for line in tables.notes:
@@ -82,21 +88,28 @@ def finetune(
     if resume:
         _check_rows(out, config, digests)
     train, held_out = draw_rows(config, tables)
-    data = prepare_data(config, tables.task, train, held_out, METHODS[config.method])
+    data = prepare_data(config, tables.task, train, held_out, method)
+    if note is not None:
+        for line in data.notes:
+            note(line)
     config = record_decisions(config, data.task, data.settings)
     run = prepare(data, out, progress=progress, keep=True)
     data = run.data
     if not resume:
         _begin(out, config, digests)
     checkpoints = out / folder.CHECKPOINTS
+    initial = checkpoints / "initial" if method.changes_base and config.from_run is None else None
+    if initial is not None:
+        run.adapted.save_pretrained(str(initial))
     before = folder.stored_or_computed(checkpoints / "before.json", run.evaluate)
     seconds = run.train(folder.last_checkpoint(checkpoints, data.settings.steps) if resume else None)
     after, history = run.evaluate(), run.trainer.state.log_history
-    folder.save_model(out, folder.Run(data.task, run.adapted, run.model, data.tokenizer))
-    export = _export(config, run.adapted, out)
+    task = replace(data.task, kept=method.keeps)
+    folder.save_model(out, folder.Run(task, run.adapted, run.model, data.tokenizer), initial)
+    export = _export(config, out)
     metrics = {
         "task": data.task.kind,
-        "rows": {"train": len(data.train), "eval": len(data.eval)},
+        "rows": {"train": len(train), "eval": len(held_out)},
         "baseline": kind_of(data.task).constant_answer(
             data.task, *([row["labels"] for row in part] for part in (data.train, data.eval))
         ),
@@ -144,9 +157,14 @@ def _begin(out: Path, config: RunConfig, digests: dict[str, str | None]) -> None
     config.save(out / folder.SETTINGS)
 
 
-def _export(config: RunConfig, adapted: Any, out: Path) -> LoraExport | None:
-    if config.method == "lora":
-        adapted.save_pretrained(str(out / folder.LORA))
+def _export(config: RunConfig, out: Path) -> LoraExport | None:
+    """Write `lora/`, where the method has one: Deep LoRA is converted, and the others are plain LoRA already."""
+    if not METHODS[config.method].low_rank:
+        return None
+    if config.method != "deep-lora":
+        (out / folder.LORA).mkdir(exist_ok=True)
+        for name in (folder.ADAPTER, folder.ADAPTER_CONFIG, folder.CARD):
+            shutil.copyfile(out / name, out / folder.LORA / name)
         return None
     return to_lora(*folder.check_adapter(out), out / folder.LORA, config.tolerance)  # type: ignore[arg-type]
 
@@ -154,11 +172,12 @@ def _export(config: RunConfig, adapted: Any, out: Path) -> LoraExport | None:
 def _adapter_figures(
     out: Path, config: RunConfig, run: TrainingRun, export: LoraExport | None
 ) -> dict[str, Any]:
+    lora = out / folder.LORA / folder.ADAPTER
     return {
         "method": config.method,
         "trainable_parameters": run.trainable_parameters(),
-        "bytes": (out / folder.ADAPTER).stat().st_size,
-        "lora_bytes": (out / folder.LORA / folder.ADAPTER).stat().st_size,
+        "bytes": sum(path.stat().st_size for path in out.glob("*.safetensors")),
+        "lora_bytes": lora.stat().st_size if lora.exists() else None,
         "lora_bytes_saved": export.bytes_saved if export else 0,
     }
 

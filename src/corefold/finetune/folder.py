@@ -11,25 +11,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel
+from peft import PeftConfig
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from corefold.errors import InputError, reason
-from corefold.finetune.loading import check_base, load_base, load_tokenizer
+from corefold.errors import InputError
+from corefold.finetune.loading import load_tokenizer
 from corefold.finetune.models import EncoderModel, with_head
+from corefold.finetune.saving import ADAPTER, ADAPTER_CONFIG, HEAD, SAVINGS, WHOLE, WHOLE_CONFIG
 from corefold.finetune.task import Task
 from corefold.tables.atomic import write_json
 
-ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
-HEAD, TASK, MANIFEST = "head.safetensors", "task.json", "manifest.json"
+TASK, MANIFEST = "task.json", "manifest.json"
 METRICS, HISTORY, SETTINGS, REPORT = "metrics.json", "history.json", "config.yaml", "report.html"
 CHECKPOINTS = ".checkpoints"  # holds nothing of the user's, and is removed when a run ends
 DATA = "data.json"  # in CHECKPOINTS: digests of the rows, which a resumed run must find unchanged
-LORA = "lora"
-CHECKED = (ADAPTER, ADAPTER_CONFIG, HEAD, TASK)
+LORA, CARD = "lora", "README.md"
+CHECKED = (ADAPTER, ADAPTER_CONFIG, WHOLE, WHOLE_CONFIG, HEAD, TASK)
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,13 @@ class Run:
 
     Attributes:
         task: the task that it learned.
-        adapted: the base model with the adapter.
+        adapted: the base model with the adapter, or the plain model if the method has no adapter.
         model: the model that predicts: `adapted`, or an `EncoderModel` around it.
         tokenizer: the tokenizer that it was trained with.
     """
 
     task: Task
-    adapted: PeftModel
+    adapted: Any
     model: nn.Module
     tokenizer: PreTrainedTokenizerBase
 
@@ -77,10 +77,17 @@ def stored_or_computed(path: Path, compute: Callable[[], Any]) -> Any:
     return value
 
 
-def save_model(out: Path, run: Run) -> None:
-    """Write adapter, head, tokenizer and task, and last the manifest with their SHA-256."""
-    run.adapted.save_pretrained(str(out))
+def save_model(out: Path, run: Run, initial: Path | None = None) -> None:
+    """Write the trained weights, tokenizer and task, and last the manifest with their SHA-256.
+
+    Args:
+        out: the folder.
+        run: the run.
+        initial: the folder of the adapter before training, where its start was taken out of the base model's weights.
+    """
+    out.mkdir(parents=True, exist_ok=True)
     (out / HEAD).unlink(missing_ok=True)
+    SAVINGS[run.task.kept].save(out, run.adapted, run.task, initial)
     if isinstance(run.model, EncoderModel) and run.model.head is not None:
         save_file({k: v.contiguous() for k, v in run.model.head.state_dict().items()}, out / HEAD)
     run.tokenizer.save_pretrained(str(out))
@@ -98,14 +105,7 @@ def check_adapter(out: Path) -> tuple[PeftConfig, dict[str, Tensor]]:
         raise InputError(f"{out}: no such folder")
     if not (out / ADAPTER_CONFIG).exists() or not (out / ADAPTER).exists():
         raise InputError(f"{out} holds no adapter ({ADAPTER_CONFIG} and {ADAPTER})")
-    if (out / MANIFEST).exists():
-        for name, expected in _manifest(out / MANIFEST).items():
-            if not (out / name).exists():
-                raise InputError(f"{out / name} is missing; restore it or train again")
-            if _sha256(out / name) != expected:
-                raise InputError(
-                    f"{out / name} is not what training wrote (SHA-256 differs); restore it or train again"
-                )
+    check_files(out)
     try:
         config, state = PeftConfig.from_pretrained(str(out)), load_file(out / ADAPTER)
     except SafetensorError as error:
@@ -116,6 +116,21 @@ def check_adapter(out: Path) -> tuple[PeftConfig, dict[str, Tensor]]:
         if not tensor.isfinite().all():
             raise InputError(f"{out / ADAPTER}: tensor {name} is not finite; train again")
     return config, state
+
+
+def check_files(out: Path) -> None:
+    """Check the files of a run against its manifest, if it has one.
+
+    Raises:
+        InputError: a file that was cut or changed.
+    """
+    for name, expected in _manifest(out / MANIFEST).items() if (out / MANIFEST).exists() else ():
+        if not (out / name).exists():
+            raise InputError(f"{out / name} is missing; restore it or train again")
+        if _sha256(out / name) != expected:
+            raise InputError(
+                f"{out / name} is not what training wrote (SHA-256 differs); restore it or train again"
+            )
 
 
 def _manifest(path: Path) -> dict[str, str]:
@@ -136,24 +151,20 @@ def load_run(out: Path, *, base: str | None = None, trainable: bool = False) -> 
     Raises:
         InputError: not the folder of a finished run, one that was changed, or another base model.
     """
-    check_adapter(out)
     if not (out / TASK).exists() or not (out / MANIFEST).exists():
+        check_adapter(out)
         raise InputError(f"{out} is not the folder of a finished corefold finetune (no {TASK} or {MANIFEST})")
+    check_files(out)
     task = Task.load(out / TASK)
+    if task.kept == "adapter":
+        check_adapter(out)
     if base is not None:
         task = replace(task, model=base)
-    elif _is_missing_folder(task.model):
+    elif SAVINGS[task.kept].needs_base and _is_missing_folder(task.model):
         raise InputError(
             f"the base model {task.model} of {out} is no longer there; name its place with --base"
         )
-    base_model = load_base(task)
-    check_base(task, base_model)
-    try:
-        adapted = PeftModel.from_pretrained(base_model, str(out), is_trainable=trainable)
-    except InputError:
-        raise
-    except (RuntimeError, ValueError) as error:
-        raise InputError(f"{out} does not fit its base model {task.model}: {reason(error)}") from error
+    adapted = SAVINGS[task.kept].load(out, task, trainable)
     model = with_head(adapted, task)
     if isinstance(model, EncoderModel) and model.head is not None:
         model.head.load_state_dict(load_file(out / HEAD))

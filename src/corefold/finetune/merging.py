@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from peft import PeftModel
 from safetensors.torch import save_file
 from torch import nn
 
@@ -36,16 +37,23 @@ def merge(run: Run, directory: Path, *, overwrite: bool = False) -> float | None
         InputError: the folder is not empty.
     """
     check_folder(directory, overwrite)
-    run.adapted.merge_adapter(safe_merge=True)
-    tuner = run.adapted.base_model
-    error = max(tuner.merge_errors().values()) if isinstance(tuner, DeepLoraModel) else None
-    merged = run.adapted.unload()
+    merged, error = _merged(run.adapted)
     merged.save_pretrained(str(directory))
     run.tokenizer.save_pretrained(str(directory))
     run.task.save(directory / TASK)
     if isinstance(run.model, EncoderModel):
         _write_pooling(run, run.model.head, directory, merged.config.hidden_size)
     return error
+
+
+def _merged(model: Any) -> tuple[Any, float | None]:
+    """The plain model, and the largest error of Deep LoRA; a model that was trained without adapter is one already."""
+    if not isinstance(model, PeftModel):
+        return model, None
+    model.merge_adapter(safe_merge=True)
+    tuner = model.base_model
+    error = max(tuner.merge_errors().values()) if isinstance(tuner, DeepLoraModel) else None
+    return model.unload(), error
 
 
 def _write_pooling(run: Run, head: nn.Linear | None, directory: Path, width: int) -> None:

@@ -12,7 +12,7 @@ from torch.optim import AdamW, Optimizer
 from transformers import PreTrainedModel, TrainerCallback
 
 from corefold.adapters.deep_lora.recipe import HEAD_LR, default_steps
-from corefold.finetune.config import RunConfig
+from corefold.finetune.config import Kept, RunConfig
 from corefold.finetune.peer_initialization import InitializationData
 from corefold.finetune.task import Task
 
@@ -102,6 +102,10 @@ class Method(Generic[Own]):
         has_rank: whether the rank changes anything.
         trains_body: without adapter, whether the model trains below its head too.
         trains: whether anything trains.
+        keeps: the weights that a run of this method keeps.
+        changes_base: whether the adapter's start is taken out of the base model's weights.
+        low_rank: whether the adapter adds a low-rank matrix to each weight, as a plain LoRA can.
+        resumes: whether a stopped run can go on to the same result.
     """
 
     decide: Callable[[RunConfig, Task, int, int], Decision[Own]]
@@ -112,6 +116,10 @@ class Method(Generic[Own]):
     has_rank: bool = True
     trains_body: bool = False
     trains: bool = True
+    keeps: Kept = "adapter"
+    changes_base: bool = False
+    low_rank: bool = False
+    resumes: bool = True
 
 
 def decide(config: RunConfig, task: Task, rows: int, method: Method[Own]) -> Decided[Own]:

@@ -76,7 +76,9 @@ def initialize_eva(data: InitializationData) -> None:
         # PEFT's own function takes the tokens at `places` and fails in layers that see one row for each text, as
         # poolers do. With fewer rows than directions PEFT would wait for more without end, so repeat the rows.
         x = layer_input[0] if isinstance(layer_input, tuple | list) else layer_input
-        x = (x[tuple(places.T)] if x.ndim == 3 else x.reshape(-1, x.shape[-1])).contiguous()
+        # The layers of a decoder see other tokens than the encoder, whose mask says the places.
+        fits = x.ndim == 3 and x.shape[1] > places[:, 1].max()
+        x = (x[tuple(places.T)] if fits else x.reshape(-1, x.shape[-1])).contiguous()
         return x.repeat(-(-wanted // len(x)), 1) if len(x) < wanted else x
 
     initialize_lora_eva_weights(
@@ -85,10 +87,10 @@ def initialize_eva(data: InitializationData) -> None:
 
 
 def _inputs(batch: Batch) -> Iterator[Batch]:
-    """The inputs of the adapted model itself: each text of a pair alone, and labels only if each token has one."""
+    """The inputs of the adapted model itself: each text of a pair alone, and labels if they are several a row."""
     if "first" in batch:
         yield from (batch[name] for name in ("first", "second") if name in batch)
-    elif batch["labels"].shape == batch["input_ids"].shape:
+    elif batch["labels"].ndim > 1:  # an encoder-decoder makes the decoder's inputs of them
         yield batch
     else:
         yield {name: value for name, value in batch.items() if name != "labels"}

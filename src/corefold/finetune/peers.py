@@ -137,29 +137,39 @@ class _Allocate(TrainerCallback):
         self.adapted.base_model.update_and_allocate(state.global_step)
 
 
-LORA = Method(_decide_with(3e-4), _lora())
+LORA = Method(_decide_with(3e-4), _lora(), low_rank=True)
 DORA = Method(_decide_with(3e-4), _lora(use_dora=True))
-PISSA = Method(_decide_with(3e-4), _lora(1, init_lora_weights="pissa"))  # its authors set alpha to the rank
+PISSA = Method(  # its authors set alpha to the rank
+    _decide_with(3e-4), _lora(1, init_lora_weights="pissa"), changes_base=True, low_rank=True
+)
 EVA = Method(
     _decide_with(3e-4),
     _lora(init_lora_weights="eva", eva_config=EvaConfig()),
     initialize=initialize_eva,
+    low_rank=True,
 )
 LORA_GA = Method(
     _decide_with(3e-4),
     _lora(init_lora_weights="lora_ga", lora_ga_config=LoraGAConfig()),
     initialize=initialize_lora_ga,
+    changes_base=True,
+    low_rank=True,
 )
 LORA_ONE = Method(
-    _decide_with(2e-4), _lora_one, initialize=initialize_lora_one, optimizer=preconditioned_adamw
+    _decide_with(2e-4),
+    _lora_one,
+    initialize=initialize_lora_one,
+    optimizer=preconditioned_adamw,
+    low_rank=True,
 )
 ADALORA = Method(
     _decide_with(2e-3),
     _adalora,
     initialize=add_orthogonality_penalty,
     callbacks=lambda settings, model: (_Allocate(model),),
+    resumes=False,
 )
 VERA = Method(_decide_with(1e-2), _vera)
-FULL = Method(_decide_with(3e-5), has_rank=False, trains_body=True)
-HEAD = Method(_decide_head, has_rank=False)
+FULL = Method(_decide_with(3e-5), has_rank=False, trains_body=True, keeps="model")
+HEAD = Method(_decide_head, has_rank=False, keeps="head")
 UNTOUCHED = Method(_decide_untouched, has_rank=False, trains=False)

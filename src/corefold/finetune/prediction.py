@@ -13,13 +13,12 @@ import torch
 from tqdm.auto import tqdm
 
 from corefold.errors import InputError
-from corefold.finetune import data
 from corefold.finetune.encoding import IGNORED, Collator
 from corefold.finetune.folder import Run
 from corefold.finetune.loading import check_tokens
 from corefold.finetune.positions import table_positions
 from corefold.finetune.task import Task
-from corefold.finetune.tasks.generation import GenerationKind
+from corefold.finetune.tasks.generation import GenerationKind, text_scores
 from corefold.finetune.tasks.kinds import kind_of
 from corefold.tables.reading import read_table
 
@@ -29,14 +28,16 @@ def predict(
 ) -> pd.DataFrame:
     """The table of `source` with predictions in new columns.
 
-    classification: `prediction`, the class, and its `probability`; regression: `prediction`, in the label's units;
-    causal-lm: `prediction`, the text generated after the prompt, likeliest token by token.
+    classification: `prediction`, the class, and its `probability`; multi-label: `prediction`, a list of labels, and
+    `probabilities`, the probability of each; token-classification: `prediction`, a list with a tag for each word;
+    regression: `prediction`, in the label's units; causal-lm and seq2seq: `prediction`, the text generated from the
+    prompt, likeliest token by token.
 
     Args:
         run: a loaded run.
         source: csv, tsv, jsonl or parquet file, or hub data set; it needs the text columns alone.
         batch_size: rows at a time.
-        max_new_tokens: longest generated text (causal-lm).
+        max_new_tokens: longest generated text (causal-lm, seq2seq).
         progress: show a progress bar.
 
     Raises:
@@ -46,14 +47,14 @@ def predict(
     for name in kind.new_columns:
         if name in table.columns:
             raise InputError(f"{source} already has a column {name!r}; rename it")
-    cleaned = data.clean(table, run.task.columns.without_label(), kind.clean_labels, source)
+    cleaned = kind.clean(table, run.task.columns.without_label(), source)
     if isinstance(kind, GenerationKind):
         prompts = kind.encode_prompts(_with_room(run, max_new_tokens), run.tokenizer, cleaned)
         return table.assign(prediction=list(generate(run, prompts, batch_size, max_new_tokens, progress)))
     rows = kind.encode(run.task, run.tokenizer, cleaned, source)
     check_tokens(rows, run.adapted, source)  # type: ignore[arg-type]
     outputs, _ = _outputs(run, rows, batch_size, progress)
-    return table.assign(**kind.predictions(run.task, outputs))
+    return table.assign(**kind.predictions_of(run.task, cleaned, outputs))
 
 
 def _with_room(run: Run, max_new_tokens: int) -> Task:
@@ -62,8 +63,8 @@ def _with_room(run: Run, max_new_tokens: int) -> Task:
     Raises:
         InputError: it has no more positions than that.
     """
-    positions = table_positions(run.adapted)
-    if positions is None:
+    kind, positions = kind_of(run.task), table_positions(run.adapted)
+    if positions is None or not (isinstance(kind, GenerationKind) and kind.shares_positions):
         return run.task
     if positions <= max_new_tokens:
         raise InputError(
@@ -79,10 +80,16 @@ def evaluate(run: Run, source: str, *, batch_size: int = 32, progress: bool = Tr
         InputError: the source cannot be read, lacks a column, or has a class that never occurs in training.
     """
     kind = kind_of(run.task)
-    cleaned = data.clean(read_table(source), run.task.columns, kind.clean_labels, source)
+    cleaned = kind.clean(read_table(source), run.task.columns, source)
     rows = kind.encode(run.task, run.tokenizer, cleaned, source)
     outputs, labels = _outputs(run, rows, batch_size, progress)
-    return {"rows": len(rows)} | kind.scores(run.task, outputs, labels)
+    scores = {"rows": len(cleaned)} | kind.scores(run.task, outputs, labels)
+    if isinstance(kind, GenerationKind) and kind.judges_texts:
+        prompts = kind.encode_prompts(run.task, run.tokenizer, cleaned)
+        longest = max(len(row["labels"]) for row in rows)
+        written = [*generate(run, prompts, batch_size, longest, progress)]
+        scores |= text_scores(written, cleaned[run.task.columns.label].tolist())
+    return scores
 
 
 def _batches(
@@ -109,7 +116,7 @@ def _outputs(
         known = batch.get("labels", torch.empty(0))
         outputs.append(kind.kept_outputs(run.model(**batch).logits, known).float().cpu().numpy())
         labels.append(known.cpu().numpy())
-    return _stacked(outputs, 0), _stacked(labels, IGNORED)
+    return _stacked(outputs, IGNORED), _stacked(labels, IGNORED)
 
 
 def _stacked(parts: list[np.ndarray], filling: int) -> np.ndarray:
@@ -127,12 +134,17 @@ def _stacked(parts: list[np.ndarray], filling: int) -> np.ndarray:
 
 
 def generate(run: Run, rows: list[dict[str, Any]], size: int, longest: int, progress: bool) -> Iterator[str]:
-    """Texts that continue the prompts of `encode_prompts`, at most `longest` tokens, likeliest token by token."""
-    for batch in _batches(run, rows, size, progress, "generate", side="left"):
-        made = run.adapted.generate(
-            **batch, max_new_tokens=longest, do_sample=False, pad_token_id=run.tokenizer.pad_token_id
-        )
-        new = made[:, batch["input_ids"].shape[1] :]
+    """Texts that answer the prompts of `encode_prompts`, at most `longest` tokens, likeliest token by token."""
+    kind = kind_of(run.task)
+    if not isinstance(kind, GenerationKind):
+        raise InputError(f"a task of kind {run.task.kind} has no texts to write")
+    positions = table_positions(run.adapted)
+    if positions is not None and not kind.shares_positions:
+        longest = min(longest, positions - 1)  # the decoder's first place holds the token that it starts from
+    options = {"max_new_tokens": longest, "do_sample": False, "num_beams": 1}
+    for batch in _batches(run, rows, size, progress, "generate", side=kind.padding_side):
+        written = run.adapted.generate(**batch, **options, pad_token_id=run.tokenizer.pad_token_id)
+        new = kind.new_tokens(written, batch)
         yield from (text.strip() for text in run.tokenizer.batch_decode(new, skip_special_tokens=True))
 
 

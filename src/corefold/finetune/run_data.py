@@ -19,6 +19,7 @@ from corefold.finetune.method import Decided, Method, decide
 from corefold.finetune.task import Task
 from corefold.finetune.tasks.kinds import KINDS, choose_kind, kind_of, make_task
 from corefold.tables.digest import table_digest
+from corefold.tables.lists import join_columns
 from corefold.tables.reading import read_table
 
 
@@ -54,6 +55,7 @@ class RunData:
         tokenizer: the tokenizer of the model.
         train: encoded training rows.
         eval: encoded rows to evaluate on.
+        notes: a line for each decision that the user may want to change, with its option.
     """
 
     settings: Decided[Any]
@@ -61,6 +63,7 @@ class RunData:
     tokenizer: PreTrainedTokenizerBase
     train: list[dict[str, Any]]
     eval: list[dict[str, Any]]
+    notes: tuple[str, ...] = ()
 
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:
@@ -92,17 +95,17 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
 def read_tables(config: RunConfig) -> SourceTables:
     """Read and clean the tables that the settings name, and choose the task that they pose."""
     notes: list[str] = []
-    table = _read(config.train, config, notes)
+    table = join_columns(_read(config.train, config, notes), config.label, config.train)
     columns = data.find_columns(config, table, notes)
     name = choose_kind(config, table, columns, notes)
     kind = KINDS[name]
-    train = data.clean(table, columns, kind.clean_labels, config.train)
+    train = kind.clean(table, columns, config.train)
     if kind.stratified and columns.label is not None:
         notes += data.label_notes(train[columns.label], config.train)
     task = task_of_run(config, columns, train) if config.from_run else make_task(config, name, columns, train)
     held_out = None
     if config.eval is not None:
-        held_out = data.clean(_read(config.eval, config, notes), columns, kind.clean_labels, config.eval)
+        held_out = kind.clean(_read(config.eval, config, notes), columns, config.eval)
     return SourceTables(task, train, held_out, tuple(dict.fromkeys(notes)))
 
 
@@ -135,16 +138,22 @@ def prepare_data(
     """Decide the settings for these rows and encode them; texts longer than the model has positions for are cut."""
     settings, kind = decide(config, task, len(train), method), kind_of(task)
     tokenizer = load_tokenizer(config.model, config.revision)
+    kind.prepare_tokenizer(tokenizer)
     task = replace(
         task,
         max_length=min(
             task.max_length, Checkpoint.read(config.model, config.revision).longest_input(tokenizer)
         ),
     )
-    return RunData(
+    data = RunData(
         settings,
         task,
         tokenizer,
         train=kind.encode(task, tokenizer, train, config.train),
         eval=kind.encode(task, tokenizer, held_out, config.eval or config.train),
     )
+    longer = len(data.train) + len(data.eval) - len(train) - len(held_out)
+    if longer:
+        line = f"long texts are read in windows of {task.max_length} tokens, {longer} more than texts; an entity on a "
+        return replace(data, notes=(line + "border counts as two; --max-length changes that",))
+    return data

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from corefold.finetune.config import Pair, TaskName
+from corefold.finetune.config import Kept, Pair, TaskName
 from corefold.finetune.data import Columns
 from corefold.tables.atomic import write_json
 
@@ -31,6 +31,8 @@ class Task:
         revision: branch, tag or commit of the base model on the hub.
         load_in_4bit: whether the base model is quantized while it loads.
         base_digest: of the base model's weights, by `models.weights_digest`; empty in runs of version 0.1.0.
+        threshold: the probability from which a label is predicted (multi-label).
+        kept: the weights in the folder of the run: those of an adapter, of the whole model, or of its head alone.
     """
 
     kind: TaskName
@@ -47,6 +49,8 @@ class Task:
     revision: str | None = None
     load_in_4bit: bool = False
     base_digest: str = ""
+    threshold: float = 0.5
+    kept: Kept = "adapter"
 
     @property
     def outputs(self) -> int:

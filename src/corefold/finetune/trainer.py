@@ -100,7 +100,7 @@ def prepare(data: RunData, out: Path, *, progress: bool = False, keep: bool = Fa
     """
     settings, method = data.settings, data.settings.method
     data, adapted, model = _with_models(data)
-    if method.initialize is not None:
+    if method.initialize is not None and settings.from_run is None:
         _initialize(data, method.initialize, adapted, model)
     timer = StepTimer()
     callbacks = [timer, StopAtNonFiniteLoss(), *method.callbacks(settings, adapted)]

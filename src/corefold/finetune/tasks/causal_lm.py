@@ -66,6 +66,10 @@ class CausalLm(GenerationKind):
         texts = table[task.columns.text].tolist()
         return [{"input_ids": tokenizer(text + separator).input_ids[-task.max_length :]} for text in texts]
 
+    def new_tokens(self, written: Tensor, batch: dict[str, Any]) -> Tensor:
+        """The tokens behind the prompts, which are padded on the left."""
+        return written[:, batch["input_ids"].shape[1] :]
+
     def kept_outputs(self, outputs: Any, labels: Tensor) -> Tensor:
         """Scores of the tokens, each from the place before it; the first has none."""
         scores = token_scores(first_output(outputs)[:, :-1], labels[:, 1:])

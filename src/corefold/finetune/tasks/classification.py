@@ -50,7 +50,7 @@ class Classification(TextHeadKind):
             kind=self.name,
             head=head,
             pair=choose_pair(config, columns, checkpoint, head),
-            classes=_in_order_of_head(classes, checkpoint) if head == "own" else classes,
+            classes=in_order_of_head(classes, checkpoint) if head == "own" else classes,
             **settings_of_task(config, columns),
         )
 
@@ -127,7 +127,7 @@ def _place(name: str) -> tuple[bool, int, str]:
     return not is_number, int(name) if is_number else 0, name
 
 
-def _in_order_of_head(classes: tuple[str, ...], checkpoint: Checkpoint) -> tuple[str, ...]:
+def in_order_of_head(classes: tuple[str, ...], checkpoint: Checkpoint) -> tuple[str, ...]:
     """Classes in the order of the checkpoint's head, if it has the same names; upper and lower case do not matter."""
     names = [name.lower() for name in checkpoint.outputs]
     own = {name.lower(): name for name in classes}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -19,16 +20,29 @@ from corefold.tables.columns import require_scalars, text_cells
 
 
 class GenerationKind(TaskKind):
-    """A kind of task whose answer is a text; kept outputs and labels are (rows, tokens, 2) and (rows, tokens)."""
+    """A kind of task whose answer is a text; kept outputs and labels are (rows, tokens, 2) and (rows, tokens).
+
+    Attributes:
+        padding_side: where batches are padded while the model writes.
+        shares_positions: whether an answer stands behind its prompt, in the same table of positions.
+        judges_texts: whether `evaluate` lets the model write, and scores the texts too.
+    """
 
     main_score = "perplexity"
     lower_is_better = True
+    padding_side: ClassVar[Literal["left", "right"]] = "left"
+    shares_positions: ClassVar[bool] = True
+    judges_texts: ClassVar[bool] = False
 
     @abstractmethod
     def encode_prompts(
         self, task: Task, tokenizer: PreTrainedTokenizerBase, table: pd.DataFrame
     ) -> list[dict[str, Any]]:
         """The inputs that the model continues or answers."""
+
+    @abstractmethod
+    def new_tokens(self, written: Tensor, batch: dict[str, Any]) -> Tensor:
+        """The part of the tokens from `generate` that is the answer."""
 
     def clean_labels(self, labels: pd.Series, source: str) -> pd.Series:
         """Texts."""
@@ -66,3 +80,21 @@ def token_scores(logits: Tensor, labels: Tensor) -> Tensor:
     loss = -log_p.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
     hit = (log_p.argmax(-1) == targets).float()
     return torch.stack([loss, hit], -1)
+
+
+def text_scores(written: Sequence[str], true: Sequence[str]) -> dict[str, float]:
+    """The share of texts that are right to the letter, and the mean F1 of their words (SQuAD's, Rajpurkar et al. 2016).
+
+    Blanks around texts do not count; the F1 takes words between blanks, in any order, upper case as lower case.
+    """
+    pairs = [(a.strip(), b.strip()) for a, b in zip(written, true, strict=True)]
+    return {
+        "exact_match": sum(a == b for a, b in pairs) / len(pairs),
+        "word_f1": sum(_word_f1(a.lower().split(), b.lower().split()) for a, b in pairs) / len(pairs),
+    }
+
+
+def _word_f1(a: list[str], b: list[str]) -> float:
+    if not a and not b:
+        return 1.0
+    return 2 * sum((Counter(a) & Counter(b)).values()) / (len(a) + len(b))

@@ -11,6 +11,7 @@ import pandas as pd
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from corefold.finetune import data
 from corefold.finetune.checkpoint import Checkpoint
 from corefold.finetune.config import RunConfig, TaskName
 from corefold.finetune.data import Columns
@@ -26,6 +27,7 @@ class TaskKind(ABC):
         lower_is_better: whether a lower main score is better.
         stratified: whether draws of rows keep the classes of the label column in proportion.
         new_columns: the columns that predictions add to a table.
+        head_architecture: how the name of a class of transformers with this kind's own head ends.
     """
 
     name: ClassVar[TaskName]
@@ -33,6 +35,19 @@ class TaskKind(ABC):
     lower_is_better: ClassVar[bool] = False
     stratified: ClassVar[bool] = False
     new_columns: ClassVar[tuple[str, ...]] = ("prediction",)
+    head_architecture: ClassVar[str] = "ForSequenceClassification"
+
+    def clean(self, table: pd.DataFrame, columns: Columns, source: str) -> pd.DataFrame:
+        """The columns of a run, as this kind reads them.
+
+        Raises:
+            InputError: a missing or unusable value; its row is named.
+        """
+        return data.clean(table, columns, self.clean_labels, source, self.clean_texts)
+
+    def clean_texts(self, texts: pd.Series, source: str) -> pd.Series:
+        """The cells of a text column as this kind reads them: as str."""
+        return data.as_text(texts, source)
 
     @abstractmethod
     def clean_labels(self, labels: pd.Series, source: str) -> pd.Series:
@@ -59,6 +74,14 @@ class TaskKind(ABC):
     @abstractmethod
     def peft_task_type(self, task: Task) -> str:
         """PEFT's name of the kind of task."""
+
+    def prepare_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Change a tokenizer before training, where this kind needs it; runs keep the tokenizer.
+
+        Raises:
+            InputError: a tokenizer that this kind cannot use.
+        """
+        return
 
     @abstractmethod
     def encode(
@@ -88,6 +111,12 @@ class TaskKind(ABC):
     def predictions(self, task: Task, outputs: np.ndarray) -> dict[str, Sequence[Any]]:
         """The columns that predictions add, from `kept_outputs`."""
 
+    def predictions_of(
+        self, task: Task, table: pd.DataFrame, outputs: np.ndarray
+    ) -> dict[str, Sequence[Any]]:
+        """`predictions` of cleaned rows, for kinds whose answers have the lengths of their texts."""
+        return self.predictions(task, outputs)
+
 
 def settings_of_task(config: RunConfig, columns: Columns) -> Mapping[str, Any]:
     """The fields of a task that come from the settings as they stand."""
@@ -99,6 +128,7 @@ def settings_of_task(config: RunConfig, columns: Columns) -> Mapping[str, Any]:
         "dtype": config.dtype,
         "revision": config.revision,
         "load_in_4bit": config.load_in_4bit,
+        "threshold": config.threshold,
     }
 
 

@@ -11,9 +11,16 @@ from corefold.finetune.task import Task
 from corefold.finetune.tasks.causal_lm import CausalLm
 from corefold.finetune.tasks.classification import Classification
 from corefold.finetune.tasks.kind import TaskKind
+from corefold.finetune.tasks.multi_label import MultiLabel
 from corefold.finetune.tasks.regression import Regression
+from corefold.finetune.tasks.seq2seq import Seq2Seq
+from corefold.finetune.tasks.token_classification import TokenClassification
+from corefold.tables.lists import holds_lists
 
-KINDS: dict[str, TaskKind] = {kind.name: kind for kind in (Classification(), Regression(), CausalLm())}
+KINDS: dict[str, TaskKind] = {
+    kind.name: kind
+    for kind in (Classification(), MultiLabel(), TokenClassification(), Regression(), CausalLm(), Seq2Seq())
+}
 
 
 def kind_of(task: Task) -> TaskKind:
@@ -24,14 +31,35 @@ def kind_of(task: Task) -> TaskKind:
 def choose_kind(
     config: RunConfig, table: pd.DataFrame, columns: Columns, notes: list[str] | None = None
 ) -> TaskName:
-    """The kind that the settings name, or the one that model, columns and labels suggest; `notes` gets a guess."""
-    return choose_task(
+    """The kind that the settings name, or the one that model, columns and labels suggest; `notes` gets a guess.
+
+    Raises:
+        InputError: no column of labels, or one whose cells suggest nothing.
+    """
+    if config.task is None and columns.label is not None and holds_lists(table[columns.label]):
+        if holds_lists(table[columns.text]):
+            return _noted(notes, "token-classification", f"{columns.text!r} holds lists of words")
+        return _noted(notes, "multi-label", f"{columns.label!r} holds lists of labels")
+    found: list[str] = []
+    kind = choose_task(
         config,
         table,
         columns,
         lambda: Checkpoint.read(config.model, config.revision).is_language_model,
-        notes,
+        found,
     )
+    guessed_text = config.task is None and kind == "causal-lm" and config.model
+    if guessed_text and Checkpoint.read(config.model, config.revision).is_encoder_decoder:
+        return _noted(notes, "seq2seq", f"an encoder-decoder writes the texts in {columns.label!r}")
+    if notes is not None:
+        notes += found
+    return kind
+
+
+def _noted(notes: list[str] | None, kind: TaskName, reason: str) -> TaskName:
+    if notes is not None:
+        notes.append(f"task {kind}: {reason}; --task changes that")
+    return kind
 
 
 def make_task(config: RunConfig, kind: TaskName, columns: Columns, train: pd.DataFrame) -> Task:
@@ -53,4 +81,5 @@ def comes_whole(task: Task) -> bool:
     """Whether the checkpoint can do the task without training: it needs no head, or was saved with one."""
     if task.head in ("cosine", "lm"):
         return True
-    return task.head == "own" and Checkpoint.read(task.model, task.revision).has_classifier
+    checkpoint = Checkpoint.read(task.model, task.revision)
+    return task.head == "own" and kind_of(task).head_architecture in checkpoint.architectures

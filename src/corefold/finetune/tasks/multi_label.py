@@ -1,0 +1,153 @@
+"""Any number of labels for each text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import Tensor, nn
+
+from corefold.errors import InputError
+from corefold.finetune.checkpoint import Checkpoint
+from corefold.finetune.config import RunConfig
+from corefold.finetune.data import Columns
+from corefold.finetune.task import Task
+from corefold.finetune.tasks.classification import class_names, in_order_of_head
+from corefold.finetune.tasks.kind import settings_of_task
+from corefold.finetune.tasks.text_head import TextHeadKind, choose_head, choose_pair, require_label
+from corefold.tables.lists import list_cells
+
+
+class MultiLabel(TextHeadKind):
+    """Any number of labels for each text, each with a probability of its own; logits and targets (rows, labels).
+
+    A label is predicted where its probability reaches `Task.threshold`. The threshold comes from the settings, because
+    the few rows of a usual run say too little about a better one.
+    """
+
+    name = "multi-label"
+    main_score = "f1_micro"
+    new_columns = ("prediction", "probabilities")
+
+    def clean_labels(self, labels: pd.Series, source: str) -> pd.Series:
+        """Tuples of label names."""
+        return list_cells(labels, source, '["a", "b"]')
+
+    def make_task(
+        self, config: RunConfig, columns: Columns, train: pd.DataFrame, checkpoint: Checkpoint
+    ) -> Task:
+        """The task of a run.
+
+        Raises:
+            InputError: no label column, fewer than two labels in all rows, or labels that do not look like classes.
+        """
+        cells = train[require_label(columns, self.name)]
+        labels = pd.Series([*chain.from_iterable(cells)], dtype=object)
+        if labels.empty:
+            raise InputError(f"{config.train}: no row has a label in {columns.label!r}")
+        classes = class_names(labels, config.train)
+        _require_each_column(columns.label, classes, config.train)
+        head = choose_head(config, checkpoint, len(classes))
+        return Task(
+            kind=self.name,
+            head=head,
+            pair=choose_pair(config, columns, checkpoint, head),
+            classes=in_order_of_head(classes, checkpoint) if head == "own" else classes,
+            **settings_of_task(config, columns),
+        )
+
+    def head_settings(self, task: Task) -> dict[str, Any]:
+        """Names of the labels, in both directions; transformers then trains with the same loss."""
+        return {
+            "problem_type": "multi_label_classification",
+            "id2label": dict(enumerate(task.classes)),
+            "label2id": {name: index for index, name in enumerate(task.classes)},
+        }
+
+    def targets(self, task: Task, labels: pd.Series, source: str) -> Sequence[list[float]]:
+        """1.0 for each label that a row has, 0.0 for the others."""
+        index = {name: i for i, name in enumerate(task.classes)}
+        rows = np.zeros((len(labels), task.outputs))
+        for row, names in enumerate(labels):
+            for name in names:
+                if name not in index:
+                    raise InputError(
+                        f"{source}, row {row + 1}: label {name!r} never occurs in the training data"
+                    )
+                rows[row, index[name]] = 1.0
+        return rows.tolist()
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Binary cross-entropy, the mean over labels."""
+        return nn.functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+
+    def scores(self, task: Task, outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        """Micro and macro F1, and the share of rows whose labels are all right."""
+        return _scores(_probabilities(outputs) >= task.threshold, labels)
+
+    def label_report(
+        self, task: Task, outputs: np.ndarray, labels: np.ndarray
+    ) -> dict[str, dict[str, float]]:
+        """Precision, recall, F1 and number of rows of each label, by its name."""
+        from sklearn.metrics import classification_report
+
+        predicted = _probabilities(outputs) >= task.threshold
+        found: Any = classification_report(
+            labels > 0,
+            predicted,
+            target_names=[*task.classes],
+            output_dict=True,
+            zero_division=0,  # type: ignore[arg-type]
+        )
+        return {name: found[name] for name in task.classes}
+
+    def constant_answer(
+        self, task: Task, train_labels: Sequence[Any], eval_labels: Sequence[Any]
+    ) -> dict[str, float]:
+        """Scores of the set of labels that has the best micro F1 on the training rows: some of the most frequent."""
+        train, held_out = np.asarray(train_labels), np.asarray(eval_labels)
+        counts = train.sum(0)
+        order = np.argsort(-counts, kind="stable")
+        chosen = np.arange(1, len(order) + 1)
+        f1 = 2 * counts[order].cumsum() / (chosen * len(train) + counts.sum())
+        answer = np.zeros(len(order), dtype=bool)
+        answer[order[: f1.argmax() + 1]] = True
+        return _scores(np.tile(answer, (len(held_out), 1)), held_out)
+
+    def predictions(self, task: Task, outputs: np.ndarray) -> dict[str, Sequence[Any]]:
+        """The labels whose probability reaches the threshold, and the probabilities of all."""
+        probabilities = _probabilities(outputs)
+        chosen = [np.flatnonzero(row >= task.threshold) for row in probabilities]
+        return {
+            "prediction": [[task.classes[index] for index in row] for row in chosen],
+            "probabilities": [dict(zip(task.classes, row, strict=True)) for row in probabilities.tolist()],
+        }
+
+
+def _require_each_column(label: str | None, classes: tuple[str, ...], source: str) -> None:
+    """Refuse columns of 0 and 1 of which one has no 1, so that there is nothing to learn."""
+    names = [part.strip() for part in (label or "").split(",")]
+    never = [name for name in names if name not in classes]
+    if never and {*classes} < {*names}:
+        raise InputError(f"{source}: no row has a 1 in column {never[0]!r}; leave it out of --label")
+
+
+def _probabilities(outputs: np.ndarray) -> np.ndarray:
+    from scipy.special import expit
+
+    return expit(outputs)
+
+
+def _scores(predicted: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    from sklearn.metrics import accuracy_score, f1_score
+
+    true = labels > 0
+    micro, macro = (f1_score(true, predicted, average=kind, zero_division=0) for kind in ("micro", "macro"))  # type: ignore[arg-type]
+    return {
+        "f1_micro": float(micro),
+        "f1_macro": float(macro),
+        "exact_rows": float(accuracy_score(true, predicted)),
+    }
