@@ -10,16 +10,30 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
 from corefold.adapters import LoraExport, to_lora
 from corefold.errors import InputError
 from corefold.finetune import folder
 from corefold.finetune.config import RunConfig
 from corefold.finetune.continuing import continued
+from corefold.finetune.cross_validation import cross_validate
 from corefold.finetune.method import record_decisions
 from corefold.finetune.methods import METHODS
-from corefold.finetune.run_data import draw_rows, prepare_data, read_tables, with_absolute_paths
+from corefold.finetune.metrics import kept_step, scores_of_run
+from corefold.finetune.run_data import (
+    RunData,
+    class_notes,
+    draw_rows,
+    draw_rows_for_folds,
+    folds_of,
+    prepare_data,
+    read_tables,
+    with_absolute_paths,
+)
+from corefold.finetune.scoring import judge
 from corefold.finetune.task import Task
-from corefold.finetune.tasks.kinds import kind_of
 from corefold.finetune.trainer import TrainingRun, prepare
 from corefold.tables.atomic import write_json
 from corefold.tables.writing import check_folder
@@ -65,43 +79,48 @@ def finetune(
         resume: continue the run in `out`; `config` must hold the settings of its config.yaml,
             `RunConfig(**load_settings(...))`.
         progress: show progress bars.
-        note: called with a line for each guess, before training.
+        note: called with a line for each guess, before training, and for each fold.
 
     Raises:
         InputError: anything wrong with settings, data, model or folder, rows that changed before a `resume`, or a
             loss that stops being finite.
     """
+    say = note or (lambda line: None)
     if not resume:
         check_folder(out, overwrite)
     config = with_absolute_paths(continued(config))
     tables = read_tables(config)
-    if note is not None:
-        for line in tables.notes:
-            note(line)
+    for line in tables.notes:
+        say(line)
     digests = tables.digests()
     if resume:
         _check_rows(out, config, digests)
-    train, held_out = draw_rows(config, tables)
+    draw = draw_rows_for_folds if config.folds else draw_rows
+    train, held_out = draw(config, tables)
     data = prepare_data(config, tables.task, train, held_out, METHODS[config.method])
+    for line in _notes(config, data, train, held_out):
+        say(line)
     config = record_decisions(config, data.task, data.settings)
     run = prepare(data, out, progress=progress, keep=True)
     data = run.data
     if not resume:
         _begin(out, config, digests)
-    checkpoints = out / folder.CHECKPOINTS
-    before = folder.stored_or_computed(checkpoints / "before.json", run.evaluate)
+    checkpoints, across = out / folder.CHECKPOINTS, None
+    if config.folds:
+        across = cross_validate(config, tables.task, train, out, progress=progress, note=say)
+        say(f"the {config.folds} folds are finished; the model to keep trains on {len(data.train)} rows")
+        run = prepare(
+            data, out, progress=progress, keep=True
+        )  # anew, because the folds used up random numbers
+    before = folder.stored_or_computed(checkpoints / "before.json", run.evaluate) if data.eval else {}
     seconds = run.train(folder.last_checkpoint(checkpoints, data.settings.steps) if resume else None)
-    after, history = run.evaluate(), run.trainer.state.log_history
+    history = run.trainer.state.log_history
+    judged = judge(data.task, run.outputs(), config.seed) if data.eval else None
     folder.save_model(out, folder.Run(data.task, run.adapted, run.model, data.tokenizer))
     export = _export(config, run.adapted, out)
     metrics = {
-        "task": data.task.kind,
-        "rows": {"train": len(data.train), "eval": len(data.eval)},
-        "baseline": kind_of(data.task).constant_answer(
-            data.task, *([row["labels"] for row in part] for part in (data.train, data.eval))
-        ),
-        "before": before,
-        "after": after,
+        **scores_of_run(data, before, judged, across),
+        **kept_step(run),
         "train_loss": _mean_loss(history),
         "adapter": _adapter_figures(out, config, run, export),
         "timing": {"seconds_per_step": run.timer.median(), "seconds": seconds},
@@ -111,6 +130,22 @@ def finetune(
     write_json(out / folder.METRICS, metrics)
     folder.remove(checkpoints)
     return Result(out, config, data.task, metrics, history)
+
+
+def _notes(config: RunConfig, data: RunData, train: pd.DataFrame, held_out: pd.DataFrame | None) -> list[str]:
+    """Lines on the rows: classes that are left out, rows that choose the step, folds that cannot be made."""
+    if config.folds:
+        splits = folds_of(config, data.task, train)
+        judged = train.iloc[np.concatenate([split.judged for split in splits])]
+        lines = class_notes(data.task, train, judged)
+    else:
+        lines = class_notes(data.task, train, train if held_out is None else held_out)
+    if data.selection:
+        what = "to keep (--keep best)" if data.settings.keep == "best" else "to stop at (--patience)"
+        lines.append(
+            f"{len(data.selection)} of the {len(train)} training rows do not train: their loss chooses the step {what}"
+        )
+    return lines
 
 
 def versions() -> dict[str, str]:
