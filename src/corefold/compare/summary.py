@@ -161,5 +161,8 @@ def _rounded(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def interval_notes(rows: Sequence[SummaryRow]) -> list[str]:
-    """A line for each way in which the intervals of the differences were made."""
-    return [interval_name(pairs) for pairs in sorted({row.pairs for row in rows if row.pairs})]
+    """A line for each way in which the intervals of the differences were made, and one if some have none."""
+    compared = [row for row in rows if row.pairs]
+    lines = [interval_name(pairs) for pairs in sorted({row.pairs for row in compared if row.pairs})]
+    equal = any(row.low is None and (row.pairs or 0) > 1 for row in compared)
+    return [*lines, *(["no interval where a difference is the same at every seed"] if equal else [])]

@@ -198,6 +198,7 @@ def _arguments(data: RunData, out: Path, progress: bool, keep: bool) -> Training
         load_best_model_at_end=selects and settings.keep == "best",
         metric_for_best_model="loss" if selects else None,
         greater_is_better=False if selects else None,
+        restore_callback_states_from_checkpoint=selects,  # how long the loss has not fallen
         save_strategy="steps" if keep else "no",
         save_steps=settings.checkpoint_every,
         save_total_limit=2,
