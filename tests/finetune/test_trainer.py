@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from command import write_csv
-from corefold.adapters import BasesCallback
 from corefold.finetune import InputError
 from corefold.finetune.callbacks import ProgressBar
 from corefold.finetune.trainer import CURVE_ROWS, _sample, prepare
@@ -48,23 +47,26 @@ def test_learning_curves_see_some_rows_drawn_by_the_seed():
 
 
 @pytest.mark.parametrize("kind", ["mean", "own"])
-def test_rare_classes_weigh_more_in_training_and_in_the_loss_of_the_bases(prepared, tmp_path, kind):
+def test_rare_classes_weigh_more_in_training_and_in_the_loss_of_the_bases(
+    prepared, tmp_path, kind, monkeypatch
+):
+    from corefold.adapters.deep_lora import callback
+
     rows = [(f"text {n}", "rare" if n < 4 else "usual") for n in range(20)]
     table = str(write_csv(tmp_path / "t.csv", ["text", "label"], rows))
     run = prepared("deep-lora", kind, train=table, eval=table, class_weight="balanced", steps=2)
-    (callback,) = (c for c in run.trainer.callback_handler.callbacks if isinstance(c, BasesCallback))
     run.model.eval()
     batch = run.trainer.data_collator([run.data.train[0], run.data.train[-1]])
     logits = run.model(**batch).logits
     each = torch.nn.functional.cross_entropy(logits, batch["labels"], reduction="none")
     expected = (20 / (2 * 4) * each[0] + 20 / (2 * 16) * each[1]) / 2
-    assert callback.loss_fn(run.model, dict(batch)).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert run.trainer.compute_loss(run.model, dict(batch)).item() == pytest.approx(expected.item(), rel=1e-5)
+    initialize, losses = callback.initialize_bases, []
+    monkeypatch.setattr(
+        callback,
+        "initialize_bases",
+        lambda *args, **options: losses.append(options["loss_fn"]) or initialize(*args, **options),
+    )
     run.train()
+    assert losses == [run.trainer.compute_loss]
     assert run.trainer.state.global_step == 2
-
-
-def test_without_weights_the_bases_have_the_loss_of_the_model(prepared):
-    run = prepared("deep-lora")
-    (callback,) = (c for c in run.trainer.callback_handler.callbacks if isinstance(c, BasesCallback))
-    assert callback.loss_fn is None
-    assert run.trainer.compute_loss_func is None

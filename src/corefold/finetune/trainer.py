@@ -23,7 +23,6 @@ from transformers import (
     TrainingArguments,
 )
 
-from corefold.adapters import BasesCallback
 from corefold.errors import InputError
 from corefold.finetune import folder
 from corefold.finetune.callbacks import ProgressBar, StepTimer, StopAtNonFiniteLoss
@@ -137,10 +136,6 @@ def prepare(data: RunData, out: Path, *, progress: bool = False, keep: bool = Fa
     trainer.remove_callback(ProgressCallback if progress else PrinterCallback)
     if progress:
         trainer.add_callback(ProgressBar)
-    if trainer.compute_loss_func is not None:
-        for callback in callbacks:
-            if isinstance(callback, BasesCallback):
-                callback.loss_fn = trainer.compute_loss  # type: ignore[assignment]
     return TrainingRun(data, adapted, model, trainer, timer)
 
 
