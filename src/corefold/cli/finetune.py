@@ -64,6 +64,8 @@ def run(
         settings = _settings_of(output, settings, config)
     elif config is not None:
         settings = {**load_settings(config), **settings}
+    from corefold.finetune.processes import is_first
+
     chosen = RunConfig(**settings)
     if resume and (output / "metrics.json").exists():
         console.print(f"the run in {output} is finished")
@@ -71,6 +73,8 @@ def run(
         from corefold.finetune import finetune
 
         finetune(chosen, output, overwrite=overwrite, resume=resume, note=say_note)
+    if not is_first():
+        return
     show(output)
     if push_to_hub is not None:
         from corefold.finetune.hub import push_to_hub as upload

@@ -63,8 +63,8 @@ def run_cell(shared: SharedInputs, key: Key) -> dict[str, Any]:
     except OSError:
         raise
     except Exception as error:  # PEFT, transformers and torch share no base class
-        kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
-        result = {"error": kind + reason(error)}
+        name = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
+        result = {"error": name + reason(error)}
     gc.collect()  # a Trainer refers to itself, so that only the collector frees it and its model
     return {
         **asdict(key),

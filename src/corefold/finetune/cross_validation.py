@@ -15,6 +15,7 @@ from corefold.finetune import folder
 from corefold.finetune.config import RunConfig
 from corefold.finetune.evaluation.splits import Split
 from corefold.finetune.methods import METHODS
+from corefold.finetune.processes import is_first, wait_for_all
 from corefold.finetune.run_data import folds_of, prepare_data, take
 from corefold.finetune.scoring import Judgement, Outputs, judge, stacked, stacked_labels
 from corefold.finetune.task import Task
@@ -109,7 +110,6 @@ def _run_fold(
     before = folder.stored_or_computed(checkpoints / "before.json", run.evaluate)
     run.train(folder.last_checkpoint(checkpoints, data.settings.steps))
     outputs = run.outputs()
-    np.savez(place / OUTPUTS, kept=outputs.kept, labels=outputs.labels)
     labels = ([row["labels"] for row in part] for part in (data.train, data.eval))
     result = {
         "rows": {"train": len(data.train), "eval": len(data.eval)},
@@ -117,7 +117,10 @@ def _run_fold(
         "before": before,
         "after": outputs.scores,
     }
-    write_json(place / RESULT, result)
-    folder.remove(checkpoints)
+    if is_first():
+        np.savez(place / OUTPUTS, kept=outputs.kept, labels=outputs.labels)
+        write_json(place / RESULT, result)  # last: it says that the fold is finished
+        folder.remove(checkpoints)
+    wait_for_all()
     del run
     gc.collect()  # a Trainer refers to itself, so that only the collector frees it and its model

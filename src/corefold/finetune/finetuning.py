@@ -22,6 +22,7 @@ from corefold.finetune.cross_validation import cross_validate
 from corefold.finetune.method import record_decisions
 from corefold.finetune.methods import METHODS
 from corefold.finetune.metrics import kept_step, scores_of_run
+from corefold.finetune.processes import is_first, wait_for_all
 from corefold.finetune.run_data import (
     RunData,
     class_notes,
@@ -86,7 +87,7 @@ def finetune(
             loss that stops being finite.
     """
     say = note or (lambda line: None)
-    if not resume:
+    if not resume and is_first():
         check_folder(out, overwrite)
     config = with_absolute_paths(continued(config))
     tables = read_tables(config)
@@ -103,24 +104,33 @@ def finetune(
     config = record_decisions(config, data.task, data.settings)
     run = prepare(data, out, progress=progress, keep=True)
     data = run.data
-    if not resume:
+    if not resume and is_first():
         _begin(out, config, digests)
+    wait_for_all()
     checkpoints, across = out / folder.CHECKPOINTS, None
     if config.folds:
         across = cross_validate(config, tables.task, train, out, progress=progress, note=say)
         say(f"the {config.folds} folds are finished; the model to keep trains on {len(data.train)} rows")
-        run = prepare(
-            data, out, progress=progress, keep=True
-        )  # anew, because the folds used up random numbers
+        # Anew, because the folds used up random numbers.
+        run = prepare(data, out, progress=progress, keep=True)
     before = folder.stored_or_computed(checkpoints / "before.json", run.evaluate) if data.eval else {}
     seconds = run.train(folder.last_checkpoint(checkpoints, data.settings.steps) if resume else None)
     history = run.trainer.state.log_history
     judged = judge(data.task, run.outputs(), config.seed) if data.eval else None
-    folder.save_model(out, folder.Run(data.task, run.adapted, run.model, data.tokenizer))
+    if is_first():
+        scores = {**scores_of_run(data, before, judged, across), **kept_step(run)}
+        _write(out, config, run, scores, seconds)
+    wait_for_all()
+    return Result(out, config, data.task, folder.read_json(out / folder.METRICS), history)
+
+
+def _write(out: Path, config: RunConfig, run: TrainingRun, scores: dict[str, Any], seconds: float) -> None:
+    """Fill the folder of a run that has ended; metrics.json, which says so, comes last."""
+    history = run.trainer.state.log_history
+    folder.save_model(out, folder.Run(run.data.task, run.adapted, run.model, run.data.tokenizer))
     export = _export(config, run.adapted, out)
     metrics = {
-        **scores_of_run(data, before, judged, across),
-        **kept_step(run),
+        **scores,
         "train_loss": _mean_loss(history),
         "adapter": _adapter_figures(out, config, run, export),
         "timing": {"seconds_per_step": run.timer.median(), "seconds": seconds},
@@ -128,8 +138,7 @@ def finetune(
     }
     write_json(out / folder.HISTORY, history)
     write_json(out / folder.METRICS, metrics)
-    folder.remove(checkpoints)
-    return Result(out, config, data.task, metrics, history)
+    folder.remove(out / folder.CHECKPOINTS)
 
 
 def _notes(config: RunConfig, data: RunData, train: pd.DataFrame, held_out: pd.DataFrame | None) -> list[str]:

@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from corefold.errors import InputError, reason
 from corefold.finetune.loading import check_base, load_base, load_tokenizer
 from corefold.finetune.models import EncoderModel, with_head
+from corefold.finetune.processes import is_first, wait_for_all
 from corefold.finetune.task import Task
 from corefold.tables.atomic import write_json
 
@@ -72,8 +73,10 @@ def stored_or_computed(path: Path, compute: Callable[[], Any]) -> Any:
     if path.exists():
         return read_json(path)
     value = compute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, value)
+    if is_first():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, value)
+    wait_for_all()
     return value
 
 
@@ -191,9 +194,10 @@ def point_to_best(checkpoint: Path) -> None:
     """Make a checkpoint name its best sibling where that now lies: Trainer forgets the best one of a moved folder."""
     path = checkpoint / "trainer_state.json"
     state = read_json(path)
-    if state.get("best_model_checkpoint"):
+    if state.get("best_model_checkpoint") and is_first():
         best = checkpoint.absolute().parent / Path(state["best_model_checkpoint"]).name
         write_json(path, {**state, "best_model_checkpoint": str(best)})
+    wait_for_all()
 
 
 def remove(folder: Path) -> None:

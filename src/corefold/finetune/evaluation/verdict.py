@@ -85,7 +85,7 @@ def _learned(judged: _Judged, constant: float | None, before: float | None, cons
 
 def _overconfident(metrics: Mapping[str, Any]) -> list[str]:
     loss, constant = metrics["after"].get("log_loss"), metrics["baseline"].get("log_loss")
-    if loss is None or constant is None or loss <= constant:
+    if loss is None or constant is None or round(loss, 2) <= round(constant, 2):
         return []
     confidence = metrics.get("report", {}).get("confidence", 0.0)
     what = "overconfident: loss" if confidence > metrics["after"]["accuracy"] else "loss"
