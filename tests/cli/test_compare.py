@@ -157,6 +157,28 @@ def test_more_of_everything_extends_it_and_anything_else_is_refused(grid, review
     assert {path.name: path.read_bytes() for path in cells.parent.iterdir()} == kept
 
 
+def test_cells_of_other_defaults_are_not_mixed(grid, monkeypatch):
+    same = {"methods": "deep-lora", "tune": "lr=0.1,0.2", "steps": 2}
+    assert compare(grid, **same).code == 0
+    out = Path(str(grid["-o"]))
+    kept = {path.name: path.read_bytes() for path in out.iterdir()}
+    for place, name, value in (
+        ("corefold.finetune.method.HEAD_LR", "head_lr", 0.123),
+        ("corefold.adapters.deep_lora.recipe.RANK_TIMES_WIDTH", "width", 10),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, 20 if name == "width" else value)  # ten columns for rank 2
+            refused(
+                compare(grid, **same, seeds=2),
+                f"{name} ",
+                f"this version decides {name} {value}",
+                "another -o",
+            )
+        assert {path.name: path.read_bytes() for path in out.iterdir()} == kept
+    assert compare(grid, **same).code == 0
+    assert len(records(grid)) == 1
+
+
 def test_another_model_and_a_folder_of_something_else_are_refused(grid, tiny, tmp_path):
     import shutil
 

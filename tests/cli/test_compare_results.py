@@ -48,7 +48,12 @@ def test_the_table_and_the_page_show_what_the_cells_say(grid, tmp_path):
     cells = records(grid)
     table = json.loads((tmp_path / "out/table.json").read_text())
     with (tmp_path / "out/table.csv").open() as file:
-        assert [row["method"] for row in csv.DictReader(file)] == [row["method"] for row in table]
+        lines = list(csv.DictReader(file))
+    assert [row["method"] for row in lines] == [row["method"] for row in table]
+    assert {(row["model"], row["train"], row["task"]) for row in lines} == {
+        ("tiny", "reviews.csv", "classification")
+    }
+    assert all(len(row["mean"]) <= 6 for row in lines)
     assert len(table) == 2 * 2 * 3
     assert len(cells) == 2 * 2 * 5  # the head once for both ranks
     scores = {(c["method"], c["rank"], c["samples"], c["seed"]): c["scores"]["accuracy"] for c in cells}
@@ -61,11 +66,19 @@ def test_the_table_and_the_page_show_what_the_cells_say(grid, tmp_path):
             assert row["difference"] is None
             continue
         assert row["difference"] == pytest.approx((sum(own) - sum(lora)) / 2)
-        assert row["low"] <= row["difference"] <= row["high"]
+        assert row["pairs"] == 2
+        if len({a - b for a, b in zip(own, lora, strict=True)}) == 1:
+            assert row["low"] is row["high"] is None  # equal differences have no interval
+        else:
+            assert row["low"] <= row["difference"] <= row["high"]
         assert row["wins"] == sum(a > b for a, b in zip(own, lora, strict=True))
     page = (tmp_path / "out/index.html").read_text()
     assert page.count("<svg") == 4  # against rows for two ranks, against ranks for two numbers of rows
     assert re.search(r"less lora", outcome.out)
+    assert "tiny on reviews.csv, evaluated on reviews.csv: classification" in outcome.out
+    assert "2 seeds: interval by Student's t" in outcome.out
+    assert "tiny on reviews.csv" in page
+    assert "2 seeds: interval by Student&#39;s t" in page
     assert "index.html" in outcome.out
     assert max(map(len, outcome.out.splitlines()[:-1])) <= 80
 
@@ -74,7 +87,7 @@ def test_every_cell_says_what_it_comes_from(grid, tiny):
     assert compare(grid, methods="head").code == 0
     (cell,) = records(grid)
     assert cell["main"] == "accuracy"
-    assert set(cell["scores"]) == {"loss", "accuracy", "f1_macro"}
+    assert set(cell["scores"]) == {"loss", "accuracy", "f1_macro", "log_loss", "calibration_error"}
     assert (cell["model"]["name"], len(cell["model"]["digest"])) == (str(tiny), 16)
     assert len(cell["data"]["digests"]) == 2
     assert cell["rows"] == {"train": 16, "eval": 32}

@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from corefold.compare.statistics import bootstrap_interval, paired, spread
+from corefold.compare.statistics import bootstrap_interval, interval_name, mean_interval, paired, spread
 
 
 def test_the_interval_is_that_of_all_resamples():
@@ -37,6 +37,33 @@ def test_the_interval_is_the_same_each_time_and_of_one_value_that_value():
         bootstrap_interval(np.array([]))
     with pytest.raises(ValueError, match="level"):
         bootstrap_interval(values, level=95.0)
+
+
+def test_fewer_than_six_values_have_students_interval():
+    values = np.array([0.1, 0.3, 0.2, 0.6, 0.4])
+    half = 2.7764451051977934 * values.std(ddof=1) / np.sqrt(5)  # the quantile for four degrees of freedom
+    assert mean_interval(values) == pytest.approx((values.mean() - half, values.mean() + half), rel=1e-9)
+    low, high = bootstrap_interval(values)
+    assert high - low < 0.7 * 2 * half
+    six = np.append(values, 0.25)
+    assert mean_interval(six) == bootstrap_interval(six)
+    assert interval_name(5) == "5 seeds: interval by Student's t"
+    assert interval_name(6) == "6 seeds: interval by the bootstrap"
+
+
+def test_the_interval_of_three_values_covers_the_mean_as_often_as_it_says():
+    stream = np.random.default_rng(0)
+    ends = [mean_interval(stream.normal(size=3)) for _ in range(400)]
+    assert 0.92 <= np.mean([low <= 0 <= high for low, high in ends]) <= 0.98
+
+
+def test_one_value_and_equal_values_have_no_interval():
+    assert mean_interval(np.array([0.25])) is None
+    assert mean_interval(np.full(8, 0.1)) is None
+    found = paired({0: 0.5, 1: 0.5}, {0: 0.5, 1: 0.5})
+    assert found is not None
+    assert np.isnan([found.low, found.high]).all()
+    assert interval_name(1) == "1 seed: no interval"
 
 
 def test_pairs_are_the_seeds_that_both_have():

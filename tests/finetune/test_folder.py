@@ -71,6 +71,9 @@ def test_a_checkpoint_that_was_cut_is_passed_over(tmp_path):
     assert last_checkpoint(tmp_path, 100) == tmp_path / "checkpoint-10"
     (tmp_path / "checkpoint-100/trainer_state.json").write_text('{"epoch": 1')
     assert last_checkpoint(tmp_path, 101) == tmp_path / "checkpoint-10"
+    stopped = {"stateful_callbacks": {"TrainerControl": {"args": {"should_training_stop": True}}}}
+    write_json(tmp_path / "checkpoint-100/trainer_state.json", stopped)  # training stopped early there
+    assert last_checkpoint(tmp_path, 101) == tmp_path / "checkpoint-10"
     (tmp_path / "checkpoint-10/optimizer.pt").unlink()
     assert last_checkpoint(tmp_path, 101) == tmp_path / "checkpoint-5"
     shutil.rmtree(tmp_path / "checkpoint-5")

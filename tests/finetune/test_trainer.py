@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
+from command import write_csv
 from corefold.finetune import InputError
 from corefold.finetune.callbacks import ProgressBar
 from corefold.finetune.trainer import CURVE_ROWS, _sample, prepare
@@ -42,3 +44,29 @@ def test_learning_curves_see_some_rows_drawn_by_the_seed():
     some = _sample(rows, CURVE_ROWS, 1)
     assert len(some) == CURVE_ROWS
     assert some == _sample(rows, CURVE_ROWS, 1) != _sample(rows, CURVE_ROWS, 2)
+
+
+@pytest.mark.parametrize("kind", ["mean", "own"])
+def test_rare_classes_weigh_more_in_training_and_in_the_loss_of_the_bases(
+    prepared, tmp_path, kind, monkeypatch
+):
+    from corefold.adapters.deep_lora import callback
+
+    rows = [(f"text {n}", "rare" if n < 4 else "usual") for n in range(20)]
+    table = str(write_csv(tmp_path / "t.csv", ["text", "label"], rows))
+    run = prepared("deep-lora", kind, train=table, eval=table, class_weight="balanced", steps=2)
+    run.model.eval()
+    batch = run.trainer.data_collator([run.data.train[0], run.data.train[-1]])
+    logits = run.model(**batch).logits
+    each = torch.nn.functional.cross_entropy(logits, batch["labels"], reduction="none")
+    expected = (20 / (2 * 4) * each[0] + 20 / (2 * 16) * each[1]) / 2
+    assert run.trainer.compute_loss(run.model, dict(batch)).item() == pytest.approx(expected.item(), rel=1e-5)
+    initialize, losses = callback.initialize_bases, []
+    monkeypatch.setattr(
+        callback,
+        "initialize_bases",
+        lambda *args, **options: losses.append(options["loss_fn"]) or initialize(*args, **options),
+    )
+    run.train()
+    assert losses == [run.trainer.compute_loss]
+    assert run.trainer.state.global_step == 2

@@ -37,7 +37,10 @@ stop the same command continues the comparison; more methods, ranks, samples or 
 """.format(methods=", ".join(get_args(MethodName)))
 
 # Settings that each cell has for itself, and settings of runs that are kept.
-AXES = ("method", "rank", "samples", "seed", "from_run", "tolerance", "checkpoint_every", "tracker")
+AXES = (
+    "method", "rank", "samples", "seed", "from_run", "tolerance", "checkpoint_every", "tracker", "folds", "keep",
+    "patience",
+)  # fmt: skip
 TUNABLE = (
     "lr", "head_lr", "weight_decay", "steps", "batch_size", "depth", "init_scale", "basis_lr_ratio",
 )  # fmt: skip
@@ -225,11 +228,14 @@ def _show(rows: Sequence[SummaryRow], plan: Plan) -> None:
     """Print the table, the errors and the path of the page."""
     from corefold.compare.page import PAGE
     from corefold.compare.store import read_cells
+    from corefold.compare.summary import interval_notes
+    from corefold.compare.words import headings, title_of
 
     first = next(iter(read_cells(plan.out).values()))
-    metric = first["main"] + (", lower is better" if first["lower_is_better"] else "")
-    header = ["", "rows", "rank", metric, f"less {plan.grid.methods[0]} (95 %)", "won:lost"]
-    show_table(header, [_scores(row) for row in rows])
+    header = ["", "rows", "rank", *headings(first, plan.grid.methods[0])]
+    show_table(header, [_scores(row) for row in rows], title_of(first))
+    for line in interval_notes(rows):
+        console.print(line)
     console.print()
     most = max(row.samples for row in rows)
     show_table(
@@ -250,16 +256,10 @@ def _show(rows: Sequence[SummaryRow], plan: Plan) -> None:
 
 
 def _scores(row: SummaryRow) -> list[str]:
-    spread = "" if row.spread is None else f" ± {row.spread:.3f}"
-    difference = "" if row.low is None else f"{row.difference:+.3f} ({row.low:+.3f} to {row.high:+.3f})"
-    return [
-        row.method,
-        number(row.samples),
-        number(row.rank),
-        "" if row.mean is None else f"{row.mean:.3f}{spread}",
-        difference,
-        "" if row.wins is None else f"{row.wins}:{row.losses}",
-    ]
+    from corefold.compare.words import difference_text, score_text, won_and_lost
+
+    counts = [number(row.samples), number(row.rank)]
+    return [row.method, *counts, score_text(row), difference_text(row), won_and_lost(row)]
 
 
 with_settings(run, OWN, leave_out=AXES)

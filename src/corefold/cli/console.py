@@ -12,6 +12,11 @@ console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
 _errors = Console(stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
+def be_silent() -> None:
+    """Print nothing from now on: another process of the same command prints."""
+    console.quiet = _errors.quiet = True
+
+
 def say_error(message: str) -> None:
     """Print the message on one line, which is never wrapped."""
     _errors.print("corefold: error: " + " ".join(message.split()), style="red")

@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
 from corefold.cli.console import console, number, show_table
@@ -81,7 +82,6 @@ def packaged_file(package: str, name: str) -> Path:
 
 def write_reviews(reviews: Path, output: Path) -> tuple[Path, Path]:
     """Write the sentences of Rotten Tomatoes to two csv files: four fifths to train on, one to evaluate on."""
-    from corefold.finetune.data import split_off
     from corefold.tables.reading import read_table
     from corefold.tables.writing import write_table
 
@@ -89,8 +89,10 @@ def write_reviews(reviews: Path, output: Path) -> tuple[Path, Path]:
     sentences = table[table["source"] == "rotten_tomatoes"].drop(columns="source").drop_duplicates("text")
     paths = output / "train.csv", output / "test.csv"
     output.mkdir(parents=True, exist_ok=True)
-    for part, path in zip(split_off(sentences.reset_index(drop=True), 0, str(reviews)), paths, strict=True):
-        write_table(part, path)
+    order = np.random.default_rng(0).permutation(len(sentences))
+    cut = len(sentences) // 5
+    for rows, path in zip((order[cut:], order[:cut]), paths, strict=True):
+        write_table(sentences.iloc[rows].reset_index(drop=True), path)
     return paths
 
 

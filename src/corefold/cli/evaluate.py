@@ -7,7 +7,14 @@ from typing import Annotated
 
 import typer
 
-from corefold.cli.console import number, show_table
+from corefold.cli.console import console, show_table
+from corefold.cli.score_tables import (
+    MOST_CLASSES_IN_TEXT,
+    class_table,
+    confusion_table,
+    interval_notes,
+    score_table,
+)
 
 NAME = "evaluate"
 HELP = """Score a fine-tuned model on a labelled table.
@@ -31,14 +38,28 @@ def run(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the .json file.")] = False,
 ) -> None:
     """The command."""
-    from corefold.finetune.folder import load_run
-    from corefold.finetune.prediction import evaluate
+    from dataclasses import asdict
+
+    from corefold.finetune import load_settings
+    from corefold.finetune.folder import SETTINGS, load_run
+    from corefold.finetune.prediction import judge_table
     from corefold.tables.atomic import write_json
     from corefold.tables.writing import check_file
 
     if json is not None:
         check_file(json, overwrite, (".json",))
-    scores = evaluate(load_run(out, base=base), table, batch_size=batch_size)
+    loaded, settings = load_run(out, base=base), out / SETTINGS
+    # With the seed of the run, the same rows get the same intervals as in its metrics.json.
+    seed = load_settings(settings).get("seed", 0) if settings.exists() else 0
+    found = judge_table(loaded, table, batch_size=batch_size, seed=seed)
     if json is not None:
-        write_json(json, scores)
-    show_table(list(scores), [[number(value) for value in scores.values()]])
+        parts = asdict(found)
+        write_json(json, {"rows": parts.pop("rows"), **parts.pop("scores"), **parts})
+    header, rows = score_table(found.scores, found.intervals)
+    show_table([f"{found.rows:,} rows", *header[1:]], rows)
+    for line in interval_notes({"intervals": found.intervals}):
+        console.print(line)
+    if found.report and len(found.report["classes"]) <= MOST_CLASSES_IN_TEXT:
+        for shown in (class_table(found.report), confusion_table(found.report)):
+            console.print()
+            show_table(*shown)

@@ -9,6 +9,13 @@ import typer
 
 from corefold.cli.console import console, number, say_note, show_table
 from corefold.cli.options import REQUIRED, with_settings
+from corefold.cli.score_tables import (
+    MOST_CLASSES_IN_TEXT,
+    class_table,
+    fold_table,
+    interval_notes,
+    stage_table,
+)
 from corefold.errors import InputError
 from corefold.finetune import RunConfig, load_settings
 
@@ -57,6 +64,8 @@ def run(
         settings = _settings_of(output, settings, config)
     elif config is not None:
         settings = {**load_settings(config), **settings}
+    from corefold.finetune.processes import is_first
+
     chosen = RunConfig(**settings)
     if resume and (output / "metrics.json").exists():
         console.print(f"the run in {output} is finished")
@@ -64,6 +73,8 @@ def run(
         from corefold.finetune import finetune
 
         finetune(chosen, output, overwrite=overwrite, resume=resume, note=say_note)
+    if not is_first():
+        return
     show(output)
     if push_to_hub is not None:
         from corefold.finetune.hub import push_to_hub as upload
@@ -91,17 +102,21 @@ def _settings_of(out: Path, options: dict[str, Any], config: Path | None) -> dic
 
 def show(out: Path) -> None:
     """Write report.html from the files of a finished run, and print its scores."""
-    from corefold.cli.run_report import STAGES, write_report
+    from corefold.cli.run_report import run_notes, write_report
+    from corefold.finetune.evaluation.verdict import verdict
     from corefold.finetune.folder import METRICS, read_json
 
     metrics = read_json(out / METRICS)
-    names = [name for name in metrics["after"] if name != "loss"]
-    rows = [
-        [label, *(number(metrics[stage].get(name)) for name in names)]
-        for label, stage in STAGES.items()
-        if metrics[stage]
-    ]
-    show_table([f"{metrics['rows']['eval']:,} rows", *names], rows)
+    if "folds" in metrics:
+        show_table(*fold_table(metrics["folds"]))
+        console.print()
+    show_table(*stage_table(metrics))
+    if metrics.get("report") and len(metrics["report"]["classes"]) <= MOST_CLASSES_IN_TEXT:
+        console.print()
+        show_table(*class_table(metrics["report"], metrics["class_rows"]))
+    for line in [*interval_notes(metrics), *run_notes(metrics), verdict(metrics)]:
+        if line:
+            console.print(line)
     adapter, timing = metrics["adapter"], metrics["timing"]
     as_lora = (
         f", as plain LoRA {adapter['lora_bytes']:,} (truncation saved {adapter['lora_bytes_saved']:,} bytes)"

@@ -11,6 +11,7 @@ import typer
 
 from corefold.cli import compare, complete, demo, evaluate, export, finetune, inspect, merge, predict
 from corefold.cli.console import say_error
+from corefold.cli.processes import divide_work, end_together
 from corefold.errors import InputError
 
 app = typer.Typer(
@@ -47,6 +48,7 @@ def main() -> None:
     # These warnings are meant for developers of the libraries, not for users of the command.
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", message="Could not find a config file", module="peft")
+    divide_work(sys.argv[1:])
     try:
         app()
     except InputError as error:
@@ -63,6 +65,8 @@ def main() -> None:
             "the others by the same command. `complete` writes the result of its best step so far, if there is one"
         )
         sys.exit(130)
+    finally:
+        end_together()
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig
@@ -13,15 +14,19 @@ from peft.utils.other import get_pattern_key
 from torch import Tensor
 
 from corefold.adapters import DeepLoraConfig, saved_updates
+from corefold.cli.score_tables import class_table, fold_table, interval_notes, stage_table
 from corefold.core import DeepCore, Update
 from corefold.errors import InputError
 from corefold.finetune import load_settings
+from corefold.finetune.evaluation.classes import CALIBRATION_BINS
+from corefold.finetune.evaluation.verdict import verdict
 from corefold.finetune.folder import HISTORY, METRICS, REPORT, SETTINGS, check_adapter, read_json
 from corefold.finetune.methods import METHODS
 from corefold.report import (
     LayerUpdate,
     Section,
     Table,
+    confusion_matrix,
     figure_svg,
     learning_curves,
     numerical_ranks,
@@ -30,9 +35,6 @@ from corefold.report import (
 )
 
 LORA_A = re.compile(r"(?:base_model\.model\.)?(?P<name>.+)\.lora_(?:A\.weight|embedding_A)")
-
-# The parts of metrics.json by their names in a report; a part may be empty (causal-lm has no constant answer).
-STAGES = {"constant answer": "baseline", "before training": "before", "after training": "after"}
 
 
 def updates_of(folder: Path) -> list[LayerUpdate]:
@@ -74,10 +76,6 @@ def _lora_updates(config: PeftConfig, state: Mapping[str, Tensor]) -> Mapping[st
     """LoRA pairs as updates with a core of depth one, so that one function describes both methods."""
     if not isinstance(config, LoraConfig):
         raise ValueError(f"a {config.peft_type} adapter; expected Deep LoRA or LoRA")
-    if config.use_dora:
-        raise ValueError(
-            "a DoRA adapter, which also scales the columns of each weight; expected Deep LoRA or LoRA"
-        )
     if config.use_dora or any("lora_magnitude_vector" in key for key in state):
         raise ValueError(
             "a DoRA adapter, whose update depends on the base weights; expected Deep LoRA or LoRA"
@@ -104,14 +102,10 @@ def write_report(out: Path) -> Path:
     # Only low-rank updates have spectra to draw; DoRA, VeRA and methods without adapter have none.
     drawn = METHODS[metrics["adapter"]["method"]].low_rank
     settings = load_settings(out / SETTINGS)
-    names = list(metrics["after"])
-    rows_shown = [[label, *map(metrics[key].get, names)] for label, key in STAGES.items() if metrics[key]]
-    rows = metrics["rows"]
-    caption = f"On {rows['eval']:,} rows, after training on {rows['train']:,}."
     sections = [
-        Section("Scores", caption, Table(["", *names], rows_shown)),
+        *score_sections(metrics),
         Section("Learning curves", figure_svg=figure_svg(partial(learning_curves, history)),
-                caption="Evaluated on a random part of the evaluation rows during training."),
+                caption=_judged_in_training(metrics)),
         *(update_sections(updates_of(out)) if drawn else ()),
         Section("The adapter", settings={**metrics["adapter"], **metrics["timing"]}),
         Section("Settings", settings=settings),
@@ -120,6 +114,51 @@ def write_report(out: Path) -> Path:
     return write_page(
         out / REPORT, f"corefold: {settings['method']} on {Path(settings['train']).name}", sections
     )
+
+
+def run_notes(metrics: Mapping[str, Any]) -> list[str]:
+    """Lines on the step that was kept, where training rows were held out to choose it."""
+    if "kept" not in metrics:
+        return []
+    kept, rows = metrics["kept"], metrics["rows"]["selection"]
+    stopped = (
+        f"stopped after {kept['stopped']} of {kept['steps']} steps; "
+        if kept["stopped"] < kept["steps"]
+        else ""
+    )
+    return [
+        f"{stopped}kept step {kept['step']} ({kept['keep']}), by the loss on {rows} held-out training rows"
+    ]
+
+
+def score_sections(metrics: Mapping[str, Any]) -> list[Section]:
+    """Verdict, scores with intervals, folds, classes and the confusion matrix."""
+    rows, report = metrics["rows"], metrics.get("report", {})
+    caption = f"On {rows['eval']:,} rows, after training on {rows['train']:,}."
+    lines = [verdict(metrics), caption, *interval_notes(metrics), *run_notes(metrics)]
+    if "calibration_error" in metrics["after"]:
+        lines.append(
+            "The calibration error is the mean distance between accuracy and the probability of the predicted class, "
+            f"over {CALIBRATION_BINS} equal bins of that probability."
+        )
+    sections = [Section("Scores", "\n\n".join(line for line in lines if line), Table(*stage_table(metrics)))]
+    if "folds" in metrics:
+        sections.append(Section("Folds", table=Table(*fold_table(metrics["folds"]))))
+    if report:
+        classes = [each["class"] for each in report["classes"]]
+        sections.append(Section("Classes", table=Table(*class_table(report, metrics["class_rows"]))))
+        side = min(9.0, 2.4 + 0.3 * len(classes))
+        draw = partial(confusion_matrix, report["confusion"], classes)
+        sections.append(Section("Confusion matrix", figure_svg=figure_svg(draw, width=side + 2, height=side)))
+    return sections
+
+
+def _judged_in_training(metrics: Mapping[str, Any]) -> str:
+    if "kept" in metrics:
+        return "Evaluated on the held-out training rows that choose the step."
+    if metrics["rows"]["eval"] and not ("folds" in metrics and metrics["after"] == metrics["folds"]["mean"]):
+        return "Evaluated on a random part of the evaluation rows during training."
+    return "The model that is kept trains on all rows, so that none are left to evaluate it on."
 
 
 def update_sections(updates: list[LayerUpdate]) -> list[Section]:

@@ -17,12 +17,12 @@ from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import save
 
 from corefold.compare.grid import Key, Try
-from corefold.compare.identity import machine
+from corefold.compare.identity import machine, recorded
 from corefold.errors import InputError, reason
 from corefold.finetune import RunConfig
 from corefold.finetune.data import draw
 from corefold.finetune.finetuning import versions
-from corefold.finetune.method import Decided, decide
+from corefold.finetune.method import decide
 from corefold.finetune.methods import METHODS
 from corefold.finetune.run_data import SourceTables, class_column, draw_rows, prepare_data
 from corefold.finetune.tasks.kinds import kind_of
@@ -63,8 +63,8 @@ def run_cell(shared: SharedInputs, key: Key) -> dict[str, Any]:
     except OSError:
         raise
     except Exception as error:  # PEFT, transformers and torch share no base class
-        kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
-        result = {"error": kind + reason(error)}
+        name = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
+        result = {"error": name + reason(error)}
     gc.collect()  # a Trainer refers to itself, so that only the collector frees it and its model
     return {
         **asdict(key),
@@ -96,21 +96,12 @@ def _train_and_score(shared: SharedInputs, key: Key, main: str, lower_is_better:
     return {
         "scores": scores,
         "rows": {"train": len(train), "eval": len(held_out)},
-        "settings": _recorded(run.data.settings),
+        "settings": recorded(run.data.settings),
         "tries": tries,
         "chosen": best,
         "trainable_parameters": run.trainable_parameters(),
         "bytes": saved_bytes(run),
         "seconds_per_step": run.timer.median(),
-    }
-
-
-def _recorded(settings: Decided[Any]) -> dict[str, float | None]:
-    return {
-        "lr": settings.lr if settings.method.trains else None,
-        "weight_decay": settings.weight_decay,
-        "head_lr": settings.head_lr,
-        "steps": settings.steps,
     }
 
 

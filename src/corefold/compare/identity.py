@@ -1,11 +1,11 @@
-"""Everything besides settings that a score depends on: data, model, machine."""
+"""Everything that a score depends on: data, model, machine, and settings, those that defaults decide included."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import platform
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,14 @@ import torch
 
 from corefold.finetune import RunConfig
 from corefold.finetune.checkpoint import checkpoint_file
+from corefold.finetune.method import Decided
 from corefold.finetune.run_data import SourceTables
+from corefold.finetune.task import Task
 
 # Settings that each cell has for itself, paths, and settings of runs that are kept.
 NOT_SHARED = (
     "method", "rank", "samples", "seed", "model", "train", "eval", "from_run", "tolerance", "checkpoint_every",
-    "tracker",
+    "tracker", "folds", "keep", "patience",
 )  # fmt: skip
 DIGESTED_BYTES = 2**20  # from each end of a file of weights
 WEIGHTS = ("*.safetensors", "*.bin", "*.gguf", "config.json")
@@ -36,6 +38,24 @@ def shared_settings(config: RunConfig, tables: SourceTables) -> dict[str, Any]:
         "train": table_digest(tables.train),
         "eval": None if tables.held_out is None else table_digest(tables.held_out),
         **settings,
+        **decisions_of_task(tables.task),
+    }
+
+
+def decisions_of_task(task: Task) -> dict[str, Any]:
+    """What data and model decided for every cell, beside the settings as the user gave them."""
+    decided = {"task": task.kind, "head": task.head, "pair": task.pair, **asdict(task.columns)}
+    return {f"decided {name}": value for name, value in decided.items()}
+
+
+def recorded(settings: Decided[Any]) -> dict[str, Any]:
+    """The settings of a cell once they are decided, as its record holds them."""
+    return {
+        "lr": settings.lr if settings.method.trains else None,
+        "weight_decay": settings.weight_decay,
+        "head_lr": settings.head_lr,
+        "steps": settings.steps,
+        **(asdict(settings.own) if is_dataclass(settings.own) else {}),  # type: ignore[call-overload]
     }
 
 

@@ -7,7 +7,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from corefold.compare.summary import SummaryRow
+from corefold.compare.summary import SummaryRow, interval_notes
+from corefold.compare.words import (
+    DIGESTS,
+    difference_text,
+    headings,
+    score_text,
+    settings_in_words,
+    title_of,
+    won_and_lost,
+)
 from corefold.report import Section, Table, figure_svg, write_page
 from corefold.report.comparison_plots import Point, score_lines
 
@@ -26,45 +35,36 @@ def write_comparison(
     metric = first["main"]
     better = "lower is better" if first["lower_is_better"] else "higher is better"
     caption = (
-        f"{metric}, {better}, on the evaluation rows: mean and standard deviation over seeds. At one seed every method "
-        f"gets the same training rows in the same batches, so differences to {baseline} are taken seed by seed; the "
-        "interval is the bootstrap's for their mean, 95 %. A method without rank appears in the block of every rank."
+        f"{title_of(first)}. {metric}, {better}: mean and standard deviation over seeds. At one seed every method gets "
+        f"the same training rows in the same batches, so differences to {baseline} are taken seed by seed, with the "
+        f"95 % interval of their mean ({'; '.join(interval_notes(rows)) or 'no method to compare with'}). A method "
+        "without rank appears in the block of every rank."
     )
+    digests = {f"digest of {name}": settings[name] for name in DIGESTS if settings.get(name)}
     return write_page(
         out / PAGE,
         f"corefold compare: {', '.join(dict.fromkeys(row.method for row in rows))}",
         [
-            Section("Scores", caption, Table(*score_table(rows, metric))),
+            Section("Scores", caption, Table(*_score_table(rows, first, baseline))),
             *_pictures(rows, metric),
             Section("Cost", "Medians over seeds. The bytes are those of the file beside the base model: adapter and "
                     "head, or all trained weights.", Table(*_cost_table(rows))),
             *_errors(rows),
             Section("Settings", "All cells share these. Those that are not set are decided for each method, task and "
-                    "number of rows.", settings={name: value for name, value in settings.items() if name != "tries"}),
+                    "number of rows; each line of cells.jsonl has them.", settings=settings_in_words(settings, first)),
             *_tries(settings.get("tries", {})),
-            Section("Versions", settings=_together(cells, "versions")),
+            Section("Versions", settings={**_together(cells, "versions"), **digests}),
             Section("Machine", settings=_together(cells, "machine")),
         ],
     )  # fmt: skip
 
 
-def score_table(rows: Sequence[SummaryRow], metric: str) -> tuple[list[str], list[list[Any]]]:
-    """Header and rows of the scores; in the row of the baseline the columns of differences are empty."""
-    header = ["method", "rows", "rank", metric, "±", "difference", "low", "high", "won", "lost", "seeds"]
+def _score_table(
+    rows: Sequence[SummaryRow], cell: Mapping[str, Any], baseline: str
+) -> tuple[list[str], list[list[Any]]]:
+    header = ["method", "rows", "rank", *headings(cell, baseline), "seeds"]
     return header, [
-        [
-            r.method,
-            r.samples,
-            r.rank,
-            r.mean,
-            r.spread,
-            r.difference,
-            r.low,
-            r.high,
-            r.wins,
-            r.losses,
-            r.seeds,
-        ]
+        [r.method, r.samples, r.rank, score_text(r), difference_text(r), won_and_lost(r), r.seeds]
         for r in rows
     ]
 

@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from corefold.compare.cell import SharedInputs
+from corefold.compare.decisions import check_decisions
 from corefold.compare.grid import Grid, Key, Try, trains
 from corefold.compare.identity import shared_settings
 from corefold.compare.page import write_comparison
 from corefold.compare.store import open_store, read_cells
 from corefold.compare.summary import SummaryRow, summarise, write_tables
+from corefold.compare.words import names_of
 from corefold.compare.workers import OnDone, default_jobs, run_all
 from corefold.errors import InputError
 from corefold.finetune import RunConfig
-from corefold.finetune.run_data import read_tables, with_absolute_paths
+from corefold.finetune.run_data import read_tables, rows_to_train, with_absolute_paths
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Plan:
         """
         cells = list(read_cells(self.out).values())
         rows = summarise(cells, self.grid.methods)
-        write_tables(self.out, rows)
+        write_tables(self.out, rows, names_of(cells[0]))
         if not any(row.seeds for row in rows):
             raise InputError(f"no cell has a score; the first says: {rows[0].error}")
         write_comparison(self.out, rows, cells, self.settings, self.grid.methods[0])
@@ -86,7 +88,7 @@ def begin(
     """
     config = with_absolute_paths(config)
     tables = read_tables(config)
-    rows = len(tables.train) - (len(tables.train) // 5 if tables.held_out is None else 0)
+    rows = rows_to_train(config, tables)
     tries = {name: list(tries.get(name, ())) for name in methods if trains(name)}
     for settings in chain.from_iterable(tries.values()):
         replace(config, **settings)  # It refuses settings that do not fit each other.
@@ -94,7 +96,12 @@ def begin(
     if max(grid.samples) > rows:
         raise InputError(f"--samples {max(grid.samples)}: {config.train} has {rows} rows to train on")
     identity = shared_settings(config, tables)
-    settings = open_store(out, {**identity, "tries": tries})
+    done = read_cells(out)
+    settings = open_store(
+        out,
+        {**identity, "tries": tries},
+        lambda merged: check_decisions(out, config, tables.task, merged["tries"], done),
+    )
     about = {
         "model": {"name": config.model, "digest": identity["model"]},
         "data": {
@@ -103,6 +110,5 @@ def begin(
             "digests": [identity["train"], identity["eval"]],
         },
     }
-    done = read_cells(out)
     todo = [key for key in grid.keys() if key not in done or (retry and done[key]["error"])]  # noqa: SIM118
     return Plan(grid, out, SharedInputs(config, tries, tables, about), settings, todo)

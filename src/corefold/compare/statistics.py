@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
+from scipy.stats import sem, t
 
 RESAMPLES = 10_000
 LEVEL = 0.95
+FEWEST_FOR_BOOTSTRAP = 6  # with fewer seeds the bootstrap's interval is far too narrow
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,7 @@ class Paired:
     Attributes:
         pairs: number of seeds that both methods have.
         mean: mean of the differences.
-        low, high: ends of the bootstrap interval of that mean.
+        low, high: ends of the interval of that mean, as `mean_interval` makes it; NaN where there is none.
         wins, losses: number of seeds at which the method is better, and worse; ties are neither.
     """
 
@@ -54,9 +57,35 @@ def paired(
         return None
     differences = np.array([scores[seed] - baseline[seed] for seed in seeds])
     better = -differences if lower_is_better else differences
-    low, high = bootstrap_interval(differences)
+    low, high = mean_interval(differences) or (math.nan, math.nan)
     return Paired(
         len(seeds), float(differences.mean()), low, high, int((better > 0).sum()), int((better < 0).sum())
+    )
+
+
+def mean_interval(values: Float[np.ndarray, " seeds"], level: float = LEVEL) -> tuple[float, float] | None:
+    """The interval of a mean: Student's t for fewer than six values, otherwise the bootstrap's.
+
+    None for one value, and for values that are all equal: they do not say how far the next one may lie.
+    """
+    if len(values) < 2 or np.ptp(values) == 0:
+        return None
+    if len(values) >= FEWEST_FOR_BOOTSTRAP:
+        return bootstrap_interval(values, level)
+    low, high = t.interval(level, len(values) - 1, loc=values.mean(), scale=sem(values))
+    return float(low), float(high)
+
+
+def interval_name(seeds: int) -> str:
+    """How the interval over this many seeds is made.
+
+    >>> interval_name(3)
+    "3 seeds: interval by Student's t"
+    """
+    if seeds < 2:
+        return f"{seeds} seed: no interval"
+    return f"{seeds} seeds: interval by " + (
+        "Student's t" if seeds < FEWEST_FOR_BOOTSTRAP else "the bootstrap"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,15 @@ from corefold.tables.writing import check_folder
 SETTINGS, CELLS = "settings.json", "cells.jsonl"
 
 
-def open_store(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
+def open_store(
+    out: Path, settings: dict[str, Any], check: Callable[[dict[str, Any]], None] | None = None
+) -> dict[str, Any]:
     """Make `out` the folder of a comparison with these settings, or extend the comparison in it; return its settings.
 
     Args:
         out: the folder.
         settings: the settings that all cells share, and under "tries" the settings that each method chooses from.
+        check: called with the settings of the folder before anything is written.
 
     Raises:
         InputError: the folder holds something else, or cells with other settings; it is left unchanged.
@@ -42,6 +45,8 @@ def open_store(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
                     "choose another -o"
                 )
         merged = {**stored, **settings, "tries": _merged(out, stored["tries"], settings["tries"])}
+        if check is not None:
+            check(merged)
     write_json(path, merged)
     _end_last_line(out / CELLS)
     return merged

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from corefold.compare.statistics import paired, spread
+from corefold.compare.statistics import interval_name, paired, spread
 from corefold.tables.atomic import write_json, write_text
 
 TABLE_CSV, TABLE_JSON = "table.csv", "table.json"
@@ -30,7 +31,8 @@ class SummaryRow:
         seeds: number of cells with a score.
         mean, spread: mean and sample standard deviation of the scores.
         difference: mean of the scores less the baseline's, over the seeds that both have.
-        low, high: bootstrap interval of the difference.
+        low, high: interval of the difference, by Student's t or the bootstrap; None where there is none.
+        pairs: number of seeds that the difference is taken over.
         wins, losses: number of seeds at which the method is better than the baseline, and worse.
         trainable_parameters, seconds_per_step, bytes: medians of the cells.
         lr: learning rates of the cells; if they differ, each with its count.
@@ -47,6 +49,7 @@ class SummaryRow:
     difference: float | None = None
     low: float | None = None
     high: float | None = None
+    pairs: int | None = None
     wins: int | None = None
     losses: int | None = None
     trainable_parameters: int | None = None
@@ -90,8 +93,14 @@ def _row(
     scores = score_by_seed(whole)
     differences = paired(scores, score_by_seed(baseline), lower_is_better=whole[0]["lower_is_better"])
     if differences is not None and compared:
-        columns |= {"difference": differences.mean, "low": differences.low, "high": differences.high,
-                  "wins": differences.wins, "losses": differences.losses}  # fmt: skip
+        columns |= {
+            "difference": differences.mean,
+            "low": _known(differences.low),
+            "high": _known(differences.high),
+            "pairs": differences.pairs,
+            "wins": differences.wins,
+            "losses": differences.losses,
+        }
     return SummaryRow(
         samples,
         rank,
@@ -112,6 +121,10 @@ def score_by_seed(cells: Cells) -> dict[int, float]:
     return {cell["seed"]: cell["scores"][cell["main"]] for cell in cells if cell["error"] is None}
 
 
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
 def _median(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return median(known) if known else None
@@ -125,11 +138,31 @@ def _counted(rates: Sequence[float | None]) -> str:
     return ", ".join(f"{rate:g} x{count}" for rate, count in counts.items())
 
 
-def write_tables(out: Path, rows: Sequence[SummaryRow]) -> None:
-    """Write the table as csv and as JSON; a reader sees the old file or the new one."""
+def write_tables(out: Path, rows: Sequence[SummaryRow], about: Mapping[str, str]) -> None:
+    """Write the table as csv and as JSON; a reader sees the old file or the new one.
+
+    The csv is for people: its numbers have four digits, and columns at its end say which model and data they come from.
+
+    Args:
+        out: the folder.
+        rows: the table.
+        about: these last columns.
+    """
     text = io.StringIO()
-    writer = csv.DictWriter(text, [each.name for each in fields(SummaryRow)], lineterminator="\n")
+    writer = csv.DictWriter(text, [*(each.name for each in fields(SummaryRow)), *about], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
+    writer.writerows({**_rounded(asdict(row)), **about} for row in rows)
     write_text(out / TABLE_CSV, text.getvalue())
     write_json(out / TABLE_JSON, [asdict(row) for row in rows])
+
+
+def _rounded(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in row.items()}
+
+
+def interval_notes(rows: Sequence[SummaryRow]) -> list[str]:
+    """A line for each way in which the intervals of the differences were made, and one if some have none."""
+    compared = [row for row in rows if row.pairs]
+    lines = [interval_name(pairs) for pairs in sorted({row.pairs for row in compared if row.pairs})]
+    equal = any(row.low is None and (row.pairs or 0) > 1 for row in compared)
+    return [*lines, *(["no interval where a difference is the same at every seed"] if equal else [])]

@@ -21,38 +21,19 @@ KeptMethod = Literal[
 MethodName = Literal[KeptMethod, "untouched"]
 Kept = Literal["adapter", "model", "head"]  # the weights that a run keeps
 TaskName = Literal[
-    "classification", "multi-label", "token-classification", "regression", "causal-lm", "seq2seq"
+    "classification", "multi-label", "token-classification", "regression", "causal-lm", "chat", "seq2seq"
 ]
+# A config.yaml of version 0.1.0 holds all of these.
 SETTINGS_OF_0_1_0 = {
-    *(
-        "model",
-        "train",
-        "eval",
-        "text",
-        "text_pair",
-        "label",
-        "task",
-        "method",
-        "rank",
-        "width",
-        "depth",
-        "bases",
-    ),
-    *(
-        "basis_lr_ratio",
-        "init_scale",
-        "target_modules",
-        "lr",
-        "weight_decay",
-        "head_lr",
-        "steps",
-        "batch_size",
-    ),
-    *("samples", "eval_samples", "seed", "pair", "head", "separator", "max_length", "dtype", "tolerance"),
-    *("checkpoint_every", "tracker"),
-}
+    "model", "train", "eval", "text", "text_pair", "label", "task", "method", "rank", "width", "depth", "bases",
+    "basis_lr_ratio", "init_scale", "target_modules", "lr", "weight_decay", "head_lr", "steps", "batch_size", "samples",
+    "eval_samples", "seed", "pair", "head", "separator", "max_length", "dtype", "tolerance", "checkpoint_every",
+    "tracker",
+}  # fmt: skip
 Pair = Literal["joint", "separate"]
 Head = Literal["own", "mean"]
+Keep = Literal["last", "best"]
+ClassWeight = Literal["balanced"]
 
 
 def _setting(default: Any, help: str, *flags: str) -> Any:
@@ -74,7 +55,7 @@ class SharedOptions:
         "datasets' save_to_disk as FOLDER[:SPLIT], or a hub data set NAME[:CONFIG]:SPLIT.",
     )
     eval: str | None = _setting(
-        None, "Evaluation data, as for --train. Default: a fifth of the training data."
+        None, "Evaluation data, as for --train. Default: a fifth of the training data, or --folds."
     )
     encoding: str | None = _setting(
         None,
@@ -142,6 +123,26 @@ class SharedOptions:
     )
     eval_samples: int | None = _setting(
         None, "Evaluate on only this many rows, drawn by --seed. Default: all."
+    )
+    folds: int | None = _setting(
+        None,
+        "Cross-validation: train this many times on all rows but a part of them, which judges, and at last on all "
+        "rows. With --eval the last model is scored on those rows too.",
+    )
+    keep: Keep = _setting(
+        "last",
+        "Model to keep: that of the last step, or the best of the evaluations at each checkpoint, by its loss on a "
+        "fifth of the training rows, which is held out of the training.",
+    )
+    patience: int | None = _setting(
+        None,
+        "Stop after this many evaluations in a row without a lower loss on a fifth of the training rows, which is "
+        "held out of the training. Default: never stop early.",
+    )
+    class_weight: ClassWeight | None = _setting(
+        None,
+        "Weights of the classes in the training loss: balanced lets every class count the same, whatever its number of "
+        "rows. Default: every row counts the same.",
     )
     seed: int = _setting(0, "Seed of the draw of rows and their order, of a new head and of random bases.")
     pair: Pair | None = _setting(
@@ -214,9 +215,11 @@ class RunConfig(DeepLoraOptions, SharedOptions):
             got = "no --width" if self.width is None else f"--width {self.width}"
             raise InputError(f"--depth {self.depth} needs a square core: add --width 0; got {got}")
         for name in ("rank", "depth", "steps", "batch_size", "samples", "eval_samples", "max_length",
-                     "checkpoint_every", "grad_accum"):  # fmt: skip
+                     "checkpoint_every", "grad_accum", "patience"):  # fmt: skip
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"{_flag(name)} must be at least 1; got {getattr(self, name)}")
+        if self.folds is not None and self.folds < 2:
+            raise InputError(f"--folds must be at least 2; got {self.folds}")
         for name in ("lr", "head_lr", "init_scale"):
             if getattr(self, name) is not None and not 0 < getattr(self, name) < float("inf"):
                 raise InputError(f"{_flag(name)} must be positive; got {getattr(self, name)}")

@@ -230,12 +230,3 @@ def draw(
         order = np.argsort(place, kind="stable")
     chosen = order[:count]
     return table.iloc[rng.permutation(chosen)].reset_index(drop=True)
-
-
-def split_off(table: pd.DataFrame, seed: int, source: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Four fifths of the rows to train on and one fifth to evaluate on, drawn by `seed`."""
-    if len(table) < 5:
-        raise InputError(f"{source} has {len(table)} rows, too few to hold out a fifth; give --eval")
-    order = np.random.default_rng(seed).permutation(len(table))
-    cut = len(table) // 5
-    return table.iloc[order[cut:]].reset_index(drop=True), table.iloc[order[:cut]].reset_index(drop=True)

@@ -11,16 +11,31 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
 from corefold.adapters import LoraExport, to_lora
 from corefold.errors import InputError
 from corefold.finetune import folder
 from corefold.finetune.config import RunConfig
 from corefold.finetune.continuing import continued
+from corefold.finetune.cross_validation import cross_validate
 from corefold.finetune.method import record_decisions
 from corefold.finetune.methods import METHODS
-from corefold.finetune.run_data import draw_rows, prepare_data, read_tables, with_absolute_paths
+from corefold.finetune.metrics import kept_step, scores_of_run
+from corefold.finetune.processes import is_first, wait_for_all
+from corefold.finetune.run_data import (
+    RunData,
+    class_notes,
+    draw_rows,
+    draw_rows_for_folds,
+    folds_of,
+    prepare_data,
+    read_tables,
+    with_absolute_paths,
+)
+from corefold.finetune.scoring import judge
 from corefold.finetune.task import Task
-from corefold.finetune.tasks.kinds import kind_of
 from corefold.finetune.trainer import TrainingRun, prepare
 from corefold.tables.atomic import write_json
 from corefold.tables.writing import check_folder
@@ -66,13 +81,14 @@ def finetune(
         resume: continue the run in `out`; `config` must hold the settings of its config.yaml,
             `RunConfig(**load_settings(...))`.
         progress: show progress bars.
-        note: called with a line for each guess, before training.
+        note: called with a line for each guess, before training, and for each fold.
 
     Raises:
         InputError: anything wrong with settings, data, model or folder, rows that changed before a `resume`, or a
             loss that stops being finite.
     """
-    if not resume:
+    say = note or (lambda line: None)
+    if not resume and is_first():
         check_folder(out, overwrite)
     config = with_absolute_paths(continued(config))
     method = METHODS[config.method]
@@ -81,40 +97,57 @@ def finetune(
             f"--resume: PEFT keeps no state of the ranks of {config.method}; start again with --overwrite"
         )
     tables = read_tables(config)
-    if note is not None:
-        for line in tables.notes:
-            note(line)
+    for line in tables.notes:
+        say(line)
     digests = tables.digests()
     if resume:
         _check_rows(out, config, digests)
-    train, held_out = draw_rows(config, tables)
+    draw = draw_rows_for_folds if config.folds else draw_rows
+    train, held_out = draw(config, tables)
     data = prepare_data(config, tables.task, train, held_out, method)
-    if note is not None:
-        for line in data.notes:
-            note(line)
+    for line in (*data.notes, *_notes(config, data, train, held_out)):
+        say(line)
     config = record_decisions(config, data.task, data.settings)
     run = prepare(data, out, progress=progress, keep=True)
     data = run.data
-    if not resume:
+    if not resume and is_first():
         _begin(out, config, digests)
-    checkpoints = out / folder.CHECKPOINTS
+    wait_for_all()
+    checkpoints, across = out / folder.CHECKPOINTS, None
+    if config.folds:
+        across = cross_validate(config, tables.task, train, out, progress=progress, note=say)
+        say(f"the {config.folds} folds are finished; the model to keep trains on {len(train)} rows")
+        # Anew, because the folds used up random numbers.
+        run = prepare(data, out, progress=progress, keep=True)
     initial = checkpoints / "initial" if method.changes_base and config.from_run is None else None
-    if initial is not None:
+    if initial is not None and is_first():
         run.adapted.save_pretrained(str(initial))
-    before = folder.stored_or_computed(checkpoints / "before.json", run.evaluate)
+    before = folder.stored_or_computed(checkpoints / "before.json", run.evaluate) if data.eval else {}
     seconds = run.train(folder.last_checkpoint(checkpoints, data.settings.steps) if resume else None)
-    after, history = run.evaluate(), run.trainer.state.log_history
-    task = replace(data.task, kept=method.keeps)
-    folder.save_model(out, folder.Run(task, run.adapted, run.model, data.tokenizer), initial)
+    history = run.trainer.state.log_history
+    judged = judge(data.task, run.outputs(), config.seed) if data.eval else None
+    if is_first():
+        scores = {**scores_of_run(data, before, judged, across), **kept_step(run)}
+        _write(out, config, run, scores, seconds, initial)
+    wait_for_all()
+    return Result(out, config, data.task, folder.read_json(out / folder.METRICS), history)
+
+
+def _write(
+    out: Path,
+    config: RunConfig,
+    run: TrainingRun,
+    scores: dict[str, Any],
+    seconds: float,
+    initial: Path | None,
+) -> None:
+    """Fill the folder of a run that has ended; metrics.json, which says so, comes last."""
+    history, tokenizer = run.trainer.state.log_history, run.data.tokenizer
+    task = replace(run.data.task, kept=METHODS[config.method].keeps)
+    folder.save_model(out, folder.Run(task, run.adapted, run.model, tokenizer), initial)
     export = _export(config, out)
     metrics = {
-        "task": data.task.kind,
-        "rows": {"train": len(train), "eval": len(held_out)},
-        "baseline": kind_of(data.task).constant_answer(
-            data.task, *([row["labels"] for row in part] for part in (data.train, data.eval))
-        ),
-        "before": before,
-        "after": after,
+        **scores,
         "train_loss": _mean_loss(history),
         "adapter": _adapter_figures(out, config, run, export),
         "timing": {"seconds_per_step": run.timer.median(), "seconds": seconds},
@@ -122,8 +155,23 @@ def finetune(
     }
     write_json(out / folder.HISTORY, history)
     write_json(out / folder.METRICS, metrics)
-    folder.remove(checkpoints)
-    return Result(out, config, data.task, metrics, history)
+    folder.remove(out / folder.CHECKPOINTS)
+
+
+def _notes(config: RunConfig, data: RunData, train: pd.DataFrame, held_out: pd.DataFrame | None) -> list[str]:
+    """Lines on the rows: classes that are left out, rows that choose the step, folds that cannot be made."""
+    if config.folds:
+        splits = folds_of(config, data.task, train)
+        judged = train.iloc[np.concatenate([split.judged for split in splits])]
+        lines = class_notes(data.task, train, judged)
+    else:
+        lines = class_notes(data.task, train, train if held_out is None else held_out)
+    if data.selection:
+        what = "to keep (--keep best)" if data.settings.keep == "best" else "to stop at (--patience)"
+        lines.append(
+            f"{len(data.selection)} of the {len(train)} training rows do not train: their loss chooses the step {what}"
+        )
+    return lines
 
 
 def versions() -> dict[str, str]:

@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from corefold.errors import InputError
 from corefold.finetune.loading import load_tokenizer
 from corefold.finetune.models import EncoderModel, with_head
+from corefold.finetune.processes import is_first, wait_for_all
 from corefold.finetune.saving import ADAPTER, ADAPTER_CONFIG, HEAD, SAVINGS, WHOLE, WHOLE_CONFIG
 from corefold.finetune.task import Task
 from corefold.tables.atomic import write_json
@@ -72,8 +73,10 @@ def stored_or_computed(path: Path, compute: Callable[[], Any]) -> Any:
     if path.exists():
         return read_json(path)
     value = compute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, value)
+    if is_first():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, value)
+    wait_for_all()
     return value
 
 
@@ -178,9 +181,10 @@ def _is_missing_folder(model: str) -> bool:
 
 
 def last_checkpoint(folder: Path, before: int) -> Path | None:
-    """The newest complete checkpoint before step `before`.
+    """The newest complete checkpoint before step `before` at which training went on.
 
-    Trainer writes trainer_state.json last. It would train one step too many if it resumed after the last step.
+    Trainer writes trainer_state.json last. It would train one step too many if it resumed after the last step, or where
+    it stopped early.
     """
     steps = sorted((int(path.name.rpartition("-")[2]), path) for path in folder.glob("checkpoint-*"))
     return next((path for step, path in reversed(steps) if step < before and _is_whole(path)), None)
@@ -188,10 +192,23 @@ def last_checkpoint(folder: Path, before: int) -> Path | None:
 
 def _is_whole(checkpoint: Path) -> bool:
     try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
+    control = state.get("stateful_callbacks", {}).get("TrainerControl", {}).get("args", {})
+    if control.get("should_training_stop"):
+        return False
     return all((checkpoint / name).exists() for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"))
+
+
+def point_to_best(checkpoint: Path) -> None:
+    """Make a checkpoint name its best sibling where that now lies: Trainer forgets the best one of a moved folder."""
+    path = checkpoint / "trainer_state.json"
+    state = read_json(path)
+    if state.get("best_model_checkpoint") and is_first():
+        best = checkpoint.absolute().parent / Path(state["best_model_checkpoint"]).name
+        write_json(path, {**state, "best_model_checkpoint": str(best)})
+    wait_for_all()
 
 
 def remove(folder: Path) -> None:

@@ -12,7 +12,7 @@ from torch.optim import AdamW, Optimizer
 from transformers import PreTrainedModel, TrainerCallback
 
 from corefold.adapters.deep_lora.recipe import HEAD_LR, default_steps
-from corefold.finetune.config import Kept, RunConfig
+from corefold.finetune.config import ClassWeight, Keep, Kept, RunConfig
 from corefold.finetune.peer_initialization import InitializationData
 from corefold.finetune.task import Task
 
@@ -48,8 +48,8 @@ class Decided(Generic[Own]):
         rank, lr, weight_decay: as in `Decision`.
         head_lr: learning rate of the head.
         steps, batch_size: optimizer steps, and rows in each batch.
-        grad_accum, gradient_checkpointing, target_modules, exclude_modules, from_run, seed, checkpoint_every, tracker:
-            as in `RunConfig`.
+        grad_accum, gradient_checkpointing, target_modules, exclude_modules, from_run, seed, checkpoint_every, tracker,
+            keep, patience, class_weight: as in `RunConfig`.
     """
 
     method: Method[Own]
@@ -68,6 +68,14 @@ class Decided(Generic[Own]):
     seed: int
     checkpoint_every: int
     tracker: str
+    keep: Keep = "last"
+    patience: int | None = None
+    class_weight: ClassWeight | None = None
+
+    @property
+    def selects(self) -> bool:
+        """Whether training rows are held out to choose the step that is kept, or the one to stop at."""
+        return self.method.trains and (self.keep == "best" or self.patience is not None)
 
 
 def two_rates(settings: Decided[Any], model: nn.Module, head: Parameters) -> Optimizer:
@@ -147,6 +155,9 @@ def decide(config: RunConfig, task: Task, rows: int, method: Method[Own]) -> Dec
         seed=config.seed,
         checkpoint_every=value_or(config.checkpoint_every, max(1, steps // 10)),
         tracker=config.tracker,
+        keep=config.keep,
+        patience=config.patience,
+        class_weight=config.class_weight,
     )
 
 

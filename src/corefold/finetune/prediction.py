@@ -13,10 +13,11 @@ import torch
 from tqdm.auto import tqdm
 
 from corefold.errors import InputError
-from corefold.finetune.encoding import IGNORED, Collator
+from corefold.finetune.encoding import Collator
 from corefold.finetune.folder import Run
 from corefold.finetune.loading import check_tokens
 from corefold.finetune.positions import table_positions
+from corefold.finetune.scoring import Judgement, Outputs, judge, stacked, stacked_labels
 from corefold.finetune.task import Task
 from corefold.finetune.tasks.generation import GenerationKind, text_scores
 from corefold.finetune.tasks.kinds import kind_of
@@ -74,7 +75,26 @@ def _with_room(run: Run, max_new_tokens: int) -> Task:
 
 
 def evaluate(run: Run, source: str, *, batch_size: int = 32, progress: bool = True) -> dict[str, float]:
-    """The scores of `metrics.scores` on the labelled rows of `source`.
+    """The number of labelled rows of `source`, and their scores.
+
+    Raises:
+        InputError: the source cannot be read, lacks a column, or has a class that never occurs in training.
+    """
+    found = judge_table(run, source, batch_size=batch_size, progress=progress)
+    return {"rows": found.rows} | found.scores
+
+
+def judge_table(
+    run: Run, source: str, *, batch_size: int = 32, progress: bool = True, seed: int = 0
+) -> Judgement:
+    """Scores, intervals and report of the labelled rows of `source`.
+
+    Args:
+        run: a loaded run.
+        source: as for `predict`, with the label column.
+        batch_size: rows at a time.
+        progress: show a progress bar.
+        seed: seed of the resamples of the intervals.
 
     Raises:
         InputError: the source cannot be read, lacks a column, or has a class that never occurs in training.
@@ -83,13 +103,13 @@ def evaluate(run: Run, source: str, *, batch_size: int = 32, progress: bool = Tr
     cleaned = kind.clean(read_table(source), run.task.columns, source)
     rows = kind.encode(run.task, run.tokenizer, cleaned, source)
     outputs, labels = _outputs(run, rows, batch_size, progress)
-    scores = {"rows": len(cleaned)} | kind.scores(run.task, outputs, labels)
+    scores = kind.scores(run.task, outputs, labels)
     if isinstance(kind, GenerationKind) and kind.judges_texts:
         prompts = kind.encode_prompts(run.task, run.tokenizer, cleaned)
         longest = max(len(row["labels"]) for row in rows)
         written = [*generate(run, prompts, batch_size, longest, progress)]
         scores |= text_scores(written, cleaned[run.task.columns.label].tolist())
-    return scores
+    return replace(judge(run.task, Outputs(outputs, labels, scores), seed), rows=len(cleaned))
 
 
 def _batches(
@@ -116,21 +136,7 @@ def _outputs(
         known = batch.get("labels", torch.empty(0))
         outputs.append(kind.kept_outputs(run.model(**batch).logits, known).float().cpu().numpy())
         labels.append(known.cpu().numpy())
-    return _stacked(outputs, IGNORED), _stacked(labels, IGNORED)
-
-
-def _stacked(parts: list[np.ndarray], filling: int) -> np.ndarray:
-    """Batches below each other; where rows have tokens, all as wide as the widest."""
-    if parts[0].ndim < 2:
-        return np.concatenate(parts)
-    widest = max(part.shape[1] for part in parts)
-    around = [(0, 0)] * (parts[0].ndim - 2)
-    return np.concatenate(
-        [
-            np.pad(part, [(0, 0), (0, widest - part.shape[1]), *around], constant_values=filling)
-            for part in parts
-        ]
-    )
+    return stacked(outputs), stacked_labels(labels)
 
 
 def generate(run: Run, rows: list[dict[str, Any]], size: int, longest: int, progress: bool) -> Iterator[str]:

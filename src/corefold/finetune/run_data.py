@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from corefold.finetune import data
 from corefold.finetune.checkpoint import Checkpoint
 from corefold.finetune.config import RunConfig
 from corefold.finetune.continuing import task_of_run
+from corefold.finetune.evaluation.splits import Split, coverage_notes, folds, hold_out
 from corefold.finetune.loading import load_tokenizer
 from corefold.finetune.method import Decided, Method, decide
 from corefold.finetune.task import Task
@@ -54,7 +56,9 @@ class RunData:
         task: the task.
         tokenizer: the tokenizer of the model.
         train: encoded training rows.
-        eval: encoded rows to evaluate on.
+        eval: encoded rows to evaluate on; none where folds judge.
+        selection: encoded rows, held out of the training rows, that choose the step to keep or to stop at.
+        rows: the numbers of texts in `train` and `eval`, which may be read in several windows each.
         notes: a line for each decision that the user may want to change, with its option.
     """
 
@@ -63,6 +67,8 @@ class RunData:
     tokenizer: PreTrainedTokenizerBase
     train: list[dict[str, Any]]
     eval: list[dict[str, Any]]
+    selection: list[dict[str, Any]] = field(default_factory=list)
+    rows: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
@@ -120,23 +126,75 @@ def class_column(task: Task) -> str | None:
 
 def draw_rows(config: RunConfig, tables: SourceTables) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The rows to train and to evaluate on, drawn by the seed."""
-    train, held_out, classes = tables.train, tables.held_out, class_column(tables.task)
+    train, held_out = tables.train, tables.held_out
     if held_out is None:
-        train, held_out = data.split_off(train, config.seed, config.train)
+        split = hold_out(len(train), classes_of(tables.task, train), config.seed, config.train)
+        train, held_out = take(train, split)
+    source = config.eval or config.train
+    held_out = data.draw(held_out, config.eval_samples, config.seed, class_column(tables.task), source)
+    return _draw_training_rows(config, tables.task, train), held_out
+
+
+def rows_to_train(config: RunConfig, tables: SourceTables) -> int:
+    """The number of rows to draw training rows from, which is the same for every seed."""
+    if tables.held_out is not None:
+        return len(tables.train)
+    return len(
+        hold_out(len(tables.train), classes_of(tables.task, tables.train), config.seed, config.train).train
+    )
+
+
+def draw_rows_for_folds(config: RunConfig, tables: SourceTables) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """The rows to cut into folds, drawn by the seed; and the rows of `--eval` for the last model, if there are any."""
+    if tables.held_out is not None:
+        return draw_rows(config, tables)
+    return _draw_training_rows(config, tables.task, tables.train), None
+
+
+def folds_of(config: RunConfig, task: Task, train: pd.DataFrame) -> list[Split]:
+    """The folds of the training rows."""
+    return folds(len(train), classes_of(task, train), config.folds or 0, config.seed, config.train)
+
+
+def _draw_training_rows(config: RunConfig, task: Task, train: pd.DataFrame) -> pd.DataFrame:
+    classes = class_column(task)
     train = data.draw(train, config.samples, config.seed, classes, config.train)
-    held_out = data.draw(held_out, config.eval_samples, config.seed, classes, config.eval or config.train)
     if classes is not None and train[classes].nunique() < 2:
         raise InputError(
             f"the {len(train)} training rows have one class only, {train[classes].iloc[0]!r}; draw more"
         )
-    return train, held_out
+    return train
+
+
+def take(table: pd.DataFrame, split: Split) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows that train and those that judge."""
+    return tuple(table.iloc[places].reset_index(drop=True) for places in (split.train, split.judged))  # type: ignore[return-value]
+
+
+def classes_of(task: Task, table: pd.DataFrame) -> list[str] | None:
+    """The class of each row, by which splits are stratified; None where there are no classes."""
+    column = class_column(task)
+    return None if column is None else table[column].tolist()
+
+
+def class_notes(task: Task, train: pd.DataFrame, judged: pd.DataFrame) -> list[str]:
+    """Lines for the classes without training rows or without rows to evaluate on."""
+    trained, evaluated = classes_of(task, train), classes_of(task, judged)
+    if trained is None or evaluated is None:
+        return []
+    return coverage_notes(task.classes, trained, evaluated)
 
 
 def prepare_data(
-    config: RunConfig, task: Task, train: pd.DataFrame, held_out: pd.DataFrame, method: Method[Any]
+    config: RunConfig, task: Task, train: pd.DataFrame, held_out: pd.DataFrame | None, method: Method[Any]
 ) -> RunData:
     """Decide the settings for these rows and encode them; texts longer than the model has positions for are cut."""
-    settings, kind = decide(config, task, len(train), method), kind_of(task)
+    settings, kind, selection = decide(config, task, len(train), method), kind_of(task), None
+    if settings.selects:
+        train, selection = take(
+            train, hold_out(len(train), classes_of(task, train), config.seed, config.train)
+        )
+        settings = decide(config, task, len(train), method)
     tokenizer = load_tokenizer(config.model, config.revision)
     kind.prepare_tokenizer(tokenizer)
     task = replace(
@@ -145,14 +203,20 @@ def prepare_data(
             task.max_length, Checkpoint.read(config.model, config.revision).longest_input(tokenizer)
         ),
     )
+
+    def encoded(table: pd.DataFrame | None, source: str) -> list[dict[str, Any]]:
+        return [] if table is None else kind.encode(task, tokenizer, table, source)
+
     data = RunData(
         settings,
         task,
         tokenizer,
-        train=kind.encode(task, tokenizer, train, config.train),
-        eval=kind.encode(task, tokenizer, held_out, config.eval or config.train),
+        train=encoded(train, config.train),
+        eval=encoded(held_out, config.eval or config.train),
+        selection=encoded(selection, config.train),
+        rows={"train": len(train), "eval": 0 if held_out is None else len(held_out)},
     )
-    longer = len(data.train) + len(data.eval) - len(train) - len(held_out)
+    longer = len(data.train) + len(data.eval) - sum(data.rows.values())
     if longer:
         line = f"long texts are read in windows of {task.max_length} tokens, {longer} more than texts; an entity on a "
         return replace(data, notes=(line + "border counts as two; --max-length changes that",))

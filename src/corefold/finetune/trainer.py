@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 from transformers import (
+    EarlyStoppingCallback,
     EvalPrediction,
     PrinterCallback,
     ProgressCallback,
@@ -31,7 +32,9 @@ from corefold.finetune.method import Decided
 from corefold.finetune.models import build, head_of
 from corefold.finetune.peer_initialization import InitializationData
 from corefold.finetune.run_data import RunData
+from corefold.finetune.scoring import Outputs
 from corefold.finetune.task import Task
+from corefold.finetune.tasks.kind import Loss
 from corefold.finetune.tasks.kinds import kind_of
 
 CURVE_POINTS, CURVE_ROWS = 5, 128  # evaluations for the learning curve, and the rows of each
@@ -65,6 +68,8 @@ class TrainingRun:
         """
         if not self.trainable_parameters():
             return 0.0
+        if checkpoint is not None:
+            folder.point_to_best(checkpoint)
         try:
             trained = self.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except InputError:
@@ -76,14 +81,28 @@ class TrainingRun:
     def evaluate(self) -> dict[str, float]:
         """Scores and loss on the evaluation rows."""
         scores = self.trainer.evaluate(self.data.eval)  # type: ignore[arg-type]
-        timing = ("time", "per_second", "epoch")
-        return {
-            name.removeprefix("eval_"): value for name, value in scores.items() if not name.endswith(timing)
-        }
+        return _without_timing(scores, "eval_")
+
+    def outputs(self) -> Outputs:
+        """The outputs for the evaluation rows, with their labels and scores."""
+        found = self.trainer.predict(self.data.eval)  # type: ignore[arg-type]
+        kept, labels = np.asarray(found.predictions), np.asarray(found.label_ids)
+        return Outputs(kept, labels, _without_timing(found.metrics or {}, "test_"))
+
+    def kept_step(self) -> int:
+        """The step whose model was kept."""
+        best = self.trainer.state.best_model_checkpoint
+        chosen = self.data.settings.keep == "best" and best is not None
+        return int(Path(best).name.rpartition("-")[2]) if chosen else self.trainer.state.global_step  # type: ignore[arg-type]
 
     def trainable_parameters(self) -> int:
         """The number of parameters that train."""
         return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+
+
+def _without_timing(scores: Mapping[str, float], prefix: str) -> dict[str, float]:
+    timing = ("time", "per_second", "epoch")
+    return {name.removeprefix(prefix): value for name, value in scores.items() if not name.endswith(timing)}
 
 
 def prepare(data: RunData, out: Path, *, progress: bool = False, keep: bool = False) -> TrainingRun:
@@ -103,10 +122,15 @@ def prepare(data: RunData, out: Path, *, progress: bool = False, keep: bool = Fa
     if method.initialize is not None and settings.from_run is None:
         _initialize(data, method.initialize, adapted, model)
     timer = StepTimer()
-    callbacks = [timer, StopAtNonFiniteLoss(), *method.callbacks(settings, adapted)]
+    callbacks = [
+        timer,
+        StopAtNonFiniteLoss(),
+        *_early_stopping(settings),
+        *method.callbacks(settings, adapted),
+    ]
     optimizer = method.optimizer(settings, model, head_of(model, data.task)) if method.trains else None
     try:
-        trainer = _trainer(data, model, optimizer, callbacks, _arguments(settings, out, progress, keep))
+        trainer = _trainer(data, model, optimizer, callbacks, _arguments(data, out, progress, keep))
     except (ValueError, RuntimeError, ImportError) as error:
         raise InputError(f"--tracker {settings.tracker}: {error}") from error
     trainer.remove_callback(ProgressCallback if progress else PrinterCallback)
@@ -142,8 +166,13 @@ def _initialize(
         )
 
 
-def _arguments(settings: Decided[Any], out: Path, progress: bool, keep: bool) -> TrainingArguments:
-    steps = settings.steps
+def _early_stopping(settings: Decided[Any]) -> list[TrainerCallback]:
+    stops = settings.selects and settings.patience is not None
+    return [EarlyStoppingCallback(settings.patience or 1)] if stops else []
+
+
+def _arguments(data: RunData, out: Path, progress: bool, keep: bool) -> TrainingArguments:
+    settings, steps, selects = data.settings, data.settings.steps, keep and data.settings.selects
     if "tensorboard" in settings.tracker:
         # By default they would lie among the checkpoints.
         os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(out / "logs"))
@@ -158,8 +187,13 @@ def _arguments(settings: Decided[Any], out: Path, progress: bool, keep: bool) ->
         max_grad_norm=0.0,  # a norm over all would compare gradients of 1e-3 in cores with 1 in the head
         logging_steps=max(1, steps // LOG_POINTS),
         logging_nan_inf_filter=False,
-        eval_strategy="steps" if keep else "no",
-        eval_steps=max(1, steps // CURVE_POINTS),
+        eval_strategy="steps" if keep and (data.eval or selects) else "no",
+        # Trainer can only keep a step that it has both evaluated and saved.
+        eval_steps=settings.checkpoint_every if selects else max(1, steps // CURVE_POINTS),
+        load_best_model_at_end=selects and settings.keep == "best",
+        metric_for_best_model="loss" if selects else None,
+        greater_is_better=False if selects else None,
+        restore_callback_states_from_checkpoint=selects,  # how long the loss has not fallen
         save_strategy="steps" if keep else "no",
         save_steps=settings.checkpoint_every,
         save_total_limit=2,
@@ -184,12 +218,19 @@ def _trainer(
         args=arguments,
         data_collator=Collator(data.tokenizer),
         train_dataset=data.train,  # type: ignore[arg-type]
-        eval_dataset=_sample(data.eval, CURVE_ROWS, data.settings.seed),  # type: ignore[arg-type]
+        eval_dataset=data.selection or _sample(data.eval, CURVE_ROWS, data.settings.seed),  # type: ignore[arg-type]
+        compute_loss_func=_weighted_loss(data),
         compute_metrics=_scores_of(data.task),
         preprocess_logits_for_metrics=kind_of(data.task).kept_outputs,
         callbacks=callbacks,
         optimizers=(optimizer, None),
     )
+
+
+def _weighted_loss(data: RunData) -> Loss | None:
+    if data.settings.class_weight is None:
+        return None
+    return kind_of(data.task).weighted_loss(data.task, [row["labels"] for row in data.train])
 
 
 def _sample(rows: list[dict[str, Any]], count: int, seed: int) -> list[dict[str, Any]]:

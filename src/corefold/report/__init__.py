@@ -8,6 +8,7 @@ except ImportError as error:
         'corefold.report needs matplotlib and jinja2; install them with: pip install "corefold[plot]"'
     ) from error
 
+from corefold.report.class_plots import confusion_matrix
 from corefold.report.page import Section, Table, write_page
 from corefold.report.plots import learning_curves, numerical_ranks, score_comparison, update_spectra
 from corefold.report.svg import figure_svg
@@ -17,6 +18,7 @@ __all__ = [
     "LayerUpdate",
     "Section",
     "Table",
+    "confusion_matrix",
     "figure_svg",
     "learning_curves",
     "numerical_ranks",

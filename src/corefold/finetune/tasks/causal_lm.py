@@ -14,6 +14,7 @@ from corefold.finetune.checkpoint import Checkpoint
 from corefold.finetune.config import RunConfig
 from corefold.finetune.data import Columns
 from corefold.finetune.encoding import IGNORED
+from corefold.finetune.evaluation.intervals import Intervals
 from corefold.finetune.task import Task
 from corefold.finetune.tasks.generation import GenerationKind, token_scores
 from corefold.finetune.tasks.kind import first_output, settings_of_task
@@ -78,6 +79,10 @@ class CausalLm(GenerationKind):
     def scores(self, task: Task, outputs: Any, labels: Any) -> dict[str, float]:
         """The scores of all tokens but the first of each row."""
         return super().scores(task, outputs[:, 1:], labels[:, 1:])
+
+    def intervals(self, task: Task, outputs: Any, labels: Any, seed: int) -> Intervals:
+        """Intervals of the scores of all tokens but the first of each row."""
+        return super().intervals(task, outputs[:, 1:], labels[:, 1:], seed)
 
 
 def _encode_text(task: Task, tokenizer: PreTrainedTokenizerBase, text: str) -> dict[str, Any]:

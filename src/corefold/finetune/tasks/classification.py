@@ -14,8 +14,10 @@ from corefold.errors import InputError
 from corefold.finetune.checkpoint import Checkpoint
 from corefold.finetune.config import RunConfig
 from corefold.finetune.data import Columns
+from corefold.finetune.evaluation.classes import class_intervals, class_report, class_scores, constant_scores
+from corefold.finetune.evaluation.intervals import Intervals
 from corefold.finetune.task import Task
-from corefold.finetune.tasks.kind import settings_of_task
+from corefold.finetune.tasks.kind import Loss, first_output, settings_of_task
 from corefold.finetune.tasks.text_head import TextHeadKind, choose_head, choose_pair, require_label
 from corefold.tables.columns import label_text, require_scalars, text_cells
 
@@ -29,6 +31,7 @@ class Classification(TextHeadKind):
     main_score = "accuracy"
     stratified = True
     new_columns = ("prediction", "probability")
+    constant_name = "the majority class"
 
     def clean_labels(self, labels: pd.Series, source: str) -> pd.Series:
         """Class names: strings as they are, and numbers as their text, where 1.0 is "1"."""
@@ -77,22 +80,46 @@ class Classification(TextHeadKind):
         """Cross-entropy."""
         return nn.functional.cross_entropy(logits, labels)
 
-    def scores(self, task: Task, outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        """Accuracy and macro F1."""
-        from sklearn.metrics import accuracy_score, f1_score
+    def weighted_loss(self, task: Task, labels: Sequence[Any]) -> Loss:
+        """Cross-entropy with scikit-learn's balanced weights, whose mean over the training rows is 1."""
+        from sklearn.utils.class_weight import compute_class_weight
 
-        predicted = outputs.argmax(-1)
-        return {
-            "accuracy": float(accuracy_score(labels, predicted)),
-            "f1_macro": float(f1_score(labels, predicted, average="macro", zero_division=0)),  # type: ignore[arg-type]
-        }
+        trained = np.unique(labels)
+        weights = torch.ones(len(task.classes))
+        weights[trained] = torch.from_numpy(
+            compute_class_weight("balanced", classes=trained, y=np.asarray(labels))
+        ).float()
+
+        def loss(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
+            logits = first_output(outputs) if isinstance(outputs, tuple) else outputs.logits
+            total = nn.functional.cross_entropy(
+                logits.float(), labels, weight=weights.to(logits.device), reduction="sum"
+            )
+            return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+
+        return loss
+
+    def scores(self, task: Task, outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        """Accuracy, macro F1, log loss and calibration error."""
+        return class_scores(outputs, labels)
+
+    def intervals(self, task: Task, outputs: np.ndarray, labels: np.ndarray, seed: int) -> Intervals:
+        """Wilson's interval of the accuracy, the bootstrap's of the other scores."""
+        return class_intervals(outputs, labels, seed)
+
+    def report(self, task: Task, outputs: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+        """Precision, recall, F1 and rows of each class, and the confusion matrix."""
+        return class_report(outputs, labels, task.classes)
+
+    def class_rows(self, task: Task, labels: Sequence[Any]) -> dict[str, int]:
+        """The rows of each class."""
+        return dict(zip(task.classes, np.bincount(labels, minlength=task.outputs).tolist(), strict=True))
 
     def constant_answer(
         self, task: Task, train_labels: Sequence[Any], eval_labels: Sequence[Any]
     ) -> dict[str, float]:
-        """The score of the majority class."""
-        majority = int(np.bincount(train_labels, minlength=task.outputs).argmax())
-        return {"accuracy": float(np.mean(np.asarray(eval_labels) == majority))}
+        """The accuracy of the majority class, and the log loss of the classes' shares."""
+        return constant_scores(train_labels, eval_labels, task.outputs)
 
     def predictions(self, task: Task, outputs: np.ndarray) -> dict[str, Sequence[Any]]:
         """The class of highest probability, and that probability."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from corefold.finetune.encoding import IGNORED
+from corefold.finetune.evaluation.intervals import Intervals, bootstrap_intervals, row_weights
 from corefold.finetune.task import Task
 from corefold.finetune.tasks.kind import TaskKind
 from corefold.tables.columns import require_scalars, text_cells
@@ -54,6 +55,23 @@ class GenerationKind(TaskKind):
         kept = labels != IGNORED
         loss, hit = (outputs[..., part][kept].mean(dtype=np.float64) for part in (0, 1))
         return {"token_loss": float(loss), "perplexity": float(np.exp(loss)), "token_accuracy": float(hit)}
+
+    def intervals(self, task: Task, outputs: np.ndarray, labels: np.ndarray, seed: int) -> Intervals:
+        """The bootstrap's intervals over rows: the tokens of a row are drawn together."""
+        kept = labels != IGNORED
+        loss, hits = (np.where(kept, outputs[..., part], 0).sum(1, dtype=float) for part in (0, 1))
+        tokens = kept.sum(1)
+
+        def resampled(places: np.ndarray) -> dict[str, np.ndarray]:
+            weights = row_weights(places)
+            mean = weights @ loss / (weights @ tokens)
+            return {
+                "token_loss": mean,
+                "perplexity": np.exp(mean),
+                "token_accuracy": weights @ hits / (weights @ tokens),
+            }
+
+        return bootstrap_intervals(len(labels), resampled, seed)
 
     def constant_answer(
         self, task: Task, train_labels: Sequence[Any], eval_labels: Sequence[Any]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,11 +11,16 @@ import pandas as pd
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from corefold.errors import InputError
 from corefold.finetune import data
 from corefold.finetune.checkpoint import Checkpoint
 from corefold.finetune.config import RunConfig, TaskName
 from corefold.finetune.data import Columns
+from corefold.finetune.evaluation.intervals import Intervals, bootstrap_intervals
 from corefold.finetune.task import Task
+
+RESAMPLES_ONE_BY_ONE = 400  # enough for two digits, where a kind cannot score many resamples at once
+Loss = Callable[..., Tensor]
 
 
 class TaskKind(ABC):
@@ -28,6 +33,8 @@ class TaskKind(ABC):
         stratified: whether draws of rows keep the classes of the label column in proportion.
         new_columns: the columns that predictions add to a table.
         head_architecture: how the name of a class of transformers with this kind's own head ends.
+        judged_by: the score of the verdict and whether a lower one is better; None for the main score.
+        constant_name: the best answer that is the same for every row, in words.
     """
 
     name: ClassVar[TaskName]
@@ -36,6 +43,8 @@ class TaskKind(ABC):
     stratified: ClassVar[bool] = False
     new_columns: ClassVar[tuple[str, ...]] = ("prediction",)
     head_architecture: ClassVar[str] = "ForSequenceClassification"
+    judged_by: ClassVar[tuple[str, bool] | None] = None
+    constant_name: ClassVar[str] = "the best constant answer"
 
     def clean(self, table: pd.DataFrame, columns: Columns, source: str) -> pd.DataFrame:
         """The columns of a run, as this kind reads them.
@@ -100,6 +109,37 @@ class TaskKind(ABC):
     @abstractmethod
     def scores(self, task: Task, outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """Scores of `kept_outputs` against encoded labels."""
+
+    def intervals(self, task: Task, outputs: np.ndarray, labels: np.ndarray, seed: int) -> Intervals:
+        """95 % intervals of the scores over rows; None for a score without one."""
+
+        def scores(places: np.ndarray) -> dict[str, np.ndarray]:
+            each = [self.scores(task, outputs[rows], labels[rows]) for rows in places]
+            return {name: np.array([scores[name] for scores in each]) for name in each[0]}
+
+        return bootstrap_intervals(len(labels), scores, seed, RESAMPLES_ONE_BY_ONE)
+
+    def report(self, task: Task, outputs: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+        """For kinds with classes: `classes`, a dict for each; `confusion`, a row for each true class; `confidence`."""
+        return {}
+
+    def class_rows(self, task: Task, labels: Sequence[Any]) -> dict[str, int]:
+        """For kinds with classes: how many rows with these encoded labels each class has."""
+        return {}
+
+    def weighted_loss(self, task: Task, labels: Sequence[Any]) -> Loss:
+        """A loss in which every class weighs the same, as `compute_loss_func` of Trainer.
+
+        Args:
+            task: the task.
+            labels: encoded labels of the training rows.
+
+        Raises:
+            InputError: the kind has no classes to weigh.
+        """
+        raise InputError(
+            f"--class-weight balanced weighs the classes of a classification; this is {self.name}"
+        )
 
     @abstractmethod
     def constant_answer(

@@ -13,6 +13,8 @@ from corefold.errors import InputError
 from corefold.finetune.checkpoint import Checkpoint
 from corefold.finetune.config import RunConfig
 from corefold.finetune.data import Columns
+from corefold.finetune.evaluation.intervals import Intervals
+from corefold.finetune.evaluation.numbers import number_intervals, number_scores
 from corefold.finetune.task import Task
 from corefold.finetune.tasks.kind import settings_of_task
 from corefold.finetune.tasks.text_head import TextHeadKind, choose_head, choose_pair, require_label
@@ -24,6 +26,8 @@ class Regression(TextHeadKind):
 
     name = "regression"
     main_score = "pearson"
+    judged_by = ("mse", True)
+    constant_name = "the mean of the training labels"
 
     def clean_labels(self, labels: pd.Series, source: str) -> pd.Series:
         """Labels as finite floats."""
@@ -68,15 +72,11 @@ class Regression(TextHeadKind):
 
     def scores(self, task: Task, outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """Pearson and Spearman correlation (0 if a side is constant), and mean squared error in the label's units."""
-        from scipy.stats import pearsonr, spearmanr
+        return number_scores(outputs.reshape(-1) * task.scale, labels.reshape(-1) * task.scale)
 
-        predicted, true = outputs.reshape(-1) * task.scale, labels.reshape(-1) * task.scale
-        constant = np.ptp(predicted) == 0 or np.ptp(true) == 0
-        return {
-            "pearson": 0.0 if constant else float(pearsonr(predicted, true).statistic),  # type: ignore[attr-defined]
-            "spearman": 0.0 if constant else float(spearmanr(predicted, true).statistic),  # type: ignore[attr-defined]
-            "mse": float(np.mean((predicted - true) ** 2)),
-        }
+    def intervals(self, task: Task, outputs: np.ndarray, labels: np.ndarray, seed: int) -> Intervals:
+        """The bootstrap's intervals of the scores."""
+        return number_intervals(outputs.reshape(-1) * task.scale, labels.reshape(-1) * task.scale, seed)
 
     def constant_answer(
         self, task: Task, train_labels: Sequence[Any], eval_labels: Sequence[Any]
