@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from command import Outcome, corefold, write_csv
+from once import filled, folder_of_run
 
 TEXTS = ["a joy", "a mess", "so warm", "so dull", "the best", "the worst"]
 SETTINGS = {"--text": "text", "--label": "label", "--steps": 1, "--batch-size": 4, "--max-length": 8, "--rank": 1,
@@ -54,3 +56,22 @@ def predictions_of(two_classes: Path):
         return output
 
     return predict
+
+
+@pytest.fixture(scope="session")
+def language_model(smollm2_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a Llama of two layers with random weights, and the tokenizer of SmolLM2."""
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    def save(folder: Path) -> None:
+        tokenizer = AutoTokenizer.from_pretrained(smollm2_dir)
+        config = LlamaConfig(
+            vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+            num_key_value_heads=1, max_position_embeddings=128, eos_token_id=tokenizer.eos_token_id,
+        )  # fmt: skip
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            LlamaForCausalLM(config).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+    return filled(folder_of_run(tmp_path_factory, "llama"), save)

@@ -98,22 +98,6 @@ def test_mean_pooling_refuses_an_encoder_decoder(checkpoint, reviews, tmp_path):
     assert "encoder-decoder" in outcome.err
 
 
-@pytest.fixture(scope="module")
-def language_model(smollm2_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(smollm2_dir)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, max_position_embeddings=128, eos_token_id=tokenizer.eos_token_id,
-    )  # fmt: skip
-    folder = tmp_path_factory.mktemp("llama")
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
 def test_prompt_and_completion(language_model, tmp_path):
     table = write_csv(
         tmp_path / "t.csv", ["prompt", "completion"], [("name: Blue Spice", "Blue Spice is a pub.")] * 6

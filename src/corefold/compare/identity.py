@@ -9,7 +9,6 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 
 from corefold.finetune import RunConfig
@@ -35,8 +34,7 @@ def shared_settings(config: RunConfig, tables: SourceTables) -> dict[str, Any]:
     settings = {name: value for name, value in asdict(config).items() if name not in NOT_SHARED}
     return {
         "model": model_digest(config.model, config.revision),
-        "train": table_digest(tables.train),
-        "eval": None if tables.held_out is None else table_digest(tables.held_out),
+        **tables.digests(),
         **settings,
         **decisions_of_task(tables.task),
     }
@@ -57,12 +55,6 @@ def recorded(settings: Decided[Any]) -> dict[str, Any]:
         "steps": settings.steps,
         **(asdict(settings.own) if is_dataclass(settings.own) else {}),  # type: ignore[call-overload]
     }
-
-
-def table_digest(table: pd.DataFrame) -> str:
-    """A digest of the rows in their order, whatever the format of the file."""
-    rows = pd.util.hash_pandas_object(table, index=False).to_numpy()
-    return hashlib.sha256(rows.tobytes()).hexdigest()[:16]
 
 
 def model_digest(model: str, revision: str | None = None) -> str:

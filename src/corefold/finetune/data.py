@@ -25,6 +25,7 @@ from corefold.tables.lists import join_columns
 
 MAX_CLASSES = 50
 CODE = re.compile(r"\s*[+-]?0[0-9]+\s*")  # digits behind a zero, as in 007, are a name
+CHAT = "messages"  # the usual name of chat's column
 CAUSAL = ("prompt", "completion")  # the usual names of causal-lm's columns
 
 
@@ -46,7 +47,7 @@ class Columns:
 
 
 def find_columns(config: RunConfig, table: pd.DataFrame, notes: list[str] | None = None) -> Columns:
-    """The columns that the settings name, or the usual names of causal-lm data.
+    """The columns that the settings name, or the usual names of causal-lm and chat data.
 
     Args:
         config: the settings.
@@ -64,6 +65,10 @@ def find_columns(config: RunConfig, table: pd.DataFrame, notes: list[str] | None
             if notes is not None:
                 names = f"--prompt {text}" + (f" --completion {label}" if label else "")
                 notes.append(f"columns: {names}, by their names; these options change that")
+    if text is None and config.task in (None, "chat") and CHAT in table.columns and label is None:
+        text = CHAT
+        if notes is not None:
+            notes.append(f"columns: --text {text}, by its name; this option changes that")
     if text is None:
         raise InputError(f"--text must name the column of the text; {config.train} has {column_list(table)}")
     columns = Columns(text, config.text_pair, label)

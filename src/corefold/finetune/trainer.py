@@ -20,7 +20,6 @@ from transformers import (
     ProgressCallback,
     Trainer,
     TrainerCallback,
-    TrainingArguments,
 )
 
 from corefold.errors import InputError
@@ -171,39 +170,39 @@ def _early_stopping(settings: Decided[Any]) -> list[TrainerCallback]:
     return [EarlyStoppingCallback(settings.patience or 1)] if stops else []
 
 
-def _arguments(data: RunData, out: Path, progress: bool, keep: bool) -> TrainingArguments:
+def _arguments(data: RunData, out: Path, progress: bool, keep: bool) -> dict[str, Any]:
     settings, steps, selects = data.settings, data.settings.steps, keep and data.settings.selects
     if "tensorboard" in settings.tracker:
         # By default they would lie among the checkpoints.
         os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(out / "logs"))
-    return TrainingArguments(
-        output_dir=str(out / folder.CHECKPOINTS),
-        max_steps=steps,
-        per_device_train_batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.grad_accum,
-        per_device_eval_batch_size=max(16, settings.batch_size),
-        lr_scheduler_type="linear",
-        warmup_steps=math.ceil(WARMUP_SHARE * steps),
-        max_grad_norm=0.0,  # a norm over all would compare gradients of 1e-3 in cores with 1 in the head
-        logging_steps=max(1, steps // LOG_POINTS),
-        logging_nan_inf_filter=False,
-        eval_strategy="steps" if keep and (data.eval or selects) else "no",
+    return {
+        "output_dir": str(out / folder.CHECKPOINTS),
+        "max_steps": steps,
+        "per_device_train_batch_size": settings.batch_size,
+        "gradient_accumulation_steps": settings.grad_accum,
+        "per_device_eval_batch_size": max(16, settings.batch_size),
+        "lr_scheduler_type": "linear",
+        "warmup_steps": math.ceil(WARMUP_SHARE * steps),
+        "max_grad_norm": 0.0,  # a norm over all would compare gradients of 1e-3 in cores with 1 in the head
+        "logging_steps": max(1, steps // LOG_POINTS),
+        "logging_nan_inf_filter": False,
+        "eval_strategy": "steps" if keep and (data.eval or selects) else "no",
         # Trainer can only keep a step that it has both evaluated and saved.
-        eval_steps=settings.checkpoint_every if selects else max(1, steps // CURVE_POINTS),
-        load_best_model_at_end=selects and settings.keep == "best",
-        metric_for_best_model="loss" if selects else None,
-        greater_is_better=False if selects else None,
-        restore_callback_states_from_checkpoint=selects,  # how long the loss has not fallen
-        save_strategy="steps" if keep else "no",
-        save_steps=settings.checkpoint_every,
-        save_total_limit=2,
-        seed=settings.seed,
-        report_to=settings.tracker,
-        remove_unused_columns=False,
-        label_names=["labels"],
-        dataloader_pin_memory=torch.cuda.is_available(),
-        disable_tqdm=not progress,
-    )
+        "eval_steps": settings.checkpoint_every if selects else max(1, steps // CURVE_POINTS),
+        "load_best_model_at_end": selects and settings.keep == "best",
+        "metric_for_best_model": "loss" if selects else None,
+        "greater_is_better": False if selects else None,
+        "restore_callback_states_from_checkpoint": selects,  # how long the loss has not fallen
+        "save_strategy": "steps" if keep else "no",
+        "save_steps": settings.checkpoint_every,
+        "save_total_limit": 2,
+        "seed": settings.seed,
+        "report_to": settings.tracker,
+        "remove_unused_columns": False,
+        "label_names": ["labels"],
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "disable_tqdm": not progress,
+    }
 
 
 def _trainer(
@@ -211,11 +210,12 @@ def _trainer(
     model: nn.Module,
     optimizer: torch.optim.Optimizer | None,
     callbacks: list[TrainerCallback],
-    arguments: TrainingArguments,
+    arguments: dict[str, Any],
 ) -> Trainer:
-    return Trainer(
+    return kind_of(data.task).make_trainer(
+        arguments,
+        data.tokenizer,
         model=model,
-        args=arguments,
         data_collator=Collator(data.tokenizer),
         train_dataset=data.train,  # type: ignore[arg-type]
         eval_dataset=data.selection or _sample(data.eval, CURVE_ROWS, data.settings.seed),  # type: ignore[arg-type]

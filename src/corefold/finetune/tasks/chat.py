@@ -20,7 +20,6 @@ from corefold.finetune.task import Task
 from corefold.finetune.tasks.causal_lm import CausalLm
 from corefold.tables.columns import row_number
 
-MESSAGES = "messages"  # the usual name of the column
 EXAMPLE = '[{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]'
 Message = dict[str, Any]
 
@@ -116,7 +115,8 @@ class Chat(CausalLm):
         # TRL's own defaults would checkpoint gradients and train in bfloat16, which the settings decide here.
         fixed = {"gradient_checkpointing": False, "bf16": False, "max_length": None}
         settings = SFTConfig(**{**arguments, **fixed, "dataset_kwargs": {"skip_prepare_dataset": True}})
-        tables = {name: Dataset.from_list(parts.pop(name)) for name in ("train_dataset", "eval_dataset")}
+        rows = {name: parts.pop(name) for name in ("train_dataset", "eval_dataset")}
+        tables = {name: Dataset.from_list(part) if part else None for name, part in rows.items()}
         return SFTTrainer(args=settings, processing_class=tokenizer, **tables, **parts)
 
 

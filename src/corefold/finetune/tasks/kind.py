@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 
 from corefold.errors import InputError
 from corefold.finetune import data
@@ -101,6 +101,18 @@ class TaskKind(ABC):
         Raises:
             InputError: a label that training does not know; its row is named.
         """
+
+    def make_trainer(
+        self, arguments: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, **parts: Any
+    ) -> Trainer:
+        """The trainer of this kind.
+
+        Args:
+            arguments: fields of `TrainingArguments`.
+            tokenizer: the tokenizer of the rows.
+            parts: all other arguments of `Trainer`: model, rows, callbacks...
+        """
+        return Trainer(args=TrainingArguments(**arguments), **parts)
 
     @abstractmethod
     def kept_outputs(self, outputs: Any, labels: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from corefold.finetune.config import RunConfig, TaskName
 from corefold.finetune.data import Columns, choose_task
 from corefold.finetune.task import Task
 from corefold.finetune.tasks.causal_lm import CausalLm
+from corefold.finetune.tasks.chat import Chat
 from corefold.finetune.tasks.classification import Classification
 from corefold.finetune.tasks.kind import TaskKind
 from corefold.finetune.tasks.multi_label import MultiLabel
@@ -19,7 +20,15 @@ from corefold.tables.lists import holds_lists
 
 KINDS: dict[str, TaskKind] = {
     kind.name: kind
-    for kind in (Classification(), MultiLabel(), TokenClassification(), Regression(), CausalLm(), Seq2Seq())
+    for kind in (
+        Classification(),
+        MultiLabel(),
+        TokenClassification(),
+        Regression(),
+        CausalLm(),
+        Chat(),
+        Seq2Seq(),
+    )
 }
 
 
@@ -36,6 +45,8 @@ def choose_kind(
     Raises:
         InputError: no column of labels, or one whose cells suggest nothing.
     """
+    if config.task is None and columns.label is None and holds_lists(table[columns.text]):
+        return _noted(notes, "chat", f"{columns.text!r} holds lists of messages")
     if config.task is None and columns.label is not None and holds_lists(table[columns.label]):
         if holds_lists(table[columns.text]):
             return _noted(notes, "token-classification", f"{columns.text!r} holds lists of words")
