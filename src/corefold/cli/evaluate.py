@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from corefold.cli.console import console, show_table
+from corefold.cli.console import console, say_note, show_table
+from corefold.cli.options import DELIMITER_HELP, ENCODING_HELP
 from corefold.cli.score_tables import (
     MOST_CLASSES_IN_TEXT,
     class_table,
@@ -35,6 +36,8 @@ def run(
     base: Annotated[
         str | None, typer.Option(help="Place of the base model, if it has moved since the training.")
     ] = None,
+    encoding: Annotated[str | None, typer.Option(help=ENCODING_HELP)] = None,
+    delimiter: Annotated[str | None, typer.Option(help=DELIMITER_HELP)] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the .json file.")] = False,
 ) -> None:
     """The command."""
@@ -51,7 +54,11 @@ def run(
     loaded, settings = load_run(out, base=base), out / SETTINGS
     # With the seed of the run, the same rows get the same intervals as in its metrics.json.
     seed = load_settings(settings).get("seed", 0) if settings.exists() else 0
-    found = judge_table(loaded, table, batch_size=batch_size, seed=seed)
+    notes: list[str] = []
+    reading: dict[str, Any] = {"encoding": encoding, "delimiter": delimiter, "notes": notes}
+    found = judge_table(loaded, table, batch_size=batch_size, seed=seed, **reading)
+    for line in notes:
+        say_note(line)
     if json is not None:
         parts = asdict(found)
         write_json(json, {"rows": parts.pop("rows"), **parts.pop("scores"), **parts})

@@ -11,6 +11,8 @@ import typer
 
 from corefold.finetune import RunConfig
 
+HELP = {each.name: each.metadata["help"] for each in fields(RunConfig)}
+ENCODING_HELP, DELIMITER_HELP = HELP["encoding"], HELP["delimiter"]
 REQUIRED = inspect.Parameter.empty  # the default of an option that must be given
 
 

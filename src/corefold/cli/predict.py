@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from corefold.cli.console import console
+from corefold.cli.console import console, say_note
+from corefold.cli.options import DELIMITER_HELP, ENCODING_HELP
 
 NAME = "predict"
 HELP = """Predict for the rows of a table with a fine-tuned model.
@@ -36,14 +37,27 @@ def run(
     base: Annotated[
         str | None, typer.Option(help="Place of the base model, if it has moved since the training.")
     ] = None,
+    encoding: Annotated[str | None, typer.Option(help=ENCODING_HELP)] = None,
+    delimiter: Annotated[str | None, typer.Option(help=DELIMITER_HELP)] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file.")] = False,
 ) -> None:
     """The command."""
     from corefold.finetune.folder import load_run
-    from corefold.finetune.prediction import predict
-    from corefold.tables.writing import TABLE_SUFFIXES, check_file, write_table
+    from corefold.finetune.prediction import predict_chunks
+    from corefold.tables.chunks import read_chunks
+    from corefold.tables.table_writer import TableWriter
+    from corefold.tables.writing import TABLE_SUFFIXES, check_file
 
     check_file(output, overwrite, TABLE_SUFFIXES)
-    predicted = predict(load_run(out, base=base), table, batch_size=batch_size, max_new_tokens=max_new_tokens)
-    write_table(predicted, output)
-    console.print(f"{len(predicted):,} rows in {output}")
+    notes: list[str] = []
+    chunks = read_chunks(table, encoding=encoding, delimiter=delimiter, notes=notes)
+    for line in notes:
+        say_note(line)
+    for chunk in chunks:  # A cell that the output cannot hold should show before hours of work, not after.
+        TableWriter(output).check(chunk)
+    run = load_run(out, base=base)
+    options = {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
+    with TableWriter(output) as writer:
+        for predicted in predict_chunks(run, chunks, table, note=say_note, **options):
+            writer.write(predicted)
+    console.print(f"{writer.rows:,} rows in {output}")

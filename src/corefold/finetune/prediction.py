@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from tqdm.auto import tqdm
 
 from corefold.errors import InputError
+from corefold.finetune import data
 from corefold.finetune.encoding import Collator
 from corefold.finetune.folder import Run
 from corefold.finetune.loading import check_tokens
@@ -21,41 +22,97 @@ from corefold.finetune.scoring import Judgement, Outputs, judge, stacked, stacke
 from corefold.finetune.task import Task
 from corefold.finetune.tasks.generation import GenerationKind, text_scores
 from corefold.finetune.tasks.kinds import kind_of
+from corefold.tables.chunks import TableChunks, read_chunks
+from corefold.tables.columns import require_columns
 from corefold.tables.reading import read_table
+
+PLACEHOLDER = "nothing"
 
 
 def predict(
     run: Run, source: str, *, batch_size: int = 32, max_new_tokens: int = 64, progress: bool = True
 ) -> pd.DataFrame:
-    """The table of `source` with predictions in new columns.
-
-    classification: `prediction`, the class, and its `probability`; multi-label: `prediction`, a list of labels, and
-    `probabilities`, the probability of each; token-classification: `prediction`, a list with a tag for each word;
-    regression: `prediction`, in the label's units; causal-lm and seq2seq: `prediction`, the text generated from the
-    prompt, likeliest token by token.
-
-    Args:
-        run: a loaded run.
-        source: csv, tsv, jsonl or parquet file, or hub data set; it needs the text columns alone.
-        batch_size: rows at a time.
-        max_new_tokens: longest generated text (causal-lm, seq2seq).
-        progress: show a progress bar.
+    """The table of `source` with predictions in new columns, as `predict_chunks` makes them.
 
     Raises:
         InputError: the source cannot be read, lacks a column, or already has a column of the new names.
     """
-    table, kind = read_table(source), kind_of(run.task)
+    options = {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "progress": progress}
+    return pd.concat(list(predict_chunks(run, read_chunks(source), source, **options)))  # type: ignore[arg-type]
+
+
+def predict_chunks(
+    run: Run,
+    chunks: TableChunks,
+    source: str,
+    *,
+    batch_size: int = 32,
+    max_new_tokens: int = 64,
+    progress: bool = True,
+    note: Callable[[str], None] | None = None,
+) -> Iterator[pd.DataFrame]:
+    """A table in chunks with predictions in new columns; memory is needed for one chunk only.
+
+    classification: `prediction`, the class, and its `probability`; multi-label: `prediction`, a list of labels, and
+    `probabilities`, the probability of each; token-classification: `prediction`, a list with a tag for each word;
+    regression: `prediction`, in the label's units; causal-lm, chat and seq2seq: `prediction`, the text generated from
+    the prompt, likeliest token by token. Rows without text get no prediction.
+
+    Args:
+        run: a loaded run.
+        chunks: the table; it needs the text columns alone.
+        source: the name of the table, for messages.
+        batch_size: rows at a time.
+        max_new_tokens: longest generated text (causal-lm, chat, seq2seq).
+        progress: show a progress bar.
+        note: called with a line on the rows that get no prediction.
+
+    Raises:
+        InputError: the table lacks a column, or already has a column of the new names.
+    """
+    kind, columns = kind_of(run.task), run.task.columns.without_label()
     for name in kind.new_columns:
-        if name in table.columns:
+        if name in chunks.columns:
             raise InputError(f"{source} already has a column {name!r}; rename it")
-    cleaned = kind.clean(table, run.task.columns.without_label(), source)
+    numbers: list[int] = []
+    for chunk in chunks:
+        require_columns(chunk, columns.names(), source)
+        empty = data.empty_rows(chunk, columns)
+        numbers += [chunk.index[place] + 1 for place in np.flatnonzero(empty)]
+        texts = chunk[columns.names()].astype(object)
+        texts.loc[empty] = PLACEHOLDER  # so that all rows keep their numbers
+        what = (
+            "predict" if len(chunk) == len(chunks) else f"predict {chunk.index[0] + 1:,}+ of {len(chunks):,}"
+        )
+        found = _predictions(
+            run, kind.clean(texts, columns, source), source, batch_size, max_new_tokens, progress, what
+        )
+        yield chunk.assign(**{name: _blanked(values, empty) for name, values in found.items()})
+    if numbers and note is not None:
+        listed = ", ".join(f"{number:,}" for number in numbers[:5]) + (", ..." if len(numbers) > 5 else "")
+        note(f"{source}: {len(numbers):,} rows without text have no prediction (row {listed})")
+
+
+def _predictions(
+    run: Run, cleaned: pd.DataFrame, source: str, batch_size: int, longest: int, progress: bool, what: str
+) -> Mapping[str, Sequence[Any]]:
+    kind = kind_of(run.task)
     if isinstance(kind, GenerationKind):
-        prompts = kind.encode_prompts(_with_room(run, max_new_tokens), run.tokenizer, cleaned)
-        return table.assign(prediction=list(generate(run, prompts, batch_size, max_new_tokens, progress)))
+        prompts = kind.encode_prompts(_with_room(run, longest), run.tokenizer, cleaned)
+        return {"prediction": list(generate(run, prompts, batch_size, longest, progress, what))}
     rows = kind.encode(run.task, run.tokenizer, cleaned, source)
     check_tokens(rows, run.adapted, source)  # type: ignore[arg-type]
-    outputs, _ = _outputs(run, rows, batch_size, progress)
-    return table.assign(**kind.predictions_of(run.task, cleaned, outputs))
+    outputs, _ = _outputs(run, rows, batch_size, progress, what)
+    return kind.predictions_of(run.task, cleaned, outputs)
+
+
+def _blanked(values: Sequence[Any], empty: np.ndarray) -> Any:
+    """A column of predictions, with None in rows that have no text."""
+    if not empty.any():
+        return list(values)
+    return pd.Series(
+        [None if gap else value for value, gap in zip(values, empty, strict=True)], dtype=object
+    ).array
 
 
 def _with_room(run: Run, max_new_tokens: int) -> Task:
@@ -85,7 +142,15 @@ def evaluate(run: Run, source: str, *, batch_size: int = 32, progress: bool = Tr
 
 
 def judge_table(
-    run: Run, source: str, *, batch_size: int = 32, progress: bool = True, seed: int = 0
+    run: Run,
+    source: str,
+    *,
+    batch_size: int = 32,
+    progress: bool = True,
+    seed: int = 0,
+    encoding: str | None = None,
+    delimiter: str | None = None,
+    notes: list[str] | None = None,
 ) -> Judgement:
     """Scores, intervals and report of the labelled rows of `source`.
 
@@ -95,19 +160,24 @@ def judge_table(
         batch_size: rows at a time.
         progress: show a progress bar.
         seed: seed of the resamples of the intervals.
+        encoding: as for `read_table`.
+        delimiter: as for `read_table`.
+        notes: as for `read_table`.
 
     Raises:
         InputError: the source cannot be read, lacks a column, or has a class that never occurs in training.
     """
     kind = kind_of(run.task)
-    cleaned = kind.clean(read_table(source), run.task.columns, source)
+    table = read_table(source, encoding=encoding, delimiter=delimiter, notes=notes)
+    cleaned = kind.clean(table, run.task.columns, source)
     rows = kind.encode(run.task, run.tokenizer, cleaned, source)
-    outputs, labels = _outputs(run, rows, batch_size, progress)
+    check_tokens(rows, run.adapted, source)  # type: ignore[arg-type]
+    outputs, labels = _outputs(run, rows, batch_size, progress, "evaluate")
     scores = kind.scores(run.task, outputs, labels)
     if isinstance(kind, GenerationKind) and kind.judges_texts:
         prompts = kind.encode_prompts(run.task, run.tokenizer, cleaned)
         longest = max(len(row["labels"]) for row in rows)
-        written = [*generate(run, prompts, batch_size, longest, progress)]
+        written = [*generate(run, prompts, batch_size, longest, progress, "write")]
         scores |= text_scores(written, cleaned[run.task.columns.label].tolist())
     return replace(judge(run.task, Outputs(outputs, labels, scores), seed), rows=len(cleaned))
 
@@ -128,18 +198,20 @@ def _batches(
 
 
 def _outputs(
-    run: Run, rows: list[dict[str, Any]], size: int, progress: bool
+    run: Run, rows: list[dict[str, Any]], size: int, progress: bool, what: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """The outputs that the kind of task keeps, and the labels; empty labels where the rows have none."""
     kind, outputs, labels = kind_of(run.task), [], []
-    for batch in _batches(run, rows, size, progress, "predict"):
+    for batch in _batches(run, rows, size, progress, what):
         known = batch.get("labels", torch.empty(0))
         outputs.append(kind.kept_outputs(run.model(**batch).logits, known).float().cpu().numpy())
         labels.append(known.cpu().numpy())
     return stacked(outputs), stacked_labels(labels)
 
 
-def generate(run: Run, rows: list[dict[str, Any]], size: int, longest: int, progress: bool) -> Iterator[str]:
+def generate(
+    run: Run, rows: list[dict[str, Any]], size: int, longest: int, progress: bool, what: str = "generate"
+) -> Iterator[str]:
     """Texts that answer the prompts of `encode_prompts`, at most `longest` tokens, likeliest token by token."""
     kind = kind_of(run.task)
     if not isinstance(kind, GenerationKind):
@@ -148,7 +220,7 @@ def generate(run: Run, rows: list[dict[str, Any]], size: int, longest: int, prog
     if positions is not None and not kind.shares_positions:
         longest = min(longest, positions - 1)  # the decoder's first place holds the token that it starts from
     options = {"max_new_tokens": longest, "do_sample": False, "num_beams": 1}
-    for batch in _batches(run, rows, size, progress, "generate", side=kind.padding_side):
+    for batch in _batches(run, rows, size, progress, what, side=kind.padding_side):
         written = run.adapted.generate(**batch, **options, pad_token_id=run.tokenizer.pad_token_id)
         new = kind.new_tokens(written, batch)
         yield from (text.strip() for text in run.tokenizer.batch_decode(new, skip_special_tokens=True))
