@@ -20,12 +20,34 @@ MethodName = Literal[
     KeptMethod, "lora-ga", "lora-one", "eva", "pissa", "adalora", "dora", "vera", "full", "head", "untouched"
 ]
 TaskName = Literal["classification", "regression", "causal-lm"]
-# A config.yaml of version 0.1.0 holds all of these.
-SETTINGS_OF_0_1_0 = frozenset(
-    """model train eval text text_pair label task method rank width depth bases basis_lr_ratio init_scale
-    target_modules lr weight_decay head_lr steps batch_size samples eval_samples seed pair head
-    separator max_length dtype tolerance checkpoint_every tracker""".split()
-)
+SETTINGS_OF_0_1_0 = {
+    *(
+        "model",
+        "train",
+        "eval",
+        "text",
+        "text_pair",
+        "label",
+        "task",
+        "method",
+        "rank",
+        "width",
+        "depth",
+        "bases",
+    ),
+    *(
+        "basis_lr_ratio",
+        "init_scale",
+        "target_modules",
+        "lr",
+        "weight_decay",
+        "head_lr",
+        "steps",
+        "batch_size",
+    ),
+    *("samples", "eval_samples", "seed", "pair", "head", "separator", "max_length", "dtype", "tolerance"),
+    *("checkpoint_every", "tracker"),
+}
 Pair = Literal["joint", "separate"]
 Head = Literal["own", "mean"]
 Keep = Literal["last", "best"]
