@@ -60,7 +60,7 @@ def test_the_interval_of_three_values_covers_the_mean_as_often_as_it_says():
 def test_one_value_and_equal_values_have_no_interval():
     assert mean_interval(np.array([0.25])) is None
     assert mean_interval(np.full(8, 0.1)) is None
-    found = paired({0: 0.5, 1: 0.5}, {0: 0.5, 1: 0.5})
+    found = paired({0: 0.5, 1: 0.5}, {0: 0.5, 1: 0.5}, interval=mean_interval)
     assert found is not None
     assert np.isnan([found.low, found.high]).all()
     assert interval_name(1) == "1 seed: no interval"

@@ -44,8 +44,8 @@ def test_every_row_is_judged_once_and_the_last_model_trains_on_all(folded):
     assert low < metrics["after"]["accuracy"] < high or metrics["after"]["accuracy"] in (0, 1)
     assert np.sum(metrics["report"]["confusion"]) == 32
     assert metrics["class_rows"] == {"neg": 16, "pos": 16, "rare": 1}
-    assert said[0] == "never judged, for lack of rows to evaluate on: 'rare'"
-    assert [line.partition(":")[0] for line in said[1:4]] == [f"fold {n} of 3" for n in (1, 2, 3)]
+    assert said[1] == "never judged, for lack of rows to evaluate on: 'rare'"
+    assert [line.partition(":")[0] for line in said[2:5]] == [f"fold {n} of 3" for n in (1, 2, 3)]
     assert not (out / ".checkpoints").exists()
 
 

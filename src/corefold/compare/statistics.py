@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,7 @@ class Paired:
     Attributes:
         pairs: number of seeds that both methods have.
         mean: mean of the differences.
-        low, high: ends of the interval of that mean, as `mean_interval` makes it; NaN where there is none.
+        low, high: ends of the interval of that mean; NaN where there is none.
         wins, losses: number of seeds at which the method is better, and worse; ties are neither.
     """
 
@@ -39,28 +39,26 @@ def spread(scores: Float[np.ndarray, " seeds"]) -> float | None:
     return float(scores.std(ddof=1)) if len(scores) > 1 else None
 
 
-def paired(
-    scores: Mapping[int, float], baseline: Mapping[int, float], *, lower_is_better: bool = False
-) -> Paired | None:
-    """`scores - baseline` over the seeds that both have; None if there is no such seed.
+def bootstrap_interval(
+    values: Float[np.ndarray, " seeds"], level: float = LEVEL, seed: int = 0
+) -> tuple[float, float]:
+    """The percentile bootstrap interval of the mean (Efron 1979): quantiles of the means of resampled values.
+
+    With few values it is too narrow: that of ten covers the mean too rarely, and that of one value is a point.
 
     Args:
-        scores: scores of the method by seed.
-        baseline: scores of the method that it is compared with, by seed.
-        lower_is_better: whether the lower score wins; the differences keep their sign.
+        values: independent values, one for each seed.
+        level: share of the resampled means that the interval holds.
+        seed: seed of the resampling.
 
-    >>> paired({0: 0.8, 1: 0.9, 2: 0.7}, {0: 0.7, 1: 0.8, 5: 0.1}).wins
-    2
+    Raises:
+        ValueError: no values, or a level not between 0 and 1.
     """
-    seeds = sorted(scores.keys() & baseline.keys())
-    if not seeds:
-        return None
-    differences = np.array([scores[seed] - baseline[seed] for seed in seeds])
-    better = -differences if lower_is_better else differences
-    low, high = mean_interval(differences) or (math.nan, math.nan)
-    return Paired(
-        len(seeds), float(differences.mean()), low, high, int((better > 0).sum()), int((better < 0).sum())
-    )
+    if not len(values) or not 0 < level < 1:
+        raise ValueError(f"an interval needs values and a level between 0 and 1; got {len(values)}, {level}")
+    draws = np.random.default_rng(seed).integers(len(values), size=(RESAMPLES, len(values)))
+    low, high = np.quantile(values[draws].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
 
 
 def mean_interval(values: Float[np.ndarray, " seeds"], level: float = LEVEL) -> tuple[float, float] | None:
@@ -89,23 +87,30 @@ def interval_name(seeds: int) -> str:
     )
 
 
-def bootstrap_interval(
-    values: Float[np.ndarray, " seeds"], level: float = LEVEL, seed: int = 0
-) -> tuple[float, float]:
-    """The percentile bootstrap interval of the mean (Efron 1979): quantiles of the means of resampled values.
-
-    With few values it is too narrow: that of ten covers the mean too rarely, and that of one value is a point.
+def paired(
+    scores: Mapping[int, float],
+    baseline: Mapping[int, float],
+    *,
+    lower_is_better: bool = False,
+    interval: Callable[[np.ndarray], tuple[float, float] | None] = bootstrap_interval,
+) -> Paired | None:
+    """`scores - baseline` over the seeds that both have; None if there is no such seed.
 
     Args:
-        values: independent values, one for each seed.
-        level: share of the resampled means that the interval holds.
-        seed: seed of the resampling.
+        scores: scores of the method by seed.
+        baseline: scores of the method that it is compared with, by seed.
+        lower_is_better: whether the lower score wins; the differences keep their sign.
+        interval: from the differences, the interval of their mean, or None.
 
-    Raises:
-        ValueError: no values, or a level not between 0 and 1.
+    >>> paired({0: 0.8, 1: 0.9, 2: 0.7}, {0: 0.7, 1: 0.8, 5: 0.1}).wins
+    2
     """
-    if not len(values) or not 0 < level < 1:
-        raise ValueError(f"an interval needs values and a level between 0 and 1; got {len(values)}, {level}")
-    draws = np.random.default_rng(seed).integers(len(values), size=(RESAMPLES, len(values)))
-    low, high = np.quantile(values[draws].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    seeds = sorted(scores.keys() & baseline.keys())
+    if not seeds:
+        return None
+    differences = np.array([scores[seed] - baseline[seed] for seed in seeds])
+    better = -differences if lower_is_better else differences
+    low, high = interval(differences) or (math.nan, math.nan)
+    return Paired(
+        len(seeds), float(differences.mean()), low, high, int((better > 0).sum()), int((better < 0).sum())
+    )

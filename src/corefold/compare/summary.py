@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from corefold.compare.statistics import interval_name, paired, spread
+from corefold.compare.statistics import interval_name, mean_interval, paired, spread
 from corefold.tables.atomic import write_json, write_text
 
 TABLE_CSV, TABLE_JSON = "table.csv", "table.json"
@@ -91,7 +91,12 @@ def _row(
     if not whole:
         return SummaryRow(samples, rank, method, 0, **columns)
     scores = score_by_seed(whole)
-    differences = paired(scores, score_by_seed(baseline), lower_is_better=whole[0]["lower_is_better"])
+    differences = paired(
+        scores,
+        score_by_seed(baseline),
+        lower_is_better=whole[0]["lower_is_better"],
+        interval=mean_interval,
+    )
     if differences is not None and compared:
         columns |= {
             "difference": differences.mean,
