@@ -70,27 +70,35 @@ def predict_chunks(
     Raises:
         InputError: the table lacks a column, or already has a column of the new names.
     """
-    kind, columns = kind_of(run.task), run.task.columns.without_label()
-    for name in kind.new_columns:
+    for name in kind_of(run.task).new_columns:
         if name in chunks.columns:
             raise InputError(f"{source} already has a column {name!r}; rename it")
     numbers: list[int] = []
     for chunk in chunks:
-        require_columns(chunk, columns.names(), source)
-        empty = data.empty_rows(chunk, columns)
+        cleaned, empty = clean_texts(run.task, chunk, source)
         numbers += [chunk.index[place] + 1 for place in np.flatnonzero(empty)]
-        texts = chunk[columns.names()].astype(object)
-        texts.loc[empty] = PLACEHOLDER  # so that all rows keep their numbers
         what = (
             "predict" if len(chunk) == len(chunks) else f"predict {chunk.index[0] + 1:,}+ of {len(chunks):,}"
         )
-        found = _predictions(
-            run, kind.clean(texts, columns, source), source, batch_size, max_new_tokens, progress, what
-        )
+        found = _predictions(run, cleaned, source, batch_size, max_new_tokens, progress, what)
         yield chunk.assign(**{name: _blanked(values, empty) for name, values in found.items()})
     if numbers and note is not None:
         listed = ", ".join(f"{number:,}" for number in numbers[:5]) + (", ..." if len(numbers) > 5 else "")
         note(f"{source}: {len(numbers):,} rows without text have no prediction (row {listed})")
+
+
+def clean_texts(task: Task, chunk: pd.DataFrame, source: str) -> tuple[pd.DataFrame, np.ndarray]:
+    """The texts of a chunk as the kind of task reads them, and which rows have none, where a placeholder stands.
+
+    Raises:
+        InputError: a missing column, or a cell that is no text of this kind; its row is named.
+    """
+    columns = task.columns.without_label()
+    require_columns(chunk, columns.names(), source)
+    empty = data.empty_rows(chunk, columns)
+    texts = chunk[columns.names()].astype(object)
+    texts.loc[empty] = PLACEHOLDER  # so that all rows keep their numbers
+    return kind_of(task).clean(texts, columns, source), empty
 
 
 def _predictions(
