@@ -18,7 +18,7 @@ from corefold.finetune.encoding import Collator
 from corefold.finetune.folder import Run
 from corefold.finetune.loading import check_tokens
 from corefold.finetune.positions import table_positions
-from corefold.finetune.scoring import Judgement, Outputs, judge, stacked, stacked_labels
+from corefold.finetune.scoring import Judgement, Outputs, judge, stacked
 from corefold.finetune.task import Task
 from corefold.finetune.tasks.generation import GenerationKind, text_scores
 from corefold.finetune.tasks.kinds import kind_of
@@ -214,7 +214,7 @@ def _outputs(
         known = batch.get("labels", torch.empty(0))
         outputs.append(kind.kept_outputs(run.model(**batch).logits, known).float().cpu().numpy())
         labels.append(known.cpu().numpy())
-    return stacked(outputs), stacked_labels(labels)
+    return stacked(outputs), stacked(labels)
 
 
 def generate(
