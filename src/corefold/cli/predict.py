@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -57,7 +57,7 @@ def run(
     for chunk in chunks:  # A cell that cannot be read or written should show before hours of work, not after.
         clean_texts(run.task, chunk, table)
         TableWriter(output).check(chunk)
-    options = {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
+    options: dict[str, Any] = {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
     with TableWriter(output) as writer:
         for predicted in predict_chunks(run, chunks, table, note=say_note, **options):
             writer.write(predicted)

@@ -76,7 +76,7 @@ def predict_chunks(
     numbers: list[int] = []
     for chunk in chunks:
         cleaned, empty = clean_texts(run.task, chunk, source)
-        numbers += [chunk.index[place] + 1 for place in np.flatnonzero(empty)]
+        numbers += (chunk.index[empty] + 1).tolist()
         what = (
             "predict" if len(chunk) == len(chunks) else f"predict {chunk.index[0] + 1:,}+ of {len(chunks):,}"
         )
@@ -109,7 +109,7 @@ def _predictions(
         prompts = kind.encode_prompts(_with_room(run, longest), run.tokenizer, cleaned)
         return {"prediction": list(generate(run, prompts, batch_size, longest, progress, what))}
     rows = kind.encode(run.task, run.tokenizer, cleaned, source)
-    check_tokens(rows, run.adapted, source)  # type: ignore[arg-type]
+    check_tokens(rows, run.adapted, source)
     outputs, _ = _outputs(run, rows, batch_size, progress, what)
     return kind.predictions_of(run.task, cleaned, outputs)
 
@@ -179,7 +179,7 @@ def judge_table(
     table = read_table(source, encoding=encoding, delimiter=delimiter, notes=notes)
     cleaned = kind.clean(table, run.task.columns, source)
     rows = kind.encode(run.task, run.tokenizer, cleaned, source)
-    check_tokens(rows, run.adapted, source)  # type: ignore[arg-type]
+    check_tokens(rows, run.adapted, source)
     outputs, labels = _outputs(run, rows, batch_size, progress, "evaluate")
     scores = kind.scores(run.task, outputs, labels)
     if isinstance(kind, GenerationKind) and kind.judges_texts:

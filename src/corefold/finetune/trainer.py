@@ -146,8 +146,9 @@ def _with_models(data: RunData) -> tuple[RunData, Any, nn.Module]:
     else:
         run = folder.load_run(Path(settings.from_run), trainable=True)
         adapted, model, digest = run.adapted, run.model, run.task.base_digest
-    for rows, source in ((data.train, "the training rows"), (data.eval, "the evaluation rows")):
-        check_tokens(rows, adapted, source)
+    parts = {"training": data.train, "held-out training": data.selection, "evaluation": data.eval}
+    for name, rows in parts.items():
+        check_tokens(rows, adapted, f"the {name} rows")
     return replace(data, task=replace(data.task, base_digest=digest)), adapted, model
 
 
