@@ -97,7 +97,8 @@ def _own_loss(trainer: Trainer | None) -> Loss | None:
         return None
     overridden = type(trainer).compute_loss is not Trainer.compute_loss
     changed = overridden or trainer.compute_loss_func is not None or trainer.label_smoother is not None
-    return trainer.compute_loss if changed else None
+    own: Any = trainer.compute_loss
+    return own if changed else None
 
 
 def _make_exact(model: nn.Module) -> None:
