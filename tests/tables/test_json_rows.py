@@ -67,6 +67,7 @@ def test_keys_are_texts_and_may_be_missing(tmp_path):
             '{"text": {"0": "a", "1": "b"}, "label": {"0": 1, "1": 0}}',
             "a column under each key.*orient=.records.",
         ),
+        ('{"text": ["a", "b"], "label": [1, 0]}', "a column under each key"),
     ],
 )
 @pytest.mark.parametrize("name", ["t.jsonl", "t.json"])
@@ -79,11 +80,3 @@ def test_the_true_reason_is_said(tmp_path, name, text, says):
 def test_one_row_of_chat_is_no_table_of_columns(tmp_path):
     table = read_table(write(tmp_path / "t.jsonl", '{"messages": [{"role": "user"}, {"role": "assistant"}]}'))
     assert len(table) == 1
-
-
-def test_one_object_of_lists_is_a_row_of_jsonl_and_no_table_of_json(tmp_path):
-    text = '{"tokens": ["a", "b"], "tags": ["O", "B-x"]}'
-    table = read_table(write(tmp_path / "t.jsonl", text))
-    assert table["tokens"].tolist() == [["a", "b"]]
-    with pytest.raises(InputError, match="a column under each key"):
-        read_table(write(tmp_path / "t.json", text))

@@ -18,16 +18,8 @@ from corefold.errors import InputError
 ABSENT = float("nan")
 
 
-def json_tables(
-    file: TextIO, source: str, rows: int, *, one_row_a_line: bool = False
-) -> Iterator[pd.DataFrame]:
+def json_tables(file: TextIO, source: str, rows: int) -> Iterator[pd.DataFrame]:
     """The table in blocks of at most `rows` rows, each with the columns that occur in it.
-
-    Args:
-        file: the text.
-        source: its name, for messages.
-        rows: the most rows of a block.
-        one_row_a_line: whether the name of the file says so; a single object may hold lists then, as a row may.
 
     Raises:
         InputError: not JSON, or not made of objects; the line or row is named.
@@ -36,7 +28,7 @@ def json_tables(
     first = True
     while (block := list(islice(records, rows))) or first:
         if first and len(block) == 1:
-            _require_row(block[0], source, may_hold_lists=one_row_a_line)
+            _require_row(block[0], source)
         first = False
         yield table_of(block)
 
@@ -48,11 +40,11 @@ def table_of(records: list[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(columns, columns=pd.Index(list(names), dtype=object))
 
 
-def _require_row(record: dict[str, Any], source: str, may_hold_lists: bool) -> None:
+def _require_row(record: dict[str, Any], source: str) -> None:
     """Refuse whole columns in one object, as pandas' `to_json` writes them."""
     values = list(record.values())
     lists = len(values) > 1 and all(isinstance(each, list) and len(each) > 1 for each in values)
-    if values and ((lists and not may_hold_lists) or all(isinstance(each, dict) for each in values)):
+    if values and (lists or all(isinstance(each, dict) for each in values)):
         raise InputError(
             f"{source} holds one object with a column under each key; expected an object for each row, which "
             'pandas writes by to_json(..., orient="records")'

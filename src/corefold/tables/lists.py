@@ -20,11 +20,6 @@ def holds_lists(column: pd.Series) -> bool:
     return any(_is_list(cell) for cell in column.tolist())
 
 
-def holds_messages(column: pd.Series) -> bool:
-    """Whether a cell of the column is a list of objects, as conversations are."""
-    return any(_is_list(cell) and len(cell) > 0 and isinstance(cell[0], dict) for cell in column.tolist())
-
-
 def list_cells(column: pd.Series, source: str, example: str) -> pd.Series:
     """The cells of a column as tuples of strings.
 

@@ -129,7 +129,7 @@ def _blocks_of_file(
                     yield table
         case ".jsonl" | ".json":
             with open_text(path, reading.encoding, notes) as file:
-                yield from json_tables(file, source, rows, one_row_a_line=kind == ".jsonl")
+                yield from json_tables(file, source, rows)
         case ".parquet":
             yield from parquet_tables(path, rows)
         case ".feather":
