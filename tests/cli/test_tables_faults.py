@@ -143,19 +143,15 @@ def test_rows_that_do_not_fit_the_header_are_refused(two_classes, tmp_path):
 @pytest.mark.parametrize(
     ("row", "text", "label", "words"),
     [
+        ({"text": "a", "label": ["a", "b"]}, "text", "label", ["row 1", "'label' holds a list"]),
         ({"text": "a", "label": {"a": 1}}, "text", "label", ["row 1", "'label' holds an object"]),
         (
             {"messages": [{"role": "user", "content": "a"}], "label": "x"},
             "messages",
             "label",
-            ["'messages' holds lists of messages"],
+            ["'messages' holds a list"],
         ),
-        (
-            {"prompt": [{"role": "user"}], "completion": [{"role": "assistant"}]},
-            None,
-            None,
-            ["'prompt' holds lists of messages"],
-        ),
+        ({"prompt": [{"role": "user"}], "completion": [{"role": "assistant"}]}, None, None, ["holds a list"]),
     ],
 )
 def test_cells_of_several_values_are_refused(finetune_table, tmp_path, row, text, label, words):

@@ -15,9 +15,6 @@ TASK = Task("classification", "m", "mean", Columns("text", label="label"), class
 COSINE = Task("regression", "m", "cosine", Columns("a", "b", "label"), pair="separate")
 
 
-OFF = {"exclude_modules", "from_run", "patience", "class_weight"}  # None switches these off
-
-
 @pytest.mark.parametrize("task", [TASK, COSINE], ids=["mean", "cosine"])
 @pytest.mark.parametrize("name", METHODS)
 def test_nothing_stays_open(name, task):
@@ -27,7 +24,7 @@ def test_nothing_stays_open(name, task):
         return
     settings = decide(RunConfig(), task, 100, METHODS[name])
     open_fields = {each.name for each in fields(settings) if getattr(settings, each.name) is None}
-    assert open_fields <= {"own", *OFF}
+    assert open_fields <= {"own"}
     assert (settings.lr > 0) == METHODS[name].trains
     assert (settings.steps, settings.checkpoint_every, settings.head_lr) == (100, 10, 1e-3)
 
@@ -59,8 +56,7 @@ def test_recorded_decisions_decide_the_same_run(given, task, tmp_path):
     settings = decide(config, task, 100, method)
     recorded = record_decisions(config, task, settings)
     open_options = {name for name, value in asdict(recorded).items() if value is None}
-    usual = {"eval", "text_pair", "pair", "head", "samples", "eval_samples", "width"}
-    assert open_options <= usual | OFF | {"revision", "encoding", "delimiter", "folds"}
+    assert open_options <= {"eval", "text_pair", "pair", "head", "samples", "eval_samples", "width"}
     assert (recorded.width is None) == (config.method == "lora")
     recorded.save(tmp_path / "config.yaml")
     again = RunConfig(**load_settings(tmp_path / "config.yaml"))

@@ -67,9 +67,6 @@ def run(
     for line in interval_notes({"intervals": found.intervals}):
         console.print(line)
     if found.report and len(found.report["classes"]) <= MOST_CLASSES_IN_TEXT:
-        tables = [class_table(found.report)]
-        if "confusion" in found.report:
-            tables.append(confusion_table(found.report))
-        for shown in tables:
+        for shown in (class_table(found.report), confusion_table(found.report)):
             console.print()
             show_table(*shown)

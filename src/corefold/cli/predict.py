@@ -43,7 +43,7 @@ def run(
 ) -> None:
     """The command."""
     from corefold.finetune.folder import load_run
-    from corefold.finetune.prediction import clean_texts, predict_chunks
+    from corefold.finetune.prediction import predict_chunks
     from corefold.tables.chunks import read_chunks
     from corefold.tables.table_writer import TableWriter
     from corefold.tables.writing import TABLE_SUFFIXES, check_file
@@ -53,10 +53,9 @@ def run(
     chunks = read_chunks(table, encoding=encoding, delimiter=delimiter, notes=notes)
     for line in notes:
         say_note(line)
-    run = load_run(out, base=base)
-    for chunk in chunks:  # A cell that cannot be read or written should show before hours of work, not after.
-        clean_texts(run.task, chunk, table)
+    for chunk in chunks:  # A cell that the output cannot hold should show before hours of work, not after.
         TableWriter(output).check(chunk)
+    run = load_run(out, base=base)
     options = {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
     with TableWriter(output) as writer:
         for predicted in predict_chunks(run, chunks, table, note=say_note, **options):

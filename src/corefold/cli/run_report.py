@@ -147,7 +147,6 @@ def score_sections(metrics: Mapping[str, Any]) -> list[Section]:
     if report:
         classes = [each["class"] for each in report["classes"]]
         sections.append(Section("Classes", table=Table(*class_table(report, metrics["class_rows"]))))
-    if "confusion" in report:
         side = min(9.0, 2.4 + 0.3 * len(classes))
         draw = partial(confusion_matrix, report["confusion"], classes)
         sections.append(Section("Confusion matrix", figure_svg=figure_svg(draw, width=side + 2, height=side)))

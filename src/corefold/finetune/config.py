@@ -90,7 +90,7 @@ class SharedOptions:
     method: KeptMethod = _setting("deep-lora", "Method of training.")
     rank: int | None = _setting(
         None,
-        "Rank of the update. Default: corefold.recipe's, which depends on the steps; 2 for lora and all other methods.",
+        "Rank of the update. Default: corefold.recipe's, which depends on the steps; 2 for other methods.",
     )
     target_modules: str = _setting(
         "all-linear", "Layers to adapt: all-linear, names with commas between them, or a regular expression."
@@ -102,12 +102,12 @@ class SharedOptions:
     lr: float | None = _setting(
         None,
         "Learning rate of everything that trains below the head. Default: corefold.recipe's, which depends on rank, "
-        "rows, steps and head; 3e-4 for lora, and for other methods the rate of their papers.",
+        "rows, steps and head; that of its paper for another method.",
     )
     weight_decay: float | None = _setting(
         None,
         "AdamW's weight decay of everything that trains below the head. Default: corefold.recipe's, which depends on "
-        "steps and head; 0 for lora and all other methods.",
+        "steps and head; 0 for other methods.",
     )
     head_lr: float | None = _setting(None, "Learning rate of the head. Default: corefold.recipe's.")
     steps: int | None = _setting(

@@ -17,7 +17,7 @@ from corefold.finetune.evaluation.splits import Split
 from corefold.finetune.methods import METHODS
 from corefold.finetune.processes import is_first, wait_for_all
 from corefold.finetune.run_data import folds_of, prepare_data, take
-from corefold.finetune.scoring import Judgement, Outputs, judge, stacked
+from corefold.finetune.scoring import Judgement, Outputs, judge, stacked, stacked_labels
 from corefold.finetune.task import Task
 from corefold.finetune.tasks.kinds import kind_of
 from corefold.finetune.trainer import prepare
@@ -92,7 +92,7 @@ def cross_validate(
             kept.append(arrays["kept"])
             labels.append(arrays["labels"])
     scores = mean_scores([each["after"] for each in results])
-    together = Outputs(stacked(kept), stacked(labels), scores)
+    together = Outputs(stacked(kept), stacked_labels(labels), scores)
     return CrossValidation(results, judge(task, together, config.seed))
 
 

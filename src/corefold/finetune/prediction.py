@@ -18,7 +18,7 @@ from corefold.finetune.encoding import Collator
 from corefold.finetune.folder import Run
 from corefold.finetune.loading import check_tokens
 from corefold.finetune.positions import table_positions
-from corefold.finetune.scoring import Judgement, Outputs, judge, stacked
+from corefold.finetune.scoring import Judgement, Outputs, judge, stacked, stacked_labels
 from corefold.finetune.task import Task
 from corefold.finetune.tasks.generation import GenerationKind, text_scores
 from corefold.finetune.tasks.kinds import kind_of
@@ -70,35 +70,27 @@ def predict_chunks(
     Raises:
         InputError: the table lacks a column, or already has a column of the new names.
     """
-    for name in kind_of(run.task).new_columns:
+    kind, columns = kind_of(run.task), run.task.columns.without_label()
+    for name in kind.new_columns:
         if name in chunks.columns:
             raise InputError(f"{source} already has a column {name!r}; rename it")
     numbers: list[int] = []
     for chunk in chunks:
-        cleaned, empty = clean_texts(run.task, chunk, source)
+        require_columns(chunk, columns.names(), source)
+        empty = data.empty_rows(chunk, columns)
         numbers += [chunk.index[place] + 1 for place in np.flatnonzero(empty)]
+        texts = chunk[columns.names()].astype(object)
+        texts.loc[empty] = PLACEHOLDER  # so that all rows keep their numbers
         what = (
             "predict" if len(chunk) == len(chunks) else f"predict {chunk.index[0] + 1:,}+ of {len(chunks):,}"
         )
-        found = _predictions(run, cleaned, source, batch_size, max_new_tokens, progress, what)
+        found = _predictions(
+            run, kind.clean(texts, columns, source), source, batch_size, max_new_tokens, progress, what
+        )
         yield chunk.assign(**{name: _blanked(values, empty) for name, values in found.items()})
     if numbers and note is not None:
         listed = ", ".join(f"{number:,}" for number in numbers[:5]) + (", ..." if len(numbers) > 5 else "")
         note(f"{source}: {len(numbers):,} rows without text have no prediction (row {listed})")
-
-
-def clean_texts(task: Task, chunk: pd.DataFrame, source: str) -> tuple[pd.DataFrame, np.ndarray]:
-    """The texts of a chunk as the kind of task reads them, and which rows have none, where a placeholder stands.
-
-    Raises:
-        InputError: a missing column, or a cell that is no text of this kind; its row is named.
-    """
-    columns = task.columns.without_label()
-    require_columns(chunk, columns.names(), source)
-    empty = data.empty_rows(chunk, columns)
-    texts = chunk[columns.names()].astype(object)
-    texts.loc[empty] = PLACEHOLDER  # so that all rows keep their numbers
-    return kind_of(task).clean(texts, columns, source), empty
 
 
 def _predictions(
@@ -214,7 +206,7 @@ def _outputs(
         known = batch.get("labels", torch.empty(0))
         outputs.append(kind.kept_outputs(run.model(**batch).logits, known).float().cpu().numpy())
         labels.append(known.cpu().numpy())
-    return stacked(outputs), stacked(labels)
+    return stacked(outputs), stacked_labels(labels)
 
 
 def generate(

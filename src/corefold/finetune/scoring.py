@@ -48,15 +48,20 @@ def judge(task: Task, outputs: Outputs, seed: int) -> Judgement:
     )
 
 
-def stacked(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Outputs or labels of batches below each other; where rows have tokens, all as wide as the widest, by IGNORED."""
+def stacked(parts: Sequence[np.ndarray], filling: int = 0) -> np.ndarray:
+    """Batches below each other; where rows have tokens, all as wide as the widest."""
     if parts[0].ndim < 2:
         return np.concatenate(parts)
     widest = max(part.shape[1] for part in parts)
     around = [(0, 0)] * (parts[0].ndim - 2)
     return np.concatenate(
         [
-            np.pad(part, [(0, 0), (0, widest - part.shape[1]), *around], constant_values=IGNORED)
+            np.pad(part, [(0, 0), (0, widest - part.shape[1]), *around], constant_values=filling)
             for part in parts
         ]
     )
+
+
+def stacked_labels(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Labels of batches below each other; a token beyond the end of a row is ignored."""
+    return stacked(parts, IGNORED)

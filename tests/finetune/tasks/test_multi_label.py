@@ -99,15 +99,13 @@ def test_scores_and_predictions():
     assert found["f1_micro"] == pytest.approx(2 * 3 / (5 + 4))
     assert found["f1_macro"] == pytest.approx((2 / 3 + 2 / 3 + 2 / 3) / 3)
     assert found["exact_rows"] == pytest.approx(1 / 3)
-    report = {each["class"]: each for each in kind.report(LABELS, logits, labels)["classes"]}
+    report = kind.label_report(LABELS, logits, labels)
     assert report["b"] == {
         "precision": 0.5,
         "recall": 1.0,
-        "f1": pytest.approx(2 / 3),
-        "rows": 1,
-        "class": "b",
+        "f1-score": pytest.approx(2 / 3),
+        "support": 1.0,
     }
-    assert kind.class_rows(LABELS, labels.tolist()) == {"a": 1, "b": 1, "c": 2}
     predictions = kind.predictions(LABELS, logits)
     assert predictions["prediction"] == [["a", "c"], ["b"], ["a", "b"]]
     assert predictions["probabilities"][0]["b"] == pytest.approx(1 / (1 + np.e))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pandas as pd
 
-from corefold.errors import InputError
 from corefold.finetune.checkpoint import Checkpoint
 from corefold.finetune.config import RunConfig, TaskName
 from corefold.finetune.data import Columns, choose_task
@@ -17,7 +16,7 @@ from corefold.finetune.tasks.multi_label import MultiLabel
 from corefold.finetune.tasks.regression import Regression
 from corefold.finetune.tasks.seq2seq import Seq2Seq
 from corefold.finetune.tasks.token_classification import TokenClassification
-from corefold.tables.lists import holds_lists, holds_messages
+from corefold.tables.lists import holds_lists
 
 KINDS: dict[str, TaskKind] = {
     kind.name: kind
@@ -48,11 +47,6 @@ def choose_kind(
     """
     if config.task is None and columns.label is None and holds_lists(table[columns.text]):
         return _noted(notes, "chat", f"{columns.text!r} holds lists of messages")
-    if config.task is None and columns.label is not None and holds_messages(table[columns.text]):
-        raise InputError(
-            f"{config.train}: column {columns.text!r} holds lists of messages; chat learns whole conversations from "
-            "one column, so join prompt and answer in it and leave out --label"
-        )
     if config.task is None and columns.label is not None and holds_lists(table[columns.label]):
         if holds_lists(table[columns.text]):
             return _noted(notes, "token-classification", f"{columns.text!r} holds lists of words")

@@ -88,24 +88,21 @@ class MultiLabel(TextHeadKind):
         """Micro and macro F1, and the share of rows whose labels are all right."""
         return _scores(_probabilities(outputs) >= task.threshold, labels)
 
-    def report(self, task: Task, outputs: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-        """Precision, recall, F1 and rows of each label."""
-        from sklearn.metrics import precision_recall_fscore_support
+    def label_report(
+        self, task: Task, outputs: np.ndarray, labels: np.ndarray
+    ) -> dict[str, dict[str, float]]:
+        """Precision, recall, F1 and number of rows of each label, by its name."""
+        from sklearn.metrics import classification_report
 
         predicted = _probabilities(outputs) >= task.threshold
-        found: Any = precision_recall_fscore_support(labels > 0, predicted, average=None, zero_division=0)  # type: ignore[arg-type]
-        names = ("precision", "recall", "f1")
-        rows = zip(task.classes, *(part.tolist() for part in found), strict=True)
-        return {
-            "classes": [
-                {"class": label, **dict(zip(names, scores, strict=True)), "rows": count}
-                for label, *scores, count in rows
-            ]
-        }
-
-    def class_rows(self, task: Task, labels: Sequence[Any]) -> dict[str, int]:
-        """The rows of each label."""
-        return dict(zip(task.classes, np.asarray(labels).sum(0).astype(int).tolist(), strict=True))
+        found: Any = classification_report(
+            labels > 0,
+            predicted,
+            target_names=[*task.classes],
+            output_dict=True,
+            zero_division=0,  # type: ignore[arg-type]
+        )
+        return {name: found[name] for name in task.classes}
 
     def constant_answer(
         self, task: Task, train_labels: Sequence[Any], eval_labels: Sequence[Any]

@@ -166,38 +166,6 @@ class TokenClassification(TaskKind):
         named = dict(zip(("precision", "recall", "f1"), map(float, found[:3]), strict=True))
         return named | {"accuracy": float(accuracy_score(*flat))}
 
-    def report(self, task: Task, outputs: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-        """Precision, recall, F1 and number of the entities of each type; nothing where the tags mark none."""
-        if not _marks_entities(task):
-            return {}
-        from seqeval.metrics import classification_report
-
-        true, predicted = _names(task, labels, labels), _names(task, outputs, labels)
-        found: Any = classification_report(true, predicted, output_dict=True, zero_division=0)  # type: ignore[arg-type]
-        keys = {"precision": "precision", "recall": "recall", "f1": "f1-score", "rows": "support"}
-        return {
-            "classes": [
-                {
-                    "class": name,
-                    **{ours: float(found.get(name, {}).get(key, 0)) for ours, key in keys.items()},
-                }
-                | {"rows": int(found.get(name, {}).get("support", 0))}
-                for name in _entity_types(task)
-            ]
-        }
-
-    def class_rows(self, task: Task, labels: Sequence[Any]) -> dict[str, int]:
-        """The number of entities of each type."""
-        if not _marks_entities(task):
-            return {}
-        from seqeval.metrics.sequence_labeling import get_entities
-
-        counts = dict.fromkeys(_entity_types(task), 0)
-        for row in labels:
-            for name, _, _ in get_entities([task.classes[number] for number in row if number != IGNORED]):
-                counts[name] += 1
-        return counts
-
     def constant_answer(
         self, task: Task, train_labels: Sequence[Any], eval_labels: Sequence[Any]
     ) -> dict[str, float]:
@@ -262,10 +230,6 @@ def _names(task: Task, numbers: np.ndarray, labels: np.ndarray) -> list[list[str
         [task.classes[int(number)] for number in row[places]]
         for row, places in zip(numbers, labels != IGNORED, strict=True)
     ]
-
-
-def _entity_types(task: Task) -> list[str]:
-    return sorted({name.partition("-")[2] for name in task.classes if name != OUTSIDE})
 
 
 def _marks_entities(task: Task) -> bool:
