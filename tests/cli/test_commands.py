@@ -91,32 +91,17 @@ def test_inspect_counts_every_byte(finished):
     )
 
 
-def test_the_export_gives_the_same_embeddings_in_stock_peft(finished, minilm_dir, tmp_path):
-    outcome = corefold("export", finished, "-o", tmp_path / "lora")
-    assert outcome.code == 0, outcome.err
-    script = f"""
-import sys, torch
-from peft import PeftModel
-from transformers import AutoModel, AutoTokenizer
-tokens = AutoTokenizer.from_pretrained({str(finished)!r})(["a joy", "a mess of a film"], padding=True, return_tensors="pt")
-base = AutoModel.from_pretrained({str(minilm_dir)!r}).eval()
-with torch.no_grad():
-    exported = PeftModel.from_pretrained(base, {str(tmp_path / "lora")!r}).eval()(**tokens).last_hidden_state
-assert "corefold" not in sys.modules
-torch.save(exported, {str(tmp_path / "exported.pt")!r})
-"""
-    subprocess.run([sys.executable, "-c", script], check=True)
-    from corefold.finetune import load_run
-
-    run = load_run(finished)
-    tokens = run.tokenizer(["a joy", "a mess of a film"], padding=True, return_tensors="pt")
-    with torch.no_grad():
-        native = run.adapted(**tokens).last_hidden_state
-        base = run.adapted.get_base_model()
-        with run.adapted.disable_adapter():
-            untouched = base(**tokens).last_hidden_state
-    assert (native - untouched).abs().max() > 1e-2  # training moved something
-    assert (native - torch.load(tmp_path / "exported.pt")).abs().max() < 1e-5
+def test_export_and_merge_say_what_the_folder_is_for(finished, tmp_path):
+    """`finetune/portable/test_portable.py` loads such folders by other tools."""
+    for command, words in (("export", "LoRA of 36 layers"), ("merge", "from rounding: 0.0e+00")):
+        outcome = corefold(command, finished, "-o", tmp_path / command)
+        assert outcome.code == 0, outcome.err
+        assert words in outcome.out
+        assert "pipeline has no head on mean-pooled tokens" in outcome.out
+        modules = json.loads((tmp_path / command / "modules.json").read_text())
+        assert [module["path"] for module in modules] == ["", "1_Pooling", "2_Dense"]
+    assert not (tmp_path / "export/model.safetensors").exists()
+    assert not (tmp_path / "merge/adapter_config.json").exists()
 
 
 def test_a_tolerance_makes_the_export_smaller(finished, tmp_path):
@@ -129,31 +114,6 @@ def test_a_tolerance_makes_the_export_smaller(finished, tmp_path):
         sizes.append(sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()))
         assert f"{sizes[-1]:,} bytes ({sizes[0] - sizes[-1]:,} saved)" in outcome.out
     assert sizes[0] >= sizes[1] >= sizes[2] < sizes[0]
-
-
-def test_merge_gives_a_plain_transformers_model(finished, tmp_path):
-    outcome = corefold("merge", finished, "-o", tmp_path / "merged")
-    assert outcome.code == 0, outcome.err
-    assert "largest error of a weight, from rounding: 0.0e+00" in outcome.out
-    script = f"""
-import sys, torch
-from transformers import AutoModel, AutoTokenizer
-model = AutoModel.from_pretrained({str(tmp_path / "merged")!r}).eval()
-tokens = AutoTokenizer.from_pretrained({str(tmp_path / "merged")!r})(["a joy", "a mess"], padding=True, return_tensors="pt")
-with torch.no_grad():
-    torch.save(model(**tokens).last_hidden_state, {str(tmp_path / "merged.pt")!r})
-assert not {{"corefold", "peft"}} & set(sys.modules)
-"""
-    subprocess.run([sys.executable, "-c", script], check=True)
-    from corefold.finetune import load_run
-
-    run = load_run(finished)
-    tokens = run.tokenizer(["a joy", "a mess"], padding=True, return_tensors="pt")
-    with torch.no_grad():
-        native = run.adapted(**tokens).last_hidden_state
-    assert (native - torch.load(tmp_path / "merged.pt")).abs().max() < 1e-5
-    modules = json.loads((tmp_path / "merged/modules.json").read_text())
-    assert [module["path"] for module in modules] == ["", "1_Pooling", "2_Dense"]
 
 
 @pytest.mark.usefixtures("unrendered")

@@ -11,6 +11,7 @@ from transformers import AutoModel
 
 from command import write_csv
 from corefold.finetune import InputError, finetune, load_run, merge
+from corefold.finetune.portable.adapter import export
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,26 @@ def test_deep_lora_tells_the_error_of_rounding(trained, tmp_path):
     error = merge(load_run(trained), tmp_path / "merged")
     assert error is not None
     assert 0 <= error < 1e-6
+
+
+def test_a_failed_merge_or_export_leaves_nothing_behind(trained, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("corefold.finetune.portable.setfit.write", fail)
+    for write in (lambda out: merge(load_run(trained), out), lambda out: export(trained, out, None)):
+        with pytest.raises(OSError, match="no space left"):
+            write(tmp_path / "out")
+        assert not [*tmp_path.iterdir()]
+
+
+def test_an_old_head_does_not_outlive_its_run(regression, trained, tmp_path):
+    """A classifier's folder is written over by a regression, which SetFit has no head for."""
+    export(trained, tmp_path / "out", None)
+    assert (tmp_path / "out/model_head.pkl").exists()
+    export(regression, tmp_path / "out", None)
+    assert not (tmp_path / "out/model_head.pkl").exists()
+    assert "SetFitModel" not in (tmp_path / "out/README.md").read_text()
 
 
 def test_a_folder_that_is_not_empty_is_kept(trained, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,9 @@ from torch.nn.functional import pad
 
 from corefold.adapters.host.config import AdapterConfig, SavedUpdate
 from corefold.adapters.host.layer import AdapterLayer
-from corefold.adapters.host.model_card import write_card
+from corefold.adapters.host.model_card import CARD, write_card
 from corefold.core import Update
+from corefold.tables.whole_folder import whole_folder
 
 PREFIX = "base_model.model."
 
@@ -138,17 +140,26 @@ def to_lora(
         pair = _lora_pair(name.removeprefix(PREFIX), each, rank)
         tensors |= {f"{PREFIX}{key}": tensor for key, tensor in pair.items()}
         size += sum(tensor.nbytes for tensor in pair.values())
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    lora = _lora_config(config, rank)
-    lora.save_pretrained(str(directory))
-    save_file(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-        directory / "adapter_model.safetensors",
-        metadata={"format": "pt"},
-    )
-    write_card(directory, lora, "LoRA", _how_to_load(lora))
+    lora, directory = _lora_config(config, rank), Path(directory)
+    with whole_folder(directory) as new:
+        if (directory / CARD).exists():  # Its text stays if somebody has edited it.
+            shutil.copyfile(directory / CARD, new / CARD)
+        lora.save_pretrained(str(new))
+        save_tensors(tensors, new / "adapter_model.safetensors")
+        write_card(new, lora, "LoRA", _how_to_load(lora))
     return LoraExport(directory, rank, _without_prefix(needed), size, size // rank * widest)
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors as safetensors, each whole, as PEFT does: the format refuses tied weights, which share memory."""
+    written: dict[str, Tensor] = {}
+    memories: set[int] = set()
+    for name, tensor in tensors.items():
+        whole = tensor.detach().cpu().contiguous()
+        memory = whole.untyped_storage().data_ptr()
+        written[name] = whole.clone() if memory in memories else whole
+        memories.add(memory)
+    save_file(written, path, metadata={"format": "pt"})
 
 
 def saved_updates(config: AdapterConfig, state: Mapping[str, Tensor]) -> dict[str, Update]:

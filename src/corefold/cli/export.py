@@ -30,19 +30,23 @@ def run(
     ] = False,
 ) -> None:
     """The command."""
-    from corefold.adapters import DeepLoraConfig, to_lora
+    from corefold.adapters import DeepLoraConfig
     from corefold.errors import InputError
     from corefold.finetune.folder import check_adapter, check_apart
+    from corefold.finetune.portable.adapter import export
     from corefold.tables.writing import check_folder
 
     if not 0 <= tolerance < 1:
         raise InputError(f"--tolerance is a relative error, 0 <= tolerance < 1; got {tolerance}")
-    config, state = check_adapter(out)
+    config, _ = check_adapter(out)
     if not isinstance(config, DeepLoraConfig):
         raise InputError(f"{out} holds a {config.peft_type} adapter, not Deep LoRA; a LoRA needs no export")
     check_apart(out, output)
     check_folder(output, overwrite)
+    lines: list[str] = []
     try:
-        console.print(str(to_lora(config, state, output, tolerance)))
+        console.print(str(export(out, output, tolerance, lines.append)))
     except ValueError as error:
         raise InputError(f"{out}: {error}") from error
+    for line in lines:
+        console.print(line)

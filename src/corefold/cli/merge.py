@@ -10,7 +10,8 @@ import typer
 from corefold.cli.console import console
 
 NAME = "merge"
-HELP = """Fold an adapter into its base model: a plain transformers model.
+HELP = """Fold an adapter into its base model: a plain transformers model, or, where the run pools tokens, one of
+sentence-transformers and SetFit.
 
 Example: `corefold merge out -o merged`
 """
@@ -33,7 +34,10 @@ def run(
 
     check_apart(out, output)
     check_folder(output, overwrite)  # before the model loads, which takes longer
-    error = merge(load_run(out, base=base), output, overwrite=overwrite)
+    lines: list[str] = []
+    error = merge(load_run(out, base=base), output, overwrite=overwrite, tell=lines.append)
     console.print(f"merged model in {output}")
+    for line in lines:
+        console.print(line)
     if error is not None:
         console.print(f"largest error of a weight, from rounding: {error:.1e}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import shutil
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from transformers import PreTrainedTokenizerBase
 
-from corefold.adapters import LoraExport, to_lora
+from corefold.adapters import LoraExport
 from corefold.errors import InputError
 from corefold.finetune import folder
 from corefold.finetune.config import RunConfig
@@ -23,6 +23,7 @@ from corefold.finetune.cross_validation import cross_validate
 from corefold.finetune.method import record_decisions
 from corefold.finetune.methods import METHODS
 from corefold.finetune.metrics import kept_step, scores_of_run
+from corefold.finetune.portable import adapter as portable
 from corefold.finetune.processes import is_first, wait_for_all
 from corefold.finetune.run_data import (
     RunData,
@@ -128,7 +129,7 @@ def finetune(
     judged = judge(data.task, run.outputs(), config.seed) if data.eval else None
     if is_first():
         scores = {**scores_of_run(data, before, judged, across), **kept_step(run)}
-        _write(out, config, run, scores, seconds, initial)
+        _write(out, config, run, scores, seconds, initial, say)
     wait_for_all()
     return Result(out, config, data.task, folder.read_json(out / folder.METRICS), history)
 
@@ -140,12 +141,13 @@ def _write(
     scores: dict[str, Any],
     seconds: float,
     initial: Path | None,
+    say: Callable[[str], None],
 ) -> None:
     """Fill the folder of a run that has ended; metrics.json, which says so, comes last."""
     history, tokenizer = run.trainer.state.log_history, run.data.tokenizer
     task = replace(run.data.task, kept=METHODS[config.method].keeps)
     folder.save_model(out, folder.Run(task, run.adapted, run.model, tokenizer), initial)
-    export = _export(config, out)
+    export = _export(config, out, tokenizer, say)
     metrics = {
         **scores,
         "train_loss": _mean_loss(history),
@@ -205,16 +207,15 @@ def _begin(out: Path, config: RunConfig, digests: dict[str, str | None]) -> None
     config.save(out / folder.SETTINGS)
 
 
-def _export(config: RunConfig, out: Path) -> LoraExport | None:
-    """Write `lora/`, where the method has one: Deep LoRA is converted, and the others are plain LoRA already."""
+def _export(
+    config: RunConfig, out: Path, tokenizer: PreTrainedTokenizerBase, say: Callable[[str], None]
+) -> LoraExport | None:
+    """Write `lora/`, where the method has one, and the files by which other tools load both folders."""
     if not METHODS[config.method].low_rank:
         return None
-    if config.method != "deep-lora":
-        (out / folder.LORA).mkdir(exist_ok=True)
-        for name in (folder.ADAPTER, folder.ADAPTER_CONFIG, folder.CARD):
-            shutil.copyfile(out / name, out / folder.LORA / name)
-        return None
-    return to_lora(*folder.check_adapter(out), out / folder.LORA, config.tolerance)  # type: ignore[arg-type]
+    export = portable.export(out, out / folder.LORA, config.tolerance, say)
+    portable.complete_run(out, out / folder.LORA, tokenizer)
+    return export
 
 
 def _adapter_figures(

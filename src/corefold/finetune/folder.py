@@ -93,6 +93,8 @@ def save_model(out: Path, run: Run, initial: Path | None = None) -> None:
     SAVINGS[run.task.kept].save(out, run.adapted, run.task, initial)
     if isinstance(run.model, EncoderModel) and run.model.head is not None:
         save_file({k: v.contiguous() for k, v in run.model.head.state_dict().items()}, out / HEAD)
+    if run.task.head != "lm":
+        run.tokenizer.model_max_length = run.task.max_length  # Other tools cut texts where this run does.
     run.tokenizer.save_pretrained(str(out))
     run.task.save(out / TASK)
     write_json(out / MANIFEST, {name: _sha256(out / name) for name in CHECKED if (out / name).exists()})

@@ -1,34 +1,49 @@
-"""Merges a run into its base: a plain transformers model that needs neither PEFT nor corefold."""
+"""Merges a run into its base: a plain model that needs neither PEFT nor corefold."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
-from safetensors.torch import save_file
-from torch import nn
 
 from corefold.adapters import DeepLoraModel
+from corefold.adapters.lora_export import save_tensors
 from corefold.finetune.folder import TASK, Run
+from corefold.finetune.loading import head_names
 from corefold.finetune.models import EncoderModel
+from corefold.finetune.portable.adapter import Tell, silent
+from corefold.finetune.portable.cards import MERGED_HEADING, write_card
+from corefold.finetune.portable.limits import limits
+from corefold.finetune.portable.own_head import (
+    LABEL_UNITS,
+    Units,
+    has_own_head,
+    in_label_units,
+)
+from corefold.finetune.portable.sentence_encoder import (
+    fits_modules,
+    is_sentence_encoder,
+    remove_layout,
+    write_layout,
+)
+from corefold.finetune.saving import HEAD
+from corefold.finetune.task import Task
+from corefold.tables.whole_folder import whole_folder
 from corefold.tables.writing import check_folder
 
-MODULE = "sentence_transformers.models."
 
+def merge(run: Run, directory: Path, *, overwrite: bool = False, tell: Tell = silent) -> float | None:
+    """Write the base model with the adapter folded into its weights, its head, and the tokenizer.
 
-def merge(run: Run, directory: Path, *, overwrite: bool = False) -> float | None:
-    """Write the base model with the adapter folded into its weights, and the tokenizer.
-
-    A mean-pooled model is written as its encoder (`AutoModel` loads it) with the pooling and head in
-    sentence-transformers' layout beside it, so that `SentenceTransformer(directory).encode(texts)` returns the
-    embeddings, or the logits where the run has a head on single texts.
+    The folder is what transformers' `pipeline` and servers load where the model has its own head, and what
+    sentence-transformers and SetFit load where it pools its tokens. An error leaves nothing behind.
 
     Args:
         run: a loaded run; its model is merged and cannot be used as an adapter any more.
         directory: the output folder.
         overwrite: use the folder although it is not empty.
+        tell: takes a line for each thing that the format cannot hold.
 
     Returns:
         The largest error from rounding to the weights' dtype; None for a LoRA, where PEFT does not measure it.
@@ -37,12 +52,20 @@ def merge(run: Run, directory: Path, *, overwrite: bool = False) -> float | None
         InputError: the folder is not empty.
     """
     check_folder(directory, overwrite)
+    task = run.task
     merged, error = _merged(run.adapted)
-    merged.save_pretrained(str(directory))
-    run.tokenizer.save_pretrained(str(directory))
-    run.task.save(directory / TASK)
-    if isinstance(run.model, EncoderModel):
-        _write_pooling(run, run.model.head, directory, merged.config.hidden_size)
+    units = _to_label_units(merged, task)
+    lines = limits(task, merged=True, units=units)
+    with whole_folder(directory) as new:
+        merged.save_pretrained(str(new))
+        run.tokenizer.save_pretrained(str(new))
+        task.save(new / TASK)
+        if is_sentence_encoder(task):
+            _add_head(run, new)
+        write_card(new, task, {}, lines, merged=True, units=units, heading=MERGED_HEADING)
+        remove_layout(directory)
+    for line in lines:
+        tell(line)
     return error
 
 
@@ -56,40 +79,18 @@ def _merged(model: Any) -> tuple[Any, float | None]:
     return model.unload(), error
 
 
-def _write_pooling(run: Run, head: nn.Linear | None, directory: Path, width: int) -> None:
-    modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
-    _write(
-        directory / "sentence_bert_config.json",
-        {"max_seq_length": run.task.max_length, "do_lower_case": False},
-    )
-    _write(
-        directory / "1_Pooling" / "config.json",
-        {
-            "word_embedding_dimension": width,
-            "pooling_mode_mean_tokens": True,
-            "pooling_mode_cls_token": False,
-        },
-    )
-    if head is not None:
-        dense = {
-            "in_features": head.in_features,
-            "out_features": head.out_features,
-            "bias": True,
-            "activation_function": "torch.nn.modules.linear.Identity",
-        }
-        _write(directory / "2_Dense" / "config.json", dense)
-        # The head of a regression was trained on standardised labels; turn its outputs into their units.
-        weights = {
-            "linear.weight": (head.weight * run.task.scale).detach().contiguous(),
-            "linear.bias": (head.bias * run.task.scale + run.task.shift).detach().contiguous(),
-        }
-        save_file(weights, directory / "2_Dense" / "model.safetensors")
-        if head.in_features == width:  # a head on [u, v, |u - v|] cannot follow the pooling
-            modules.append(("2_Dense", "Dense"))
-    listed = [{"idx": i, "name": str(i), "path": p, "type": MODULE + t} for i, (p, t) in enumerate(modules)]
-    _write(directory / "modules.json", listed)
+def _to_label_units(merged: Any, task: Task) -> Units:
+    """Fold shift and scale of a regression into its head; what is left to do."""
+    if not has_own_head(task) or task.classes:
+        return LABEL_UNITS
+    changed, units = in_label_units(merged.state_dict(), head_names(merged), task)
+    merged.load_state_dict(changed, strict=False)
+    return units
 
 
-def _write(path: Path, value: Any) -> None:
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+def _add_head(run: Run, folder: Path) -> None:
+    head = run.model.head if isinstance(run.model, EncoderModel) else None
+    state = None if head is None else {k: v.detach().cpu().contiguous() for k, v in head.state_dict().items()}
+    if state is not None and not fits_modules(run.task):
+        save_tensors(state, folder / HEAD)
+    write_layout(folder, run.task, state)

@@ -9,6 +9,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 from peft import PeftConfig
 
+CARD = "README.md"
 HEADING = "## How to load this adapter"
 AUTO_CLASSES = {"SEQ_CLS": "AutoModelForSequenceClassification", "CAUSAL_LM": "AutoModelForCausalLM"}
 
@@ -27,7 +28,7 @@ def write_card(
         note: the text of the section on loading.
         preamble: the first lines of the code in that section.
     """
-    path = Path(directory, "README.md")
+    path = Path(directory, CARD)
     card = ModelCard.load(path) if path.exists() else None
     data, text = (card.data, card.text) if card else (ModelCardData(), "")
     base = config.base_model_name_or_path
@@ -35,7 +36,7 @@ def write_card(
     data["base_model"] = data.get("base_model") or base
     data["tags"] = sorted({*(data.get("tags") or []), "corefold", title.lower().replace(" ", "-")})
     section = f"{HEADING}\n\n{note}\n\n{_code(config, preamble)}"
-    if not text or _is_template(text):
+    if not text or is_template(text):
         body = f"# {title} adapter" + (f" for {Path(base).name}" if base else "") + f"\n\n{section}"
     elif HEADING in text:
         body = text
@@ -45,7 +46,7 @@ def write_card(
     path.write_text(f"---\n{data.to_yaml()}\n---\n\n{body.strip()}\n", encoding="utf-8")
 
 
-def _is_template(text: str) -> bool:
+def is_template(text: str) -> bool:
     """Whether a card's text is the form that PEFT puts down, with nothing filled in."""
     if "[More Information Needed]" not in text:
         return False
