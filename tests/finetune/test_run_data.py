@@ -33,8 +33,9 @@ def test_folders_with_splits_get_absolute_paths(tmp_path, monkeypatch):
 def test_guesses_are_said_once_and_rows_have_digests(run_config, tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("text;label\n" + "".join(f"a text {i};{i % 2}\n" for i in range(8)))
-    tables = read_tables(run_config(train=str(path), eval=str(path)))
-    assert [note.partition(":")[0] for note in tables.notes] == [str(path), "task classification"]
+    tables = read_tables(run_config(train=str(path), eval=str(path), head=None))
+    said = [str(path), "task classification", "head mean"]
+    assert [note.partition(":")[0] for note in tables.notes] == said
     assert tables.digests()["train"] == tables.digests()["eval"]
     path.write_text(path.read_text().replace(";0", ";2"))
     changed = read_tables(run_config(train=str(path), eval=None)).digests()
@@ -77,3 +78,17 @@ def test_rows_are_encoded_and_cut_to_the_positions_of_the_model(run_config):
     assert data.train[0].keys() == {"first", "labels"}
     assert data.task.max_length == data.tokenizer.model_max_length < 5000
     assert data.settings.method is METHODS["lora"]
+
+
+def test_heads_and_pairs_are_said_unless_they_are_chosen(run_config):
+    said = " ".join(read_tables(run_config("cosine", pair=None, head=None)).notes)
+    assert "pair joint: two texts are read as one input; --pair changes that" in said
+    assert not any("--pair" in note or "--head" in note for note in read_tables(run_config("own")).notes)
+
+
+@pytest.mark.parametrize(("longest", "cut"), [(4, True), (64, False)])
+def test_texts_that_are_cut_are_said(run_config, longest, cut):
+    config = run_config(max_length=longest)
+    tables = read_tables(config)
+    notes = prepare_data(config, tables.task, *draw_rows(config, tables), METHODS["lora"]).notes
+    assert any(f"fill the {longest} tokens that are read" in note for note in notes) == cut

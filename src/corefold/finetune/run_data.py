@@ -109,10 +109,26 @@ def read_tables(config: RunConfig) -> SourceTables:
     if kind.stratified and columns.label is not None:
         notes += data.label_notes(train[columns.label], config.train)
     task = task_of_run(config, columns, train) if config.from_run else make_task(config, name, columns, train)
+    notes += _head_notes(config, task)
     held_out = None
     if config.eval is not None:
         held_out = kind.clean(_read(config.eval, config, notes), columns, config.eval)
     return SourceTables(task, train, held_out, tuple(dict.fromkeys(notes)))
+
+
+def _head_notes(config: RunConfig, task: Task) -> list[str]:
+    """Lines for the head and the reading of pairs, where the settings leave them open."""
+    heads = {
+        "own": "the model's own head for such a task, trained with the adapter",
+        "mean": "a new linear head on mean-pooled tokens",
+    }
+    notes = []
+    if config.head is None and task.head in heads:
+        notes.append(f"head {task.head}: {heads[task.head]}; --head changes that")
+    if config.pair is None and task.pair is not None:
+        how = "two embeddings" if task.pair == "separate" else "one input"
+        notes.append(f"pair {task.pair}: two texts are read as {how}; --pair changes that")
+    return notes
 
 
 def _read(source: str, config: RunConfig, notes: list[str]) -> pd.DataFrame:
@@ -216,8 +232,22 @@ def prepare_data(
         selection=encoded(selection, config.train),
         rows={"train": len(train), "eval": 0 if held_out is None else len(held_out)},
     )
-    longer = len(data.train) + len(data.eval) - sum(data.rows.values())
-    if longer:
-        line = f"long texts are read in windows of {task.max_length} tokens, {longer} more than texts; an entity on a "
-        return replace(data, notes=(line + "border counts as two; --max-length changes that",))
-    return data
+    return replace(data, notes=tuple(_length_notes(data)))
+
+
+def _length_notes(data: RunData) -> list[str]:
+    """A line if texts are longer than the longest input."""
+    longest, rows = data.task.max_length, [*data.train, *data.selection, *data.eval]
+    windows = len(data.train) + len(data.eval) - sum(data.rows.values())
+    if windows:
+        return [
+            f"long texts are read in windows of {longest} tokens, {windows} more than texts; an entity on a border "
+            "counts as two; --max-length changes that"
+        ]
+    full = sum(len(row.get("first", row)["input_ids"]) >= longest for row in rows)
+    if full:
+        return [
+            f"{full:,} of {len(rows):,} texts fill the {longest} tokens that are read, and what is longer is cut; "
+            "--max-length changes that, up to the positions of the model"
+        ]
+    return []
