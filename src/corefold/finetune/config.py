@@ -21,7 +21,14 @@ KeptMethod = Literal[
 MethodName = Literal[KeptMethod, "untouched"]
 Kept = Literal["adapter", "model", "head"]  # the weights that a run keeps
 TaskName = Literal[
-    "classification", "multi-label", "token-classification", "regression", "causal-lm", "chat", "seq2seq"
+    "classification",
+    "multi-label",
+    "token-classification",
+    "regression",
+    "causal-lm",
+    "chat",
+    "seq2seq",
+    "embedding",
 ]
 # A config.yaml of version 0.1.0 holds all of these.
 SETTINGS_OF_0_1_0 = {
@@ -68,22 +75,27 @@ class SharedOptions:
     )
     text: str | None = _setting(
         None,
-        "Column of the text (token-classification: lists of words; causal-lm: the prompt; seq2seq: the source).",
+        "Column of the text (token-classification: lists of words; causal-lm: the prompt; seq2seq: the source; "
+        "embedding: a text to search with).",
         "--text",
         "--prompt",
     )
-    text_pair: str | None = _setting(None, "Column of a second text.")
+    text_pair: str | None = _setting(
+        None, "Column of a second text (embedding: the text that the search should find)."
+    )
     label: str | None = _setting(
         None,
         "Column of the label: a class or a number (multi-label: lists of labels, or columns of 0 and 1 with commas "
-        "between them; token-classification: lists of tags; causal-lm: the completion; seq2seq: the target).",
+        "between them; token-classification: lists of tags; causal-lm: the completion; seq2seq: the target; "
+        "embedding: a text that does not match, which may be left out).",
         "--label",
         "--completion",
     )
     task: TaskName | None = _setting(
         None,
         "What to learn. Default: token-classification for lists of words and multi-label for lists of labels; "
-        "causal-lm for columns prompt and completion of a language model; where --label holds no classes, causal-lm "
+        "causal-lm for columns prompt and completion of a language model; embedding for columns anchor and positive, "
+        "with or without negative; where --label holds no classes, causal-lm "
         "for a language model and seq2seq for an encoder-decoder; otherwise regression for numbers with fractions or "
         "more than 50 values, and classification for all else.",
     )

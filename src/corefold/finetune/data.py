@@ -46,8 +46,11 @@ class Columns:
         return Columns(self.text, self.text_pair)
 
 
+MATCHES = Columns("anchor", "positive", "negative")  # the usual names of embedding's columns
+
+
 def find_columns(config: RunConfig, table: pd.DataFrame, notes: list[str] | None = None) -> Columns:
-    """The columns that the settings name, or the usual names of causal-lm and chat data.
+    """The columns that the settings name, or the usual names of causal-lm, chat and embedding data.
 
     Args:
         config: the settings.
@@ -69,11 +72,28 @@ def find_columns(config: RunConfig, table: pd.DataFrame, notes: list[str] | None
         text = CHAT
         if notes is not None:
             notes.append(f"columns: --text {text}, by its name; this option changes that")
+    if text is None and (matches := _matches(config, table)):
+        if notes is not None:
+            names = zip(("--text", "--text-pair", "--label"), matches.names(), strict=False)
+            notes.append(
+                f"columns: {' '.join(map(' '.join, names))}, by their names; these options change that"
+            )
+        return matches
     if text is None:
         raise InputError(f"--text must name the column of the text; {config.train} has {column_list(table)}")
     columns = Columns(text, config.text_pair, label)
     require_columns(table, columns.names(), config.train)
     return columns
+
+
+def _matches(config: RunConfig, table: pd.DataFrame) -> Columns | None:
+    """The usual columns of embedding data, where the table has them and the settings name no other column or task."""
+    named = config.label is not None or config.text_pair is not None
+    if named or config.task not in (None, "embedding"):
+        return None
+    if not {*MATCHES.without_label().names()} <= {*table.columns}:
+        return None
+    return MATCHES if MATCHES.label in table.columns else MATCHES.without_label()
 
 
 def choose_task(
@@ -99,7 +119,8 @@ def choose_task(
         return config.task
     if columns.label is None:
         raise InputError(
-            "--label must name the column to learn; to learn the text itself, add --task causal-lm"
+            "--label must name the column to learn; to learn the text itself, add --task causal-lm, and to find "
+            "--text-pair by --text, --task embedding"
         )
     labels = table[columns.label]
     require_scalars(labels, config.train)

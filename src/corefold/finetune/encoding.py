@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from corefold.finetune.task import Task
 
 IGNORED = -100  # label of a token that the loss leaves out, as in transformers
+PARTS = ("first", "second", "third")  # the texts of a row that are read one by one
 
 
 def text_inputs(task: Task, tokenizer: PreTrainedTokenizerBase, table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -25,14 +26,30 @@ def text_inputs(task: Task, tokenizer: PreTrainedTokenizerBase, table: pd.DataFr
     first = table[task.columns.text].tolist()
     second = table[task.columns.text_pair].tolist() if task.columns.text_pair else None
 
-    def ids(*texts: Any) -> list[dict[str, Any]]:
-        batch = tokenizer(*texts, truncation=True, max_length=task.max_length)
-        return [{name: batch[name][row] for name in batch} for row in range(len(first))]
-
-    if task.pair == "separate":
-        return [{"first": a, "second": b} for a, b in zip(ids(first), ids(second), strict=True)]
-    rows = ids(first, second) if second else ids(first)
+    if task.pair == "separate" and second:
+        return rows_of_parts(task, tokenizer, [first, second])
+    batch = tokenizer(first, second, truncation=True, max_length=task.max_length)
+    rows = _rows(batch, len(first))
     return rows if task.head == "own" else [{"first": each} for each in rows]
+
+
+def rows_of_parts(
+    task: Task, tokenizer: PreTrainedTokenizerBase, texts: Sequence[list[str]]
+) -> list[dict[str, Any]]:
+    """Texts that are read one by one as token ids: in each row as many of the `PARTS` as it has texts.
+
+    Args:
+        task: the task.
+        tokenizer: the tokenizer of the model.
+        texts: for each part its texts, one a row.
+    """
+    batches = [tokenizer(part, truncation=True, max_length=task.max_length) for part in texts]
+    columns = [_rows(batch, len(part)) for batch, part in zip(batches, texts, strict=True)]
+    return [dict(zip(PARTS, row, strict=False)) for row in zip(*columns, strict=True)]
+
+
+def _rows(batch: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
+    return [{name: batch[name][row] for name in batch} for row in range(count)]
 
 
 @dataclass(frozen=True)
@@ -42,8 +59,8 @@ class Collator:
     tokenizer: PreTrainedTokenizerBase
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Pad `rows`: the parts "first" and "second" become a batch each, all other keys one batch."""
-        parts = [name for name in ("first", "second") if name in rows[0]]
+        """Pad `rows`: each of the `PARTS` becomes a batch, all other keys one batch."""
+        parts = [name for name in PARTS if name in rows[0]]
         if parts:
             batch: dict[str, Any] = {name: self._pad([row[name] for row in rows]) for name in parts}
         else:

@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from corefold.errors import InputError, reason
+from corefold.finetune.encoding import PARTS
 from corefold.finetune.positions import checkpoint_positions
 from corefold.finetune.task import Task
 from corefold.finetune.tasks.kinds import kind_of
@@ -145,7 +146,7 @@ def check_tokens(rows: Iterable[Mapping[str, Any]], model: Any, source: str) -> 
     if size is None:
         return
     for number, row in enumerate(rows, 1):
-        for part in (row.get("first", row), row.get("second", {})):
+        for part in [row[name] for name in PARTS if name in row] or [row]:
             largest = max(part.get("input_ids", ()), default=0)
             if largest >= size:
                 raise InputError(

@@ -17,7 +17,7 @@ from corefold.finetune.loading import head_names, load_base, weights_digest
 from corefold.finetune.method import Decided
 from corefold.finetune.task import Task
 from corefold.finetune.tasks.kinds import kind_of
-from corefold.finetune.tasks.text_head import TextHeadKind
+from corefold.finetune.tasks.text_head import PooledKind
 
 
 def adapt(base: PreTrainedModel, task: Task, settings: Decided[Any]) -> PeftModel | PreTrainedModel:
@@ -81,14 +81,13 @@ def _check_rank(base: nn.Module, rank: int, targets: Any) -> None:
 class EncoderModel(nn.Module):
     """An adapted encoder with mean pooling and the head of the task.
 
-    One text: a linear head on its embedding. Two texts as two embeddings u, v: their cosine for regression, a
-    linear head on [u, v, |u - v|] for classes (Reimers and Gurevych 2019). Its state dict leaves out the frozen
-    base, so that checkpoints stay as small as the adapter.
+    The kind of task says how the embeddings of a row's texts are joined. The state dict leaves out the frozen base, so
+    that checkpoints stay as small as the adapter.
     """
 
     def __init__(self, encoder: PeftModel | PreTrainedModel, task: Task, seed: int = 0) -> None:
         super().__init__()
-        self.encoder, self.task, self.kind = encoder, task, _text_head_kind(task)
+        self.encoder, self.task, self.kind = encoder, task, _pooled_kind(task)
         self.head: nn.Linear | None = None
         if task.head == "mean":
             width = encoder.config.hidden_size * (3 if task.pair == "separate" else 1)
@@ -99,36 +98,27 @@ class EncoderModel(nn.Module):
         self.register_load_state_dict_post_hook(_expect_no_base)
 
     def forward(
-        self, first: dict[str, Tensor], second: dict[str, Tensor] | None = None, labels: Tensor | None = None
+        self,
+        first: dict[str, Tensor],
+        second: dict[str, Tensor] | None = None,
+        third: dict[str, Tensor] | None = None,
+        labels: Tensor | None = None,
     ) -> SequenceClassifierOutput:
-        """Logits (rows, outputs) of a batch, or cosines (rows,); on the scale of the task's outputs."""
-        u = self._embed(first)
-        if second is None:
-            logits = self._head(u)
-        else:
-            v = self._embed(second)
-            logits = (
-                torch.cosine_similarity(u, v)
-                if self.head is None
-                else self._head(torch.cat([u, v, (u - v).abs()], 1))
-            )
-        loss = None if labels is None else self.kind.loss(logits, labels)
-        return SequenceClassifierOutput(loss=loss, logits=logits)  # type: ignore[arg-type]
+        """The outputs of a batch, as the kind of task joins the embeddings of its texts."""
+        embeddings = [self._embed(part) for part in (first, second, third) if part is not None]
+        outputs = self.kind.join(embeddings, self.head)
+        loss = None if labels is None else self.kind.loss(outputs, labels)
+        return SequenceClassifierOutput(loss=loss, logits=outputs)  # type: ignore[arg-type]
 
     def _embed(self, tokens: dict[str, Tensor]) -> Tensor:
         hidden = self.encoder(**tokens).last_hidden_state.float()
         mask = tokens["attention_mask"].unsqueeze(-1).to(hidden)
         return (hidden * mask).sum(1) / mask.sum(1)
 
-    def _head(self, features: Tensor) -> Tensor:
-        if self.head is None:
-            raise InputError("a single text needs a head; the task has none")
-        return self.head(features)
 
-
-def _text_head_kind(task: Task) -> TextHeadKind:
+def _pooled_kind(task: Task) -> PooledKind:
     kind = kind_of(task)
-    if not isinstance(kind, TextHeadKind):
+    if not isinstance(kind, PooledKind):
         raise InputError(f"a task of kind {task.kind} has no head on pooled tokens")
     return kind
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from corefold.adapters.host.internals import give_lora_ga_gradient
 from corefold.errors import InputError
+from corefold.finetune.encoding import PARTS
 
 GRADIENT_BATCHES = 4  # as many as Deep LoRA reads its bases from in a short run
 LORA_ONE_GAMMA = 128
@@ -89,7 +90,7 @@ def initialize_eva(data: InitializationData) -> None:
 def _inputs(batch: Batch) -> Iterator[Batch]:
     """The inputs of the adapted model itself: each text of a pair alone, and labels if they are several a row."""
     if "first" in batch:
-        yield from (batch[name] for name in ("first", "second") if name in batch)
+        yield from (batch[name] for name in PARTS if name in batch)
     elif batch["labels"].ndim > 1:  # an encoder-decoder makes the decoder's inputs of them
         yield batch
     else:

@@ -56,7 +56,8 @@ def predict_chunks(
     classification: `prediction`, the class, and its `probability`; multi-label: `prediction`, a list of labels, and
     `probabilities`, the probability of each; token-classification: `prediction`, a list with a tag for each word;
     regression: `prediction`, in the label's units; causal-lm, chat and seq2seq: `prediction`, the text generated from
-    the prompt, likeliest token by token. Rows without text get no prediction.
+    the prompt, likeliest token by token; embedding: `similarity`, the cosine of both texts, or where the table has the
+    first alone its `embedding`, a list of numbers. Rows without text get no prediction.
 
     Args:
         run: a loaded run.
@@ -73,6 +74,12 @@ def predict_chunks(
     for name in kind_of(run.task).new_columns:
         if name in chunks.columns:
             raise InputError(f"{source} already has a column {name!r}; rename it")
+    columns = kind_of(run.task).columns_to_predict(run.task.columns, list(chunks.columns))
+    if columns != run.task.columns.without_label() and note is not None:
+        note(
+            f"{source} has no column {run.task.columns.text_pair!r}: rows get the embedding of {columns.text!r}, "
+            "and no similarity"
+        )
     numbers: list[int] = []
     for chunk in chunks:
         cleaned, empty = clean_texts(run.task, chunk, source)
@@ -93,7 +100,7 @@ def clean_texts(task: Task, chunk: pd.DataFrame, source: str) -> tuple[pd.DataFr
     Raises:
         InputError: a missing column, or a cell that is no text of this kind; its row is named.
     """
-    columns = task.columns.without_label()
+    columns = kind_of(task).columns_to_predict(task.columns, list(chunk.columns))
     require_columns(chunk, columns.names(), source)
     empty = data.empty_rows(chunk, columns)
     texts = chunk[columns.names()].astype(object)

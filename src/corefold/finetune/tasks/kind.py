@@ -58,6 +58,10 @@ class TaskKind(ABC):
         """The cells of a text column as this kind reads them: as str."""
         return data.as_text(texts, source)
 
+    def columns_to_predict(self, columns: Columns, available: Sequence[str]) -> Columns:
+        """The columns from which this kind predicts, for a table with the columns `available`."""
+        return columns.without_label()
+
     @abstractmethod
     def clean_labels(self, labels: pd.Series, source: str) -> pd.Series:
         """The cells of the label column as this kind reads them.

@@ -7,11 +7,12 @@ import pandas as pd
 from corefold.errors import InputError
 from corefold.finetune.checkpoint import Checkpoint
 from corefold.finetune.config import RunConfig, TaskName
-from corefold.finetune.data import Columns, choose_task
+from corefold.finetune.data import MATCHES, Columns, choose_task
 from corefold.finetune.task import Task
 from corefold.finetune.tasks.causal_lm import CausalLm
 from corefold.finetune.tasks.chat import Chat
 from corefold.finetune.tasks.classification import Classification
+from corefold.finetune.tasks.embedding import Embedding
 from corefold.finetune.tasks.kind import TaskKind
 from corefold.finetune.tasks.multi_label import MultiLabel
 from corefold.finetune.tasks.regression import Regression
@@ -29,6 +30,7 @@ KINDS: dict[str, TaskKind] = {
         CausalLm(),
         Chat(),
         Seq2Seq(),
+        Embedding(),
     )
 }
 
@@ -46,6 +48,10 @@ def choose_kind(
     Raises:
         InputError: no column of labels, or one whose cells suggest nothing.
     """
+    if config.task is None and config.text is None and columns.text_pair == MATCHES.text_pair:
+        return _noted(
+            notes, "embedding", f"{columns.text_pair!r} holds the texts that match {columns.text!r}"
+        )
     if config.task is None and columns.label is None and holds_lists(table[columns.text]):
         return _noted(notes, "chat", f"{columns.text!r} holds lists of messages")
     if config.task is None and columns.label is not None and holds_messages(table[columns.text]):

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import pandas as pd
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from corefold.errors import InputError
@@ -19,7 +20,30 @@ from corefold.finetune.task import Task
 from corefold.finetune.tasks.kind import TaskKind, first_output
 
 
-class TextHeadKind(TaskKind):
+class PooledKind(TaskKind):
+    """A kind of task whose model may be an encoder with mean pooling, an `EncoderModel`."""
+
+    @abstractmethod
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """The loss of what `join` returns."""
+
+    def join(self, embeddings: Sequence[Tensor], head: nn.Linear | None) -> Tensor:
+        """The outputs (rows, outputs) of one embedding or two of each row, or cosines (rows,).
+
+        Two embeddings u, v have their cosine, or a linear head on [u, v, |u - v|] (Reimers and Gurevych 2019).
+
+        Raises:
+            InputError: one embedding and no head.
+        """
+        u, v = embeddings[0], embeddings[-1]
+        if len(embeddings) == 1 and head is None:
+            raise InputError("a single text needs a head; the task has none")
+        if head is None:
+            return torch.cosine_similarity(u, v)
+        return head(u if len(embeddings) == 1 else torch.cat([u, v, (u - v).abs()], 1))
+
+
+class TextHeadKind(PooledKind):
     """A kind of task with a head on one text or two."""
 
     @abstractmethod
@@ -33,10 +57,6 @@ class TextHeadKind(TaskKind):
     @abstractmethod
     def head_settings(self, task: Task) -> dict[str, Any]:
         """Fields of the model's configuration that describe its own head."""
-
-    @abstractmethod
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The loss of a head on pooled tokens, whose logits have the shape (rows, outputs)."""
 
     def model_class(self, task: Task) -> tuple[Any, dict[str, Any]]:
         """A classifier where the model has its own head, otherwise an encoder without head."""
