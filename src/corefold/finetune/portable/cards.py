@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from corefold.adapters.host.model_card import CARD, HEADING, is_template
 from corefold.finetune.portable.own_head import LABEL_UNITS, Units, has_own_head
-from corefold.finetune.portable.sentence_encoder import fits_modules, is_sentence_encoder
+from corefold.finetune.portable.sentence_encoder import fits_modules, is_sentence_encoder, is_whole
 from corefold.finetune.portable.setfit import is_multi_label
 from corefold.finetune.task import Task
 from corefold.finetune.tasks.kinds import kind_of
@@ -125,6 +125,11 @@ def _sentence_encoder(task: Task) -> str:
     start = (
         f'from sentence_transformers import SentenceTransformer\n\nmodel = SentenceTransformer("{FOLDER}")\n'
     )
+    if is_whole(task):
+        return start + (
+            f"embeddings = model.encode({ONE_TEXT})\n"
+            "similarities = model.similarity(embeddings, embeddings)\n"
+        )
     if task.head == "cosine":
         return start + (
             'cosines = model.similarity_pairwise(model.encode(["a text"]), model.encode(["its pair"]))\n'

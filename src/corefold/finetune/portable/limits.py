@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from corefold.finetune.portable.own_head import LABEL_UNITS, Units, has_own_head
-from corefold.finetune.portable.sentence_encoder import fits_modules, is_sentence_encoder
+from corefold.finetune.portable.sentence_encoder import fits_modules, is_sentence_encoder, is_whole
 from corefold.finetune.portable.setfit import is_multi_label
 from corefold.finetune.task import Task
 
@@ -27,7 +27,7 @@ def limits(task: Task, *, merged: bool, units: Units = LABEL_UNITS) -> list[str]
             lines.append(
                 f"the model's head has no bias to hold the mean of the labels; numbers are {units.of('output')}"
             )
-    elif is_sentence_encoder(task):
+    elif is_sentence_encoder(task) and not is_whole(task):
         lines.append(
             "for sentence-transformers: transformers' text-classification pipeline has no head on mean-pooled tokens "
             "and would answer at random (--head own trains one that it loads)"

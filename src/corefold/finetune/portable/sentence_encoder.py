@@ -39,6 +39,11 @@ def fits_modules(task: Task) -> bool:
     return task.head == "mean" and task.pair != "separate"
 
 
+def is_whole(task: Task) -> bool:
+    """Whether the run is a plain sentence encoder, of which the layout holds everything."""
+    return task.kind == "embedding"
+
+
 def write_layout(folder: Path, task: Task, head: dict[str, Tensor] | None) -> None:
     """Add sentence-transformers' files, and SetFit's for classes, to a folder with weights and tokenizer.
 

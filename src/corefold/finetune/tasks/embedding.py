@@ -96,7 +96,7 @@ class Embedding(PooledKind):
                 "--batch-size 1 leaves no other text to tell a pair from; take 2 or more, or name a column of texts "
                 "that do not match by --label"
             )
-        return Task(kind=self.name, head="cosine", pair="separate", **settings_of_task(config, columns))
+        return Task(kind=self.name, head="cosine", **settings_of_task(config, columns))
 
     def model_class(self, task: Task) -> tuple[Any, dict[str, Any]]:
         """An encoder without head."""
