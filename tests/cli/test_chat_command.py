@@ -26,8 +26,8 @@ def talks(tmp_path: Path) -> Path:
 def test_a_column_of_messages_is_learned_predicted_and_judged(language_model, talks, tmp_path):
     out = tmp_path / "out"
     outcome = corefold(
-        "finetune", "--model", language_model, "--train", talks, "--eval", talks, "--steps", 40, "--rank", 4,
-        "--lr", 0.05, "-o", out,
+        "finetune", "--model", language_model, "--train", talks, "--eval", talks, "--steps", 15, "--rank", 4,
+        "--lr", 0.1, "-o", out,
     )  # fmt: skip
     assert outcome.code == 0, outcome.err
     assert "note: task chat: 'messages' holds lists of messages; --task changes that" in outcome.err

@@ -71,9 +71,7 @@ def test_a_stopped_run_resumes_to_the_same_best_model_in_a_folder_that_moved(
     config, said = run_config(**{**OVERSHOOTING, "width": 8}, patience=9), []
     whole = finetune(config, tmp_path / "whole", progress=False, note=said.append)
     kept = whole.metrics["kept"]
-    assert said[1:] == [
-        "6 of the 32 training rows do not train: their loss chooses the step to keep (--keep best)"
-    ]
+    assert "6 of the 32 training rows do not train: their loss chooses the step to keep (--keep best)" in said
     assert whole.metrics["rows"] == {"train": 26, "eval": 32, "selection": 6}
     stop = StopAtNonFiniteLoss.on_log
 
