@@ -48,4 +48,6 @@ def test_a_conversation_without_roles_is_refused(language_model, tmp_path):
     path = tmp_path / "t.jsonl"
     path.write_text('{"messages": [{"content": "hi"}]}\n' * 6)
     outcome = corefold("finetune", "--model", language_model, "--train", path, "-o", tmp_path / "out")
-    refused(outcome, "t.jsonl, row 1: column 'messages' holds no conversation; expected a list such as")
+    refused(
+        outcome, "t.jsonl, row 1: column 'messages' holds no conversation of texts; expected a list such as"
+    )

@@ -67,6 +67,13 @@ def run(
     from corefold.finetune.processes import is_first
 
     chosen = RunConfig(**settings)
+    if chosen.from_run is not None and not resume:
+        from corefold.finetune.continuing import check_fixed
+
+        # The settings alone do not tell an option that was given from a default.
+        check_fixed(
+            Path(chosen.from_run), {name: value for name, value in options.items() if value is not None}
+        )
     if resume and (output / "metrics.json").exists():
         console.print(f"the run in {output} is finished")
     else:

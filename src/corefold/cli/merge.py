@@ -32,7 +32,7 @@ def run(
     from corefold.finetune.merging import merge
     from corefold.tables.writing import check_folder
 
-    check_apart(out, output)
+    check_apart(out, output, base)
     check_folder(output, overwrite)  # before the model loads, which takes longer
     lines: list[str] = []
     error = merge(load_run(out, base=base), output, overwrite=overwrite, tell=lines.append)

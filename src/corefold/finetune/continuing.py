@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -38,25 +40,17 @@ def continued(config: RunConfig) -> RunConfig:
     if config.from_run is None:
         return config
     run = Path(config.from_run)
-    for name in (SETTINGS, TASK, MANIFEST):
-        if not (run / name).exists():
-            raise InputError(f"--from {run}: not the folder of a finished corefold finetune (no {name})")
+    _check_run(run)
     method = METHODS[load_settings(run / SETTINGS)["method"]]
     if method.keeps != "adapter" or not method.resumes:
         raise InputError(
             f"--from {run}: only an adapter of fixed ranks trains on; fold it into a model and use --model"
         )
     stored, default = load_settings(run / SETTINGS), RunConfig()
-    flags = {
-        each.name: (each.metadata["flags"] or ("--" + each.name.replace("_", "-"),))[0]
-        for each in fields(config)
+    changed = {
+        name: getattr(config, name) for name in FIXED if getattr(config, name) != getattr(default, name)
     }
-    for name in FIXED:
-        value = getattr(config, name)
-        if value not in (getattr(default, name), stored.get(name)):
-            raise InputError(
-                f"--from {run} keeps {flags[name]} {stored.get(name)}, which its adapter was made for; got {value}"
-            )
+    check_fixed(run, changed)
     wanted = {name: stored[name] for name in FIXED if name in stored}
     wanted |= {
         name: stored[name]
@@ -64,6 +58,32 @@ def continued(config: RunConfig) -> RunConfig:
         if name in stored and getattr(config, name) == getattr(default, name)
     }
     return replace(config, **wanted)
+
+
+def check_fixed(run: Path, settings: Mapping[str, Any]) -> None:
+    """Check that settings for going on from `run` are the run's, where its adapter, head or task fixes them.
+
+    Raises:
+        InputError: a setting that has another value.
+    """
+    _check_run(run)
+    stored = load_settings(run / SETTINGS)
+    flags = {each.name: each.metadata["flags"] for each in fields(RunConfig)}
+    for name in FIXED:
+        value = settings.get(name)
+        if isinstance(value, str) and Path(value).exists():
+            value = str(Path(value).absolute())
+        if name in settings and value != stored.get(name):
+            flag = (flags[name] or ("--" + name.replace("_", "-"),))[0]
+            raise InputError(
+                f"--from {run} keeps {flag} {stored.get(name)}, which its adapter was made for; got {settings[name]}"
+            )
+
+
+def _check_run(run: Path) -> None:
+    for name in (SETTINGS, TASK, MANIFEST):
+        if not (run / name).exists():
+            raise InputError(f"--from {run}: not the folder of a finished corefold finetune (no {name})")
 
 
 def task_of_run(config: RunConfig, columns: Columns, train: pd.DataFrame) -> Task:

@@ -16,12 +16,13 @@ from corefold.tables.columns import (
     as_number,
     column_list,
     empty_cells,
+    label_text,
     require_columns,
     require_scalars,
     require_text,
     text_cells,
 )
-from corefold.tables.lists import join_columns
+from corefold.tables.lists import empty_lists, join_columns
 
 MAX_CLASSES = 50
 CODE = re.compile(r"\s*[+-]?0[0-9]+\s*")  # digits behind a zero, as in 007, are a name
@@ -135,7 +136,7 @@ def choose_task(
 
 def _task_of_labels(labels: pd.Series, rows: int) -> tuple[TaskName, str]:
     """The task that labels suggest, and the reason in words."""
-    different, name = labels.dropna().nunique(), labels.name
+    different, name = len({label_text(cell) for cell in labels.dropna().tolist()}), labels.name
     numbers = _numbers(labels)
     if numbers is None:
         if different > max(MAX_CLASSES, rows // 2):
@@ -185,8 +186,9 @@ def label_notes(labels: pd.Series, source: str) -> list[str]:
 
 
 def empty_rows(table: pd.DataFrame, columns: Columns) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Where a text is missing or holds nothing but blanks, so that there is nothing to predict from."""
-    return np.logical_or.reduce([empty_cells(table[name]) for name in columns.without_label().names()])
+    """Where a text is missing, holds nothing but blanks, or is an empty list: there is nothing to predict from."""
+    texts = [table[name] for name in columns.without_label().names()]
+    return np.logical_or.reduce([empty_cells(text) | empty_lists(text) for text in texts])
 
 
 def as_text(column: pd.Series, source: str) -> pd.Series:

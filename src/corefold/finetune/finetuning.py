@@ -27,6 +27,7 @@ from corefold.finetune.portable import adapter as portable
 from corefold.finetune.processes import is_first, wait_for_all
 from corefold.finetune.run_data import (
     RunData,
+    check_selection,
     class_notes,
     draw_rows,
     draw_rows_for_folds,
@@ -92,6 +93,7 @@ def finetune(
     if not resume and is_first():
         check_folder(out, overwrite)
     config = with_absolute_paths(continued(config))
+    folder.check_output(out, config)
     method = METHODS[config.method]
     if resume and not method.resumes:
         raise InputError(
@@ -105,6 +107,8 @@ def finetune(
         _check_rows(out, config, digests)
     draw = draw_rows_for_folds if config.folds else draw_rows
     train, held_out = draw(config, tables)
+    if config.folds:
+        check_selection(config, min(len(split.train) for split in folds_of(config, tables.task, train)))
     data = prepare_data(config, tables.task, train, held_out, method)
     for line in (*data.notes, *_notes(config, data, train, held_out)):
         say(line)

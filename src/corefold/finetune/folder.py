@@ -9,15 +9,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from peft import PeftConfig
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from corefold.errors import InputError
+from corefold.finetune.config import RunConfig
 from corefold.finetune.loading import load_tokenizer
 from corefold.finetune.models import EncoderModel, with_head
 from corefold.finetune.processes import is_first, wait_for_all
@@ -50,10 +52,31 @@ class Run:
     tokenizer: PreTrainedTokenizerBase
 
 
-def check_apart(out: Path, output: Path) -> None:
-    """Raise InputError if `output` is the folder of the run itself, whose adapter would be replaced."""
-    if out.resolve() == output.resolve():
+def check_apart(out: Path, output: Path, base: str | None = None) -> None:
+    """Raise InputError if `output` is the folder of the run itself or of its base model, which would be replaced.
+
+    Args:
+        out: the folder of the run.
+        output: the folder to write.
+        base: the place of the base model. Default: the one that the run names.
+    """
+    if _is_same(out, output):
         raise InputError(f"{output} holds the adapter itself; -o must name another folder")
+    if base is None and (out / TASK).exists():
+        base = Task.load(out / TASK).model
+    if base is not None and _is_same(Path(base), output):
+        raise InputError(f"{output} holds the base model of {out}; -o must name another folder")
+
+
+def check_output(out: Path, config: RunConfig) -> None:
+    """Raise InputError if a run would be written over its model, or over the run that it starts from."""
+    for flag, source in (("--model", config.model), ("--from", config.from_run)):
+        if source and _is_same(Path(source), out):
+            raise InputError(f"-o {out} is the folder of {flag}, which would be lost; name another folder")
+
+
+def _is_same(a: Path, b: Path) -> bool:
+    return a.exists() and b.exists() and a.samefile(b)
 
 
 def read_json(path: Path) -> Any:
@@ -200,7 +223,17 @@ def _is_whole(checkpoint: Path) -> bool:
     control = state.get("stateful_callbacks", {}).get("TrainerControl", {}).get("args", {})
     if control.get("should_training_stop"):
         return False
-    return all((checkpoint / name).exists() for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"))
+    pickles = [checkpoint / name for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth")]
+    return all(map(is_zipfile, pickles)) and all(map(_opens, checkpoint.glob("*.safetensors")))
+
+
+def _opens(weights: Path) -> bool:
+    """Whether a file of weights has all the bytes of which its header tells."""
+    try:
+        with safe_open(weights, "pt"):
+            return True
+    except (OSError, SafetensorError):
+        return False
 
 
 def point_to_best(checkpoint: Path) -> None:

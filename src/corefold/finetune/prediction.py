@@ -26,8 +26,6 @@ from corefold.tables.chunks import TableChunks, read_chunks
 from corefold.tables.columns import require_columns
 from corefold.tables.reading import read_table
 
-PLACEHOLDER = "nothing"
-
 
 def predict(
     run: Run, source: str, *, batch_size: int = 32, max_new_tokens: int = 64, progress: bool = True
@@ -103,9 +101,15 @@ def clean_texts(task: Task, chunk: pd.DataFrame, source: str) -> tuple[pd.DataFr
     columns = kind_of(task).columns_to_predict(task.columns, list(chunk.columns))
     require_columns(chunk, columns.names(), source)
     empty = data.empty_rows(chunk, columns)
-    texts = chunk[columns.names()].astype(object)
-    texts.loc[empty] = PLACEHOLDER  # so that all rows keep their numbers
-    return kind_of(task).clean(texts, columns, source), empty
+    kind = kind_of(task)
+
+    def filled(column: pd.Series) -> pd.Series:
+        """Something to read in empty rows, so that all rows keep their numbers."""
+        cells = [kind.placeholder if gap else cell for cell, gap in zip(column.tolist(), empty, strict=True)]
+        return pd.Series(cells, index=column.index, name=column.name, dtype=object)
+
+    texts = pd.DataFrame({name: filled(chunk[name]) for name in columns.names()})
+    return kind.clean(texts, columns, source), empty
 
 
 def _predictions(

@@ -15,7 +15,7 @@ from corefold.finetune import data
 from corefold.finetune.checkpoint import Checkpoint
 from corefold.finetune.config import RunConfig
 from corefold.finetune.continuing import task_of_run
-from corefold.finetune.evaluation.splits import Split, coverage_notes, folds, hold_out
+from corefold.finetune.evaluation.splits import PARTS, Split, coverage_notes, folds, hold_out
 from corefold.finetune.loading import load_tokenizer
 from corefold.finetune.method import Decided, Method, decide
 from corefold.finetune.task import Task
@@ -201,12 +201,25 @@ def class_notes(task: Task, train: pd.DataFrame, judged: pd.DataFrame) -> list[s
     return coverage_notes(task.classes, trained, evaluated)
 
 
+def check_selection(config: RunConfig, rows: int) -> None:
+    """Check that so many training rows are enough to hold some out by --keep best or --patience.
+
+    Raises:
+        InputError: too few.
+    """
+    if (config.keep == "best" or config.patience is not None) and rows < PARTS:
+        raise InputError(
+            f"--keep best and --patience hold out a fifth of the training rows, and there are {rows}; leave them out"
+        )
+
+
 def prepare_data(
     config: RunConfig, task: Task, train: pd.DataFrame, held_out: pd.DataFrame | None, method: Method[Any]
 ) -> RunData:
     """Decide the settings for these rows and encode them; texts longer than the model has positions for are cut."""
     settings, kind, selection = decide(config, task, len(train), method), kind_of(task), None
     if settings.selects:
+        check_selection(config, len(train))
         train, selection = take(
             train, hold_out(len(train), classes_of(task, train), config.seed, config.train)
         )

@@ -130,6 +130,8 @@ def prepare(data: RunData, out: Path, *, progress: bool = False, keep: bool = Fa
     optimizer = method.optimizer(settings, model, head_of(model, data.task)) if method.trains else None
     try:
         trainer = _trainer(data, model, optimizer, callbacks, _arguments(data, out, progress, keep))
+    except InputError:
+        raise
     except (ValueError, RuntimeError, ImportError) as error:
         raise InputError(f"--tracker {settings.tracker}: {error}") from error
     trainer.remove_callback(ProgressCallback if progress else PrinterCallback)

@@ -21,7 +21,10 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     some writers choose a format by the ending. A file that is replaced hands on its permissions, and a symbolic link
     keeps pointing to its file.
     """
-    target = Path(path).resolve()
+    try:
+        target = Path(path).resolve()
+    except RuntimeError as error:  # before Python 3.13, for a symbolic link to itself
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path)) from error
     if not target.parent.is_dir():  # Otherwise the error would name the temporary folder.
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(target.parent))
     # A file of mkstemp would be readable by its owner alone; one in a folder of its own gets the usual permissions.

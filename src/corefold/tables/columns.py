@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 from corefold.errors import InputError
 
 MAX_ROWS_SHOWN = 5
+DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d+\s*")
 NUMBER = re.compile(r"\s*[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?\s*")
 NO_SCALARS: tuple[tuple[Any, str], ...] = (
     (list | tuple | set | np.ndarray, "a list"),
@@ -111,7 +112,10 @@ def as_number(cell: object) -> float | None:
         return float(cell) if NUMBER.fullmatch(cell) else None
     if isinstance(cell, bool | np.bool_) or not isinstance(cell, Real | Decimal):
         return None
-    number = float(cell)
+    try:
+        number = float(cell)
+    except OverflowError:  # an int of hundreds of digits
+        number = np.inf if cell > 0 else -np.inf
     return None if np.isnan(number) else number
 
 
@@ -126,9 +130,11 @@ def finite_numbers(column: pd.Series, source: str) -> pd.Series:
     ]
     for place, number in enumerate(numbers):
         if number is None or not np.isfinite(number):
+            cell = column.iloc[place]
+            comma = isinstance(cell, str) and DECIMAL_COMMA.fullmatch(cell)
             raise InputError(
-                f"{source}, row {row_number(column, place)}: {column.iloc[place]!r} in column {column.name!r} is not "
-                "a finite number"
+                f"{source}, row {row_number(column, place)}: {cell!r} in column {column.name!r} is not a finite number"
+                + ("; write numbers with a decimal point" if comma else "")
             )
     return pd.Series(numbers, index=column.index, name=column.name, dtype=float)
 

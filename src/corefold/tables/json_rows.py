@@ -79,7 +79,7 @@ def _records(file: TextIO, source: str) -> Iterator[dict[str, Any]]:
 def _is_whole(line: str) -> bool:
     try:
         _load(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
 
@@ -132,7 +132,7 @@ def _of_lines(lines: Iterable[str], source: str) -> Iterator[dict[str, Any]]:
 def _of_object(text: str, source: str) -> Iterator[dict[str, Any]]:
     try:
         value = _load(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         yield from _of_lines(text.splitlines(), source)  # It names the broken line.
         return
     yield _object(value, source)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Bool
 
 from corefold.errors import InputError
 from corefold.tables.columns import label_text, require_columns, row_number
@@ -18,6 +19,11 @@ YES, NO = {"1", "1.0", "true"}, {"0", "0.0", "false"}
 def holds_lists(column: pd.Series) -> bool:
     """Whether a cell of the column is a list."""
     return any(_is_list(cell) for cell in column.tolist())
+
+
+def empty_lists(column: pd.Series) -> Bool[np.ndarray, " rows"]:
+    """Where cells are lists without an item."""
+    return np.array([_is_list(cell) and len(cell) == 0 for cell in column.tolist()], dtype=bool)
 
 
 def holds_messages(column: pd.Series) -> bool:

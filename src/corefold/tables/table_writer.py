@@ -66,8 +66,11 @@ class TableWriter:
         """Raise what `write` would raise for these rows, and write nothing: before hours of work on them."""
         with TemporaryDirectory() as folder:
             trial = TableWriter(Path(folder, self.path.name))
-            with trial:
-                trial.write(table)
+            try:
+                with trial:
+                    trial.write(table)
+            except InputError as error:
+                raise InputError(str(error).replace(str(trial.path), str(self.path))) from error
 
     def write(self, table: pd.DataFrame) -> None:
         """Add the rows of a table.

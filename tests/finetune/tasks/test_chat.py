@@ -96,7 +96,8 @@ def test_keys_that_other_messages_have_are_left_out():
 )
 def test_cells_without_a_conversation_are_refused_by_their_row(cell):
     with pytest.raises(
-        InputError, match=r"t\.jsonl, row 2: column 'messages' holds no conversation; expected a list"
+        InputError,
+        match=r"t\.jsonl, row 2: column 'messages' holds no conversation of texts; expected a list",
     ):
         Chat().clean_texts(rows(TALK, cell)["messages"], "t.jsonl")
 
@@ -106,7 +107,7 @@ def test_a_conversation_whose_answers_are_cut_away_is_refused(tokenizer):
 
     with pytest.raises(InputError, match=r"row 1: no turn of the assistant lies within the first 10 tokens"):
         Chat().encode(replace(TASK, max_length=10), tokenizer, rows(TALK), "t")
-    with pytest.raises(InputError, match=r"row 2: no turn of the assistant"):
+    with pytest.raises(InputError, match=r"row 2: the conversation has no turn of the assistant"):
         Chat().encode(TASK, tokenizer, rows(TALK, TALK[:1]), "t")
 
 
@@ -126,3 +127,21 @@ def test_a_tokenizer_without_a_template_is_refused(tokenizer):
     tokenizer.chat_template = None
     with pytest.raises(InputError, match="has no chat template"):
         Chat().prepare_tokenizer(tokenizer)
+
+
+def test_contents_in_parts_and_calls_without_content_are_read():
+    talk = [
+        {
+            "role": "user",
+            "content": [{"type": "text", "text": "Who wrote "}, {"type": "text", "text": "Emma?"}],
+        },
+        {"role": "assistant", "content": None, "tool_calls": [{"name": "search"}]},
+    ]
+    (cell,) = Chat().clean_texts(rows(talk)["messages"], "t")
+    assert [message["content"] for message in cell] == ["Who wrote Emma?", ""]
+
+
+@pytest.mark.parametrize("content", [None, 3, [{"type": "image_url", "image_url": "x"}]], ids=str)
+def test_messages_without_text_are_refused(content):
+    with pytest.raises(InputError, match="row 1: column 'messages' holds no conversation of texts"):
+        Chat().clean_texts(rows([{"role": "user", "content": content}])["messages"], "t")

@@ -28,6 +28,7 @@ class Chat(CausalLm):
     """A list of messages a row, through the tokenizer's chat template; the loss is on the assistant's messages."""
 
     name = "chat"
+    placeholder = ({"role": "user", "content": "nothing"},)
 
     def clean_texts(self, texts: pd.Series, source: str) -> pd.Series:
         """Lists of messages.
@@ -40,8 +41,8 @@ class Chat(CausalLm):
             messages = _messages(cell)
             if not messages:
                 raise InputError(
-                    f"{source}, row {row_number(texts, place)}: column {texts.name!r} holds no conversation; expected "
-                    f"a list such as {EXAMPLE}, in csv the same as JSON"
+                    f"{source}, row {row_number(texts, place)}: column {texts.name!r} holds no conversation of "
+                    f"texts; expected a list such as {EXAMPLE}, in csv the same as JSON"
                 )
             cells.append(messages)
         return pd.Series(cells, index=texts.index, name=texts.name, dtype=object)
@@ -84,6 +85,10 @@ class Chat(CausalLm):
         template, rows = training_template(tokenizer), []
         for place, messages in enumerate(table[task.columns.text].tolist()):
             where = f"{source}, row {row_number(table[task.columns.text], place)}"
+            if all(message["role"] != "assistant" for message in messages):
+                raise InputError(
+                    f"{where}: the conversation has no turn of the assistant to learn; leave the row out"
+                )
             ids, labels = _encoded(tokenizer, messages, template, where)
             ids, labels = ids[: task.max_length], labels[: task.max_length]
             if all(label == IGNORED for label in labels):
@@ -196,7 +201,17 @@ def _messages(cell: Any) -> list[Message] | None:
     if len(messages) < len(cell) or not all(isinstance(message.get("role"), str) for message in messages):
         return None
     # A column of parquet has the keys of all its messages in each, with None where a message lacks one.
-    return [
-        {name: value for name, value in message.items() if value is not None or name == "content"}
-        for message in messages
-    ]
+    kept = [{name: value for name, value in message.items() if value is not None} for message in messages]
+    contents = [_content(message) for message in kept]
+    if None in contents:
+        return None
+    return [{**message, "content": content} for message, content in zip(kept, contents, strict=True)]
+
+
+def _content(message: Message) -> str | None:
+    """The text of a message; None if it has none. A message of tool calls alone has the empty text."""
+    content = message.get("content", "" if "tool_calls" in message else None)
+    if isinstance(content, list | tuple | np.ndarray):  # parts of a text, as OpenAI writes them
+        parts = [part.get("text") if isinstance(part, Mapping) else None for part in content]
+        return "".join(parts) if all(isinstance(part, str) for part in parts) else None
+    return content if isinstance(content, str) else None

@@ -47,7 +47,9 @@ class Classification(TextHeadKind):
         Raises:
             InputError: no label column, one class only, or labels that do not look like classes.
         """
-        classes = class_names(train[require_label(columns, self.name)], config.train)
+        classes = class_names(
+            train[require_label(columns, self.name)], config.train, guessed=config.task is None
+        )
         head = choose_head(config, checkpoint, len(classes))
         return Task(
             kind=self.name,
@@ -131,16 +133,21 @@ class Classification(TextHeadKind):
         }
 
 
-def class_names(labels: pd.Series, source: str) -> tuple[str, ...]:
+def class_names(labels: pd.Series, source: str, *, guessed: bool) -> tuple[str, ...]:
     """The different labels: whole numbers first, in their order, then words.
 
+    Args:
+        labels: the labels of all rows.
+        source: the file, for messages.
+        guessed: whether nobody has said that they are classes.
+
     Raises:
-        InputError: one class only, or labels that do not look like classes.
+        InputError: one class only, or guessed classes that do not look like any.
     """
     names = sorted(labels.unique(), key=_place)
     if len(names) < 2:
         raise InputError(f"{source} has one class only, {names[0]!r}; a classifier needs at least two")
-    if len(names) > len(labels) // 2:
+    if guessed and len(names) > len(labels) // 2:
         raise InputError(
             f"{source}: {len(names)} different labels in {len(labels)} rows do not look like classes; "
             "for numbers use --task regression, for texts --task causal-lm"

@@ -33,6 +33,7 @@ class TaskKind(ABC):
         stratified: whether draws of rows keep the classes of the label column in proportion.
         new_columns: the columns that predictions add to a table.
         head_architecture: how the name of a class of transformers with this kind's own head ends.
+        placeholder: a cell of a text column that stands in rows without text while the others are predicted.
         judged_by: the score of the verdict and whether a lower one is better; None for the main score.
         constant_name: the best answer that is the same for every row, in words.
     """
@@ -43,6 +44,7 @@ class TaskKind(ABC):
     stratified: ClassVar[bool] = False
     new_columns: ClassVar[tuple[str, ...]] = ("prediction",)
     head_architecture: ClassVar[str] = "ForSequenceClassification"
+    placeholder: ClassVar[Any] = "nothing"
     judged_by: ClassVar[tuple[str, bool] | None] = None
     constant_name: ClassVar[str] = "the best constant answer"
 

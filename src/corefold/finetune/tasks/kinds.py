@@ -7,7 +7,7 @@ import pandas as pd
 from corefold.errors import InputError
 from corefold.finetune.checkpoint import Checkpoint
 from corefold.finetune.config import RunConfig, TaskName
-from corefold.finetune.data import MATCHES, Columns, choose_task
+from corefold.finetune.data import CHAT, MATCHES, Columns, choose_task
 from corefold.finetune.task import Task
 from corefold.finetune.tasks.causal_lm import CausalLm
 from corefold.finetune.tasks.chat import Chat
@@ -52,7 +52,11 @@ def choose_kind(
         return _noted(
             notes, "embedding", f"{columns.text_pair!r} holds the texts that match {columns.text!r}"
         )
-    if config.task is None and columns.label is None and holds_lists(table[columns.text]):
+    if (
+        config.task is None
+        and columns.label is None
+        and (columns.text == CHAT or holds_lists(table[columns.text]))
+    ):
         return _noted(notes, "chat", f"{columns.text!r} holds lists of messages")
     if config.task is None and columns.label is not None and holds_messages(table[columns.text]):
         raise InputError(

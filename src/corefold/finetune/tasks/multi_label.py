@@ -48,7 +48,7 @@ class MultiLabel(TextHeadKind):
         labels = pd.Series([*chain.from_iterable(cells)], dtype=object)
         if labels.empty:
             raise InputError(f"{config.train}: no row has a label in {columns.label!r}")
-        classes = class_names(labels, config.train)
+        classes = class_names(labels, config.train, guessed=False)
         _require_each_column(columns.label, classes, config.train)
         head = choose_head(config, checkpoint, len(classes))
         return Task(

@@ -47,13 +47,20 @@ class Regression(TextHeadKind):
         pair = choose_pair(config, columns, checkpoint, head)
         if labels.nunique() < 2:
             raise InputError(f"{config.train}: every label in {columns.label!r} is {labels.iloc[0]:g}")
-        cosine = pair == "separate"
+        cosine, numbers = pair == "separate", labels.to_numpy(float)
+        with np.errstate(over="ignore", invalid="ignore"):
+            shift = float(numbers.min() if cosine else numbers.mean())
+            scale = float(np.ptp(numbers) if cosine else numbers.std())
+        if not np.isfinite([shift, scale]).all():
+            raise InputError(
+                f"{config.train}: the numbers in {columns.label!r} are so large that their spread is none; divide them"
+            )
         return Task(
             kind=self.name,
             head="cosine" if cosine else head,
             pair=pair,
-            shift=float(labels.min() if cosine else labels.mean()),
-            scale=float(labels.max() - labels.min() if cosine else labels.std(ddof=0)),
+            shift=shift,
+            scale=scale,
             **settings_of_task(config, columns),
         )
 

@@ -38,6 +38,7 @@ class TokenClassification(TaskKind):
 
     name = "token-classification"
     main_score = "f1"
+    placeholder = ("nothing",)
     head_architecture = "ForTokenClassification"
 
     def clean(self, table: pd.DataFrame, columns: Columns, source: str) -> pd.DataFrame:
@@ -80,7 +81,9 @@ class TokenClassification(TaskKind):
         tags = train[require_label(columns, self.name)]
         if config.head == "mean":
             raise InputError("token-classification needs a head on each token; leave out --head mean")
-        classes = class_names(pd.Series([*chain.from_iterable(tags)], dtype=object), config.train)
+        classes = class_names(
+            pd.Series([*chain.from_iterable(tags)], dtype=object), config.train, guessed=False
+        )
         return Task(
             kind=self.name,
             head="own",
