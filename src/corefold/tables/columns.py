@@ -115,7 +115,7 @@ def as_number(cell: object) -> float | None:
     try:
         number = float(cell)
     except OverflowError:  # an int of hundreds of digits
-        number = np.inf if cell > 0 else -np.inf
+        number = np.inf
     return None if np.isnan(number) else number
 
 

@@ -213,5 +213,6 @@ def _content(message: Message) -> str | None:
     content = message.get("content", "" if "tool_calls" in message else None)
     if isinstance(content, list | tuple | np.ndarray):  # parts of a text, as OpenAI writes them
         parts = [part.get("text") if isinstance(part, Mapping) else None for part in content]
-        return "".join(parts) if all(isinstance(part, str) for part in parts) else None
+        texts = [part for part in parts if isinstance(part, str)]
+        return "".join(texts) if len(texts) == len(parts) else None
     return content if isinstance(content, str) else None
