@@ -23,6 +23,8 @@ from corefold.tables.columns import label_text, require_scalars, text_cells
 
 MAX_DIGITS = 1000  # Python refuses to read whole numbers of several thousand digits.
 
+PROBABILITY_DIGITS = 7  # as many as float32 has
+
 
 class Classification(TextHeadKind):
     """One class of several for each text; logits (rows, classes)."""
@@ -129,7 +131,10 @@ class Classification(TextHeadKind):
         best = probabilities.argmax(-1)
         return {
             "prediction": [task.classes[index] for index in best],
-            "probability": probabilities[np.arange(len(best)), best].tolist(),
+            "probability": probabilities[np.arange(len(best)), best]
+            .astype(float)
+            .round(PROBABILITY_DIGITS)
+            .tolist(),
         }
 
 
