@@ -88,7 +88,7 @@ def test_finite_numbers():
         ):
             finite_numbers(pd.Series(["1", cell], name="rating", dtype=object), "t.csv")
     with pytest.raises(
-        InputError, match="'1,5' .* is not a finite number; write numbers with a decimal point$"
+        InputError, match=r"'1,5' .* is not a finite number; write numbers with a decimal point$"
     ):
         finite_numbers(pd.Series(["1", "1,5"], name="rating", dtype=object), "t.csv")
 
