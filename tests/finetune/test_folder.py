@@ -6,6 +6,7 @@ import json
 import shutil
 
 import pytest
+import torch
 
 from corefold.finetune import InputError
 from corefold.finetune.folder import (
@@ -64,7 +65,7 @@ def test_a_checkpoint_that_was_cut_is_passed_over(tmp_path):
         folder = tmp_path / f"checkpoint-{step}"
         folder.mkdir()
         for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
-            (folder / name).touch()
+            torch.save({"step": step}, folder / name)
         (folder / "trainer_state.json").write_text("{}")
     assert last_checkpoint(tmp_path, 101) == tmp_path / "checkpoint-100"
     # Trainer would train the last step twice.

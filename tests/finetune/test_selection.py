@@ -96,7 +96,9 @@ def test_a_stopped_run_resumes_to_the_same_best_model_in_a_folder_that_moved(
 
 
 def test_too_few_rows_to_hold_out_any_are_refused(run_config, tmp_path):
-    with pytest.raises(InputError, match="too few to hold out a fifth"):
+    with pytest.raises(
+        InputError, match="hold out a fifth of the training rows, and there are 4; leave them out"
+    ):
         finetune(run_config(samples=4, keep="best"), tmp_path / "out", progress=False)
     with pytest.raises(InputError, match="--patience must be at least 1"):
         run_config(patience=0)
