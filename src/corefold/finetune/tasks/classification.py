@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from corefold.errors import InputError
 from corefold.finetune.checkpoint import Checkpoint
-from corefold.finetune.config import RunConfig
+from corefold.finetune.config import RunConfig, TaskName
 from corefold.finetune.data import Columns
 from corefold.finetune.evaluation.classes import class_intervals, class_report, class_scores, constant_scores
 from corefold.finetune.evaluation.intervals import Intervals
@@ -52,22 +52,11 @@ class Classification(TextHeadKind):
         classes = class_names(
             train[require_label(columns, self.name)], config.train, guessed=config.task is None
         )
-        head = choose_head(config, checkpoint, len(classes))
-        return Task(
-            kind=self.name,
-            head=head,
-            pair=choose_pair(config, columns, checkpoint, head),
-            classes=in_order_of_head(classes, checkpoint) if head == "own" else classes,
-            **settings_of_task(config, columns),
-        )
+        return task_with_classes(self.name, classes, config, columns, checkpoint)
 
     def head_settings(self, task: Task) -> dict[str, Any]:
         """Class names, in both directions."""
-        return {
-            "problem_type": "single_label_classification",
-            "id2label": dict(enumerate(task.classes)),
-            "label2id": {name: index for index, name in enumerate(task.classes)},
-        }
+        return {"problem_type": "single_label_classification", **names_of_outputs(task)}
 
     def targets(self, task: Task, labels: pd.Series, source: str) -> Sequence[int]:
         """The numbers of the classes."""
@@ -136,6 +125,28 @@ class Classification(TextHeadKind):
             .round(PROBABILITY_DIGITS)
             .tolist(),
         }
+
+
+def task_with_classes(
+    kind: TaskName, classes: tuple[str, ...], config: RunConfig, columns: Columns, checkpoint: Checkpoint
+) -> Task:
+    """A task whose outputs are these classes, in the order of the checkpoint's own head where that is kept."""
+    head = choose_head(config, checkpoint, len(classes))
+    return Task(
+        kind=kind,
+        head=head,
+        pair=choose_pair(config, columns, checkpoint, head),
+        classes=in_order_of_head(classes, checkpoint) if head == "own" else classes,
+        **settings_of_task(config, columns),
+    )
+
+
+def names_of_outputs(task: Task) -> dict[str, Any]:
+    """The names of a head's outputs, in both directions, as a model's configuration has them."""
+    return {
+        "id2label": dict(enumerate(task.classes)),
+        "label2id": {name: index for index, name in enumerate(task.classes)},
+    }
 
 
 def class_names(labels: pd.Series, source: str, *, guessed: bool) -> tuple[str, ...]:

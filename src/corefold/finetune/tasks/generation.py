@@ -79,10 +79,6 @@ class GenerationKind(TaskKind):
         """Texts have none."""
         return {}
 
-    def predictions(self, task: Task, outputs: np.ndarray) -> dict[str, Sequence[Any]]:
-        """Not from outputs: `prediction.generate` makes the texts."""
-        raise NotImplementedError
-
 
 def token_scores(logits: Tensor, labels: Tensor) -> Tensor:
     """For each token its loss and whether it was the likeliest, (rows, tokens, 2); any number where a label is IGNORED.

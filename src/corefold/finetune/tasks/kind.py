@@ -165,6 +165,10 @@ class TaskKind(ABC):
     ) -> dict[str, float]:
         """Scores of the best answer that is the same for every row; empty where there is none."""
 
+
+class OutputKind(TaskKind):
+    """A kind of task whose predictions follow from the model's outputs."""
+
     @abstractmethod
     def predictions(self, task: Task, outputs: np.ndarray) -> dict[str, Sequence[Any]]:
         """The columns that predictions add, from `kept_outputs`."""

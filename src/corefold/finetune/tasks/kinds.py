@@ -13,14 +13,16 @@ from corefold.finetune.tasks.causal_lm import CausalLm
 from corefold.finetune.tasks.chat import Chat
 from corefold.finetune.tasks.classification import Classification
 from corefold.finetune.tasks.embedding import Embedding
-from corefold.finetune.tasks.kind import TaskKind
+from corefold.finetune.tasks.generation import GenerationKind
+from corefold.finetune.tasks.kind import OutputKind
 from corefold.finetune.tasks.multi_label import MultiLabel
 from corefold.finetune.tasks.regression import Regression
 from corefold.finetune.tasks.seq2seq import Seq2Seq
 from corefold.finetune.tasks.token_classification import TokenClassification
 from corefold.tables.lists import holds_lists, holds_messages
 
-KINDS: dict[str, TaskKind] = {
+Kind = OutputKind | GenerationKind
+KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
         Classification(),
@@ -35,7 +37,7 @@ KINDS: dict[str, TaskKind] = {
 }
 
 
-def kind_of(task: Task) -> TaskKind:
+def kind_of(task: Task) -> Kind:
     """The kind of a task."""
     return KINDS[task.kind]
 

@@ -15,9 +15,8 @@ from corefold.finetune.checkpoint import Checkpoint
 from corefold.finetune.config import RunConfig
 from corefold.finetune.data import Columns
 from corefold.finetune.task import Task
-from corefold.finetune.tasks.classification import class_names, in_order_of_head
-from corefold.finetune.tasks.kind import settings_of_task
-from corefold.finetune.tasks.text_head import TextHeadKind, choose_head, choose_pair, require_label
+from corefold.finetune.tasks.classification import class_names, names_of_outputs, task_with_classes
+from corefold.finetune.tasks.text_head import TextHeadKind, require_label
 from corefold.tables.lists import list_cells
 
 
@@ -50,22 +49,11 @@ class MultiLabel(TextHeadKind):
             raise InputError(f"{config.train}: no row has a label in {columns.label!r}")
         classes = class_names(labels, config.train, guessed=False)
         _require_each_column(columns.label, classes, config.train)
-        head = choose_head(config, checkpoint, len(classes))
-        return Task(
-            kind=self.name,
-            head=head,
-            pair=choose_pair(config, columns, checkpoint, head),
-            classes=in_order_of_head(classes, checkpoint) if head == "own" else classes,
-            **settings_of_task(config, columns),
-        )
+        return task_with_classes(self.name, classes, config, columns, checkpoint)
 
     def head_settings(self, task: Task) -> dict[str, Any]:
         """Names of the labels, in both directions; transformers then trains with the same loss."""
-        return {
-            "problem_type": "multi_label_classification",
-            "id2label": dict(enumerate(task.classes)),
-            "label2id": {name: index for index, name in enumerate(task.classes)},
-        }
+        return {"problem_type": "multi_label_classification", **names_of_outputs(task)}
 
     def targets(self, task: Task, labels: pd.Series, source: str) -> Sequence[list[float]]:
         """1.0 for each label that a row has, 0.0 for the others."""

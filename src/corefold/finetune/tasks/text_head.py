@@ -17,10 +17,10 @@ from corefold.finetune.config import Pair, RunConfig
 from corefold.finetune.data import Columns
 from corefold.finetune.encoding import text_inputs
 from corefold.finetune.task import Task
-from corefold.finetune.tasks.kind import TaskKind, first_output
+from corefold.finetune.tasks.kind import OutputKind, first_output
 
 
-class PooledKind(TaskKind):
+class PooledKind(OutputKind):
     """A kind of task whose model may be an encoder with mean pooling, an `EncoderModel`."""
 
     @abstractmethod

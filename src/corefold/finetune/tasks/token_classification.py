@@ -19,8 +19,8 @@ from corefold.finetune.config import RunConfig
 from corefold.finetune.data import Columns
 from corefold.finetune.encoding import IGNORED
 from corefold.finetune.task import Task
-from corefold.finetune.tasks.classification import class_names, in_order_of_head
-from corefold.finetune.tasks.kind import TaskKind, first_output, settings_of_task
+from corefold.finetune.tasks.classification import class_names, in_order_of_head, names_of_outputs
+from corefold.finetune.tasks.kind import OutputKind, first_output, settings_of_task
 from corefold.finetune.tasks.text_head import require_label
 from corefold.tables.columns import row_number
 from corefold.tables.lists import list_cells
@@ -30,7 +30,7 @@ ENTITY_MARKS = ("B-", "I-", "E-", "S-", "L-", "U-")  # of the schemes that seqev
 OVERLAP_SHARE = 0.25  # of a window, which repeats words of the one before as context
 
 
-class TokenClassification(TaskKind):
+class TokenClassification(OutputKind):
     """A tag for each word; kept outputs and labels are (windows, tokens), with a number at the first token of a word.
 
     A text that is longer than the longest input is read in windows that overlap, so that each word gets a tag.
@@ -93,15 +93,8 @@ class TokenClassification(TaskKind):
 
     def model_class(self, task: Task) -> tuple[Any, dict[str, Any]]:
         """A model with a head on each token."""
-        names = {
-            "id2label": dict(enumerate(task.classes)),
-            "label2id": {name: index for index, name in enumerate(task.classes)},
-        }
-        return AutoModelForTokenClassification, {
-            "num_labels": task.outputs,
-            "ignore_mismatched_sizes": True,
-            **names,
-        }
+        settings = {"num_labels": task.outputs, "ignore_mismatched_sizes": True, **names_of_outputs(task)}
+        return AutoModelForTokenClassification, settings
 
     def peft_task_type(self, task: Task) -> str:
         """PEFT's name of the kind of task."""
