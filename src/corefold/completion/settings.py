@@ -16,11 +16,8 @@ from corefold.completion.search import FitSettings
 from corefold.completion.solvers import ALS, Descent, Schatten, Solver
 
 MAX_AUTO_RANK = 64
-# "auto" keeps a solver's working copies below, unless the rank is small.
-MAX_AUTO_BYTES, SMALL_AUTO_RANK = (
-    2**29,
-    16,
-)
+MAX_AUTO_BYTES = 2**29  # "auto" keeps a solver's working copies below,
+SMALL_AUTO_RANK = 16  # unless the rank is at most this
 SOLVERS = {"schatten": Schatten, "descent": Descent, "als": ALS}
 
 
