@@ -112,7 +112,7 @@ def _run_fold(
     outputs = run.outputs()
     labels = ([row["labels"] for row in part] for part in (data.train, data.eval))
     result = {
-        "rows": {"train": len(data.train), "eval": len(data.eval)},
+        "rows": dict(data.rows),
         "baseline": kind_of(task).constant_answer(task, *labels),
         "before": before,
         "after": outputs.scores,

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from corefold.finetune.task import Task
-from corefold.finetune.tasks.kinds import kind_of
 
 HEAD, CONFIG = "model_head.pkl", "config_setfit.json"
 
@@ -29,8 +28,7 @@ def write(folder: Path, task: Task) -> None:
 
 def is_multi_label(task: Task) -> bool:
     """Whether a text may have several of the classes."""
-    settings: dict[str, Any] = getattr(kind_of(task), "head_settings", lambda _: {})(task)
-    return settings.get("problem_type") == "multi_label_classification"
+    return task.kind == "multi-label"
 
 
 def classifier(classes: int, multi_label: bool) -> Any:
