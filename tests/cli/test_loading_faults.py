@@ -202,3 +202,19 @@ def test_inspect_reads_convolutions_and_refuses_dora(tmp_path):
     dora = LoraConfig(r=2, target_modules=["dense"], use_dora=True)
     get_peft_model(Net(), dora).save_pretrained(tmp_path / "dora")
     refused(corefold("inspect", tmp_path / "dora"), "a DoRA adapter")
+
+
+def test_a_base_in_four_bits_is_merged_in_all_of_its_bits(tiny, reviews, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    from transformers import AutoModelForSequenceClassification
+
+    arguments = ["--load-in-4bit", "--head", "own", "--target-modules", "query"]
+    assert finetune(tiny, reviews, tmp_path / "out", *arguments).code == 0
+    outcome = corefold("merge", tmp_path / "out", "-o", tmp_path / "merged")
+    assert outcome.code == 0, outcome.err
+    assert "training saw the base model in 4 bits" in outcome.out
+    merged = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged")
+    assert not hasattr(merged.config, "quantization_config")
+    key = "encoder.layer.0.attention.self.key.weight"  # no adapter here
+    base = AutoModelForSequenceClassification.from_pretrained(tiny)
+    assert torch.equal(merged.bert.state_dict()[key], base.bert.state_dict()[key])

@@ -28,14 +28,20 @@ def run(
     ] = False,
 ) -> None:
     """The command."""
-    from corefold.finetune.folder import check_apart, load_run
+    from corefold.finetune.folder import TASK, check_apart, load_run
     from corefold.finetune.merging import merge
+    from corefold.finetune.task import Task
     from corefold.tables.writing import check_folder
 
     check_apart(out, output, base)
     check_folder(output, overwrite)  # before the model loads, which takes longer
     lines: list[str] = []
-    error = merge(load_run(out, base=base), output, overwrite=overwrite, tell=lines.append)
+    run = load_run(out, base=base, quantized=False)
+    error = merge(run, output, overwrite=overwrite, tell=lines.append)
+    if Task.load(out / TASK).load_in_4bit:
+        lines.append(
+            "training saw the base model in 4 bits, and the merged weights have all of theirs: answers differ a little"
+        )
     console.print(f"merged model in {output}")
     for line in lines:
         console.print(line)

@@ -134,6 +134,10 @@ def check_adapter(out: Path) -> tuple[PeftConfig, dict[str, Tensor]]:
     if not (out / ADAPTER_CONFIG).exists() or not (out / ADAPTER).exists():
         raise InputError(f"{out} holds no adapter ({ADAPTER_CONFIG} and {ADAPTER})")
     check_files(out)
+    return _adapter(out)
+
+
+def _adapter(out: Path) -> tuple[PeftConfig, dict[str, Tensor]]:
     try:
         config, state = PeftConfig.from_pretrained(str(out)), load_file(out / ADAPTER)
     except SafetensorError as error:
@@ -168,13 +172,14 @@ def _manifest(path: Path) -> dict[str, str]:
     return {str(name): str(digest) for name, digest in manifest.items()}
 
 
-def load_run(out: Path, *, base: str | None = None, trainable: bool = False) -> Run:
+def load_run(out: Path, *, base: str | None = None, trainable: bool = False, quantized: bool = True) -> Run:
     """Load the folder that `save_model` wrote.
 
     Args:
         out: the folder.
         base: the place of the base model, if it is no longer where it was when the run was trained.
         trainable: whether the adapter and the head train on; the model is in evaluation mode all the same.
+        quantized: whether a base model that training quantized is quantized again.
 
     Raises:
         InputError: not the folder of a finished run, one that was changed, or another base model.
@@ -185,7 +190,11 @@ def load_run(out: Path, *, base: str | None = None, trainable: bool = False) -> 
     check_files(out)
     task = Task.load(out / TASK)
     if task.kept == "adapter":
-        check_adapter(out)
+        _adapter(out)
+    if not quantized and task.load_in_4bit:
+        task = replace(
+            task, load_in_4bit=False, base_digest=""
+        )  # The digest is that of the quantized weights.
     if base is not None:
         task = replace(task, model=base)
     elif SAVINGS[task.kept].needs_base and _is_missing_folder(task.model):

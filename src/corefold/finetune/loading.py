@@ -127,7 +127,8 @@ def _check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
             f"the tokenizer of {task.model} pads with token {pad} ({tokenizer.pad_token!r}), and the model's table of "
             f"embeddings has {rows} rows; resize the table (resize_token_embeddings) or use the model's own tokenizer"
         )
-    if task.head == "own" and model.config.is_encoder_decoder:
+    reads_end = kind_of(task).head_architecture == "ForSequenceClassification"
+    if task.head == "own" and reads_end and model.config.is_encoder_decoder:
         ids = tokenizer("a").input_ids
         if model.config.eos_token_id not in ids:
             raise InputError(

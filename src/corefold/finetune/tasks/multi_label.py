@@ -41,7 +41,7 @@ class MultiLabel(TextHeadKind):
         """The task of a run.
 
         Raises:
-            InputError: no label column, fewer than two labels in all rows, or labels that do not look like classes.
+            InputError: no label column, or fewer than two labels in all rows.
         """
         cells = train[require_label(columns, self.name)]
         labels = pd.Series([*chain.from_iterable(cells)], dtype=object)
