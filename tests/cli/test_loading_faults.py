@@ -208,13 +208,14 @@ def test_a_base_in_four_bits_is_merged_in_all_of_its_bits(tiny, reviews, tmp_pat
     pytest.importorskip("bitsandbytes")
     from transformers import AutoModelForSequenceClassification
 
-    arguments = ["--load-in-4bit", "--head", "own", "--target-modules", "query"]
-    assert finetune(tiny, reviews, tmp_path / "out", *arguments).code == 0
+    assert finetune(tiny, reviews, tmp_path / "out", "--load-in-4bit", "--head", "own").code == 0
     outcome = corefold("merge", tmp_path / "out", "-o", tmp_path / "merged")
     assert outcome.code == 0, outcome.err
     assert "training saw the base model in 4 bits" in outcome.out
     merged = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged")
     assert not hasattr(merged.config, "quantization_config")
-    key = "encoder.layer.0.attention.self.key.weight"  # no adapter here
-    base = AutoModelForSequenceClassification.from_pretrained(tiny)
-    assert torch.equal(merged.bert.state_dict()[key], base.bert.state_dict()[key])
+    base = AutoModelForSequenceClassification.from_pretrained(tiny).bert.state_dict()
+    key = "encoder.layer.0.attention.self.key.weight"
+    change = torch.linalg.svdvals(merged.bert.state_dict()[key] - base[key])
+    assert change[1] > 1e-3 * change[0]
+    assert change[2] < 1e-4 * change[0]  # the update has rank 2; rounding to 4 bits has none
