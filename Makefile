@@ -42,6 +42,7 @@ $(VENV)/.python:
 		{ echo "corefold needs Python 3.11 or newer; name one with: make PYTHON=python3.12 ..."; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing torch and the rest into $(VENV); the first time takes a few minutes"
+	$(PIP) --upgrade pip  # That of Python 3.11 takes three times as long to choose versions.
 	@touch $@
 
 $(VENV)/.demo: $(VENV)/.python pyproject.toml constraints.txt packages/demo.txt

@@ -22,6 +22,9 @@ CHECKED = [f"corefold.completion.{path.stem}" for path in COMPLETION if path.ste
 # The hook must stand before anything imports corefold. Users do not pay for these checks.
 HOOKED = ["corefold.core", "corefold.dynamics", "corefold.compare.statistics", *CHECKED]
 jaxtyping.install_import_hook(HOOKED, "beartype.beartype")
+# They are checked where the functions themselves are tested: a check takes longer than most small products, and would be
+# a quarter of all tests' time. scikit-learn's battery is half a minute of small fits.
+CHECKING = [Path(__file__).parent / folder for folder in ("compare", "completion", "core", "dynamics")]
 
 import torch  # noqa: E402
 
@@ -51,6 +54,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start the longest files first: a worker that gets one of them last would run alone at the end."""
     places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Check shapes in the tests of CHECKING only."""
+    checked = any(item.path.is_relative_to(folder) for folder in CHECKING) and "battery" not in item.path.name
+    jaxtyping.config.update("jaxtyping_disable", not checked)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -9,7 +9,7 @@ import pytest
 
 from command import corefold, refused
 
-TALKS = [("red", "stop"), ("green", "go"), ("amber", "wait")] * 4
+TALKS = [("red", "stop"), ("green", "go"), ("amber", "wait")] * 2
 
 
 @pytest.fixture
