@@ -79,7 +79,7 @@ def _check_rank(base: nn.Module, rank: int, targets: Any) -> None:
 
 
 class EncoderModel(nn.Module):
-    """An adapted encoder with mean pooling and the head of the task.
+    """An adapted encoder with pooling and the head of the task.
 
     The kind of task says how the embeddings of a row's texts are joined. The state dict leaves out the frozen base, so
     that checkpoints stay as small as the adapter.
@@ -88,6 +88,7 @@ class EncoderModel(nn.Module):
     def __init__(self, encoder: PeftModel | PreTrainedModel, task: Task, seed: int = 0) -> None:
         super().__init__()
         self.encoder, self.task, self.kind = encoder, task, _pooled_kind(task)
+        self.pooling = None if task.pooling == "mean" else _pooling(encoder.config.hidden_size, task.pooling)
         self.head: nn.Linear | None = None
         if task.head == "mean":
             width = encoder.config.hidden_size * (3 if task.pair == "separate" else 1)
@@ -112,8 +113,17 @@ class EncoderModel(nn.Module):
 
     def _embed(self, tokens: dict[str, Tensor]) -> Tensor:
         hidden = self.encoder(**tokens).last_hidden_state.float()
+        if self.pooling is not None:
+            features = {"token_embeddings": hidden, "attention_mask": tokens["attention_mask"]}
+            return self.pooling(features)["sentence_embedding"]
         mask = tokens["attention_mask"].unsqueeze(-1).to(hidden)
         return (hidden * mask).sum(1) / mask.sum(1)
+
+
+def _pooling(width: int, mode: str) -> nn.Module:
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    return Pooling(width, mode)  # type: ignore[arg-type]
 
 
 def _pooled_kind(task: Task) -> PooledKind:
