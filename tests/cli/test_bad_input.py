@@ -270,3 +270,22 @@ def test_export_refuses_a_wrong_tolerance_and_a_lora(finished, tmp_path):
 def test_usage_errors_end_with_2_too():
     assert corefold("finetune", "--rank", "many", "-o", "x").code == 2
     assert corefold("fine-tune").code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["predict", "a", "b", "-o", "c.csv", "--batch-size", 0], ["--batch-size"]),
+        (["evaluate", "a", "b", "--batch-size", "many"], ["--batch-size"]),
+        (["compare", "--seeds", 0, "-o", "c"], ["--seeds"]),
+        (["finetune", "--rank", "1.5", "-o", "c"], ["--rank"]),
+        (["finetune", "--no-such"], ["--no-such"]),
+        (["merge"], ["Missing argument"]),
+        (["train"], ["'train'"]),
+    ],
+)
+def test_usage_errors_take_one_line(arguments, words):
+    outcome = corefold(*arguments)
+    refused(outcome, *words)
+    assert outcome.err.count("\n") == 1
+    assert outcome.out == ""
