@@ -77,7 +77,8 @@ def padding_token(task: Task, tokenizer: PreTrainedTokenizerBase) -> int | None:
     model is loaded. Such encoders find the end of a text by the mask.
     """
     counted = checkpoint_positions(task.model, task.revision).counted_from
-    return tokenizer.pad_token_id if counted is None else counted
+    own: Any = tokenizer.pad_token_id
+    return own if counted is None else counted
 
 
 def _load(auto: Any, source: str, **kwargs: Any) -> Any:

@@ -79,12 +79,12 @@ def checkpoint_positions(model: str, revision: str | None = None) -> Positions:
         config = AutoConfig.from_pretrained(model, revision=revision)
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model = AutoModel.from_config(config)
+            layout = AutoModel.from_config(config)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError):
         return Positions()
     configured = getattr(config, "max_position_embeddings", None)
     return Positions(
-        table_positions(model),
-        _padding_of_tables(model),
+        table_positions(layout),
+        _padding_of_tables(layout),
         configured if isinstance(configured, int) and configured > 0 else None,
     )

@@ -63,7 +63,8 @@ def write_layout(folder: Path, task: Task, head: dict[str, Tensor] | None) -> No
     transformer = Transformer(str(folder), model_kwargs=FLOAT32)
     # The weights and the tokenizer lie there already.
     transformer.save = transformer.save_config  # type: ignore[method-assign]
-    modules: list[Any] = [transformer, Pooling(transformer.get_embedding_dimension(), task.pooling)]
+    mode: Any = task.pooling
+    modules: list[Any] = [transformer, Pooling(transformer.get_embedding_dimension(), mode)]
     if head is not None and fits_modules(task):
         # Training saw standardised labels; the layer answers in their units.
         weight, bias = head["weight"].double() * task.scale, head["bias"].double() * task.scale + task.shift
