@@ -77,7 +77,7 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     """The same settings with absolute paths.
 
     Raises:
-        InputError: no model or no training data.
+        InputError: no model, no training data, or a revision of a model that has none.
     """
 
     def absolute(source: str | None) -> str | None:
@@ -88,6 +88,10 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
 
     if not config.model:
         raise InputError("--model is missing: a folder, a .gguf file or a name on the Hugging Face hub")
+    if config.revision and Path(config.model).exists():
+        raise InputError(
+            f"--revision {config.revision} is of models on the hub, and {config.model} is on this disk"
+        )
     if not config.train:
         raise InputError("--train is missing: a file of rows, as csv, jsonl or parquet, or a hub data set")
     return replace(

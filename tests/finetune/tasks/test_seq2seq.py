@@ -187,7 +187,9 @@ def test_models_that_cannot_are_refused(models_dir, rows, tiny, tmp_path):
         )
 
 
-def test_compare_trains_it_by_methods_that_read_the_inputs(models_dir, rows, tmp_path):
+def test_compare_trains_it_by_methods_that_read_the_inputs(models_dir, tmp_path):
+    longer = [(source, f"{target} {target} dos") for source, target in ROWS]
+    rows = write_csv(tmp_path / "t.csv", ["source", "target"], longer)
     outcome = corefold(
         "compare", "--model", models_dir / "t5", "--train", rows, "--eval", rows, "--text", "source", "--label", "target",
         "--task", "seq2seq", "--methods", "lora,eva,lora-ga", "--ranks", 2, "--seeds", 1, "--steps", 2, "--jobs", 1,
