@@ -51,7 +51,9 @@ def adapt(base: PreTrainedModel, task: Task, settings: Decided[Any]) -> PeftMode
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "lora with eva initialization")  # it advises how to save memory
-            warnings.filterwarnings("ignore", "fan_in_fan_out is set to False")  # PEFT sets it right for GPT-2.
+            warnings.filterwarnings(
+                "ignore", "fan_in_fan_out is set to False"
+            )  # PEFT sets it right for GPT-2.
             return get_peft_model(base, method.peft(settings, shared, base))  # type: ignore[return-value]
     except (ValueError, TypeError, re.error) as error:
         raise InputError(
