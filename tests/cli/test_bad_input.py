@@ -267,6 +267,41 @@ def test_export_refuses_a_wrong_tolerance_and_a_lora(finished, tmp_path):
     refused(corefold("export", finished / "lora", "-o", tmp_path / "x"), "needs no export")
 
 
+def test_adapters_that_are_no_plain_lora_are_called_by_their_name(tiny, tmp_path):
+    from peft import AdaLoraConfig, LoraConfig, get_peft_model
+    from transformers import AutoModel
+
+    usual = {"r": 2, "target_modules": ["query"]}
+    dora, adalora = (
+        LoraConfig(use_dora=True, **usual),
+        AdaLoraConfig(total_step=9, tinit=1, tfinal=1, target_modules=["query"]),
+    )
+    for name, config in (("DoRA", dora), ("ADALORA", adalora)):
+        get_peft_model(AutoModel.from_pretrained(tiny), config).save_pretrained(tmp_path / name)
+        words = f"a {name} adapter"
+        refused(corefold("inspect", tmp_path / name), words, "expected Deep LoRA or LoRA")
+        refused(corefold("export", tmp_path / name, "-o", tmp_path / "x"), words, "corefold merge")
+
+
 def test_usage_errors_end_with_2_too():
     assert corefold("finetune", "--rank", "many", "-o", "x").code == 2
     assert corefold("fine-tune").code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["predict", "a", "b", "-o", "c.csv", "--batch-size", 0], ["--batch-size"]),
+        (["evaluate", "a", "b", "--batch-size", "many"], ["--batch-size"]),
+        (["compare", "--seeds", 0, "-o", "c"], ["--seeds"]),
+        (["finetune", "--rank", "1.5", "-o", "c"], ["--rank"]),
+        (["finetune", "--no-such"], ["--no-such"]),
+        (["merge"], ["Missing argument"]),
+        (["train"], ["'train'"]),
+    ],
+)
+def test_usage_errors_take_one_line(arguments, words):
+    outcome = corefold(*arguments)
+    refused(outcome, *words)
+    assert outcome.err.count("\n") == 1
+    assert outcome.out == ""

@@ -169,6 +169,20 @@ def test_excluded_layers_have_no_adapter(tiny, reviews, tmp_path):
     assert "layer.1" not in shown[1]
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--exclude-modules", "query,qery"], ["--exclude-modules query,qery leaves out nothing", "qery"]),
+        (["--exclude-modules", "(query"], ["no regular expression"]),
+        (["--target-modules", "(query"], ["--target-modules (query"]),
+        (["--revision", "v2"], ["--revision v2 is of models on the hub"]),
+    ],
+)
+def test_options_that_would_change_nothing_are_refused(tiny, reviews, tmp_path, options, words):
+    refused(finetune(tiny, reviews, tmp_path / "out", *options), *words)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_base_in_four_bits_trains_and_predicts(tiny, reviews, tmp_path):
     pytest.importorskip("bitsandbytes")
     outcome = finetune(tiny, reviews, tmp_path / "out", "--load-in-4bit", "--head", "own")

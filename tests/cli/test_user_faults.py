@@ -38,6 +38,15 @@ def test_nothing_is_written_over_a_base_model_or_the_run_that_goes_on(tiny, two_
 def test_an_option_that_the_run_fixes_is_refused_even_if_it_is_a_default(two_classes, table, tmp_path):
     common = ["--from", two_classes, "--train", table, "-o", tmp_path / "out"]
     refused(corefold("finetune", *common, "--method", "deep-lora"), "keeps --method lora", "got deep-lora")
+    settings = tmp_path / "settings.yaml"
+    settings.write_text("method: deep-lora\nrank: 7\n")
+    outcome = corefold("finetune", *common, "--config", settings)
+    refused(outcome, "keeps --method lora", "got deep-lora")
+    outcome = corefold(
+        "compare", "--config", settings, "--model", "m", "--train", "no.csv", "-o", tmp_path / "b"
+    )
+    refused(outcome, "no.csv")
+    assert "note: " + str(settings) + ": compare takes no method, rank from a file" in outcome.err
 
 
 @pytest.mark.parametrize("gap", [None, []])

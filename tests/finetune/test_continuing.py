@@ -61,3 +61,11 @@ def test_a_run_is_no_model(trained, run_config, tmp_path):
         InputError, match="is the folder of a run, not a model; train its adapter on with --from"
     ):
         finetune(run_config(model=str(trained)), tmp_path / "out", progress=False)
+
+
+def test_a_setting_that_equals_a_default_counts_as_given(trained):
+    kept = continued(RunConfig(train="t.csv", from_run=str(trained)))
+    assert (kept.max_length, kept.threshold, kept.separator) == (16, 0.5, "\n")
+    given = {"max_length": 256, "threshold": 0.5, "separator": "\n"}
+    other = continued(RunConfig(train="t.csv", from_run=str(trained), **given))
+    assert {name: getattr(other, name) for name in given} == given

@@ -105,6 +105,13 @@ def test_classes_that_are_nearly_equal_are_said(labels):
     assert data.label_notes(pd.Series(["pos", "neg"]), "t.csv") == []
 
 
+def test_one_number_in_two_spellings_and_decimal_commas_are_said():
+    spelled, commas = data.label_notes(pd.Series(["1", "1.0", "1,5"]), "t.csv")
+    assert spelled.startswith("t.csv: the classes '1' and '1.0' differ only in how a number is written")
+    assert "'1,5' and the other labels are numbers with a decimal comma" in commas
+    assert data.label_notes(pd.Series(["01", "1", "2", "v1,5"]), "t.csv") == []
+
+
 @pytest.mark.parametrize(
     ("labels", "classes"),
     [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from peft import PeftModel
@@ -120,3 +122,16 @@ def test_a_model_that_is_not_there_is_refused_in_one_line(tmp_path, built):
     with pytest.raises(InputError, match="cannot be loaded") as refused:
         load_base(replace(data.task, model=str(tmp_path / "nothing")))
     assert "\n" not in str(refused.value)
+
+
+def test_tokens_are_pooled_as_the_task_says(built, tiny):
+    data, adapted, _ = built("lora", "mean")
+    model = EncoderModel(adapted, replace(data.task, pooling="cls")).eval()
+    batch = {
+        "input_ids": torch.tensor([[0, 101, 9], [101, 9, 8]]),
+        "attention_mask": torch.tensor([[0, 1, 1], [1] * 3]),
+    }
+    with torch.no_grad():
+        hidden = adapted.eval()(**batch).last_hidden_state
+        expected = model.head(torch.stack([hidden[0, 1], hidden[1, 0]]))
+        torch.testing.assert_close(model(batch).logits, expected)

@@ -49,15 +49,19 @@ def test_a_padding_token_beyond_the_table_is_refused(model_folder):
         load_base(replace(TASK, model=model))
 
 
-def test_tokens_beyond_the_table_are_refused_by_their_row(model_folder):
+def test_tokens_beyond_the_table_are_refused_by_their_text(model_folder):
     base = load_base(replace(TASK, model=model_folder(rows=200)))
+    tokenizer = load_tokenizer(base.name_or_path)
     rows = [
         {"first": {"input_ids": [101, 102]}},
         {"first": {"input_ids": [1]}, "second": {"input_ids": [3, 200]}},
     ]
-    check_tokens(rows[:1], base, "t.csv")
-    with pytest.raises(InputError, match=r"t\.csv, row 2: the tokenizer makes token 200, .* has 200 rows"):
-        check_tokens(rows, base, "t.csv")
+    check_tokens(rows[:1], base, tokenizer, "t.csv")
+    token = tokenizer.convert_ids_to_tokens(200)
+    with pytest.raises(InputError) as refusal:
+        check_tokens(rows, base, tokenizer, "t.csv")
+    assert f"t.csv: the tokenizer makes token 200 ({token!r}), and" in str(refusal.value)
+    assert "has 200 rows" in str(refusal.value)
 
 
 def test_padding_stands_on_the_right_where_positions_are_counted(model_folder):

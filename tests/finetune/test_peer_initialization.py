@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from adalora_penalty import penalty
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
+from command import write_jsonl
+from corefold.finetune.peer_initialization import lora_layers
 from corefold.finetune.trainer import TrainingRun
 
 
@@ -86,3 +89,29 @@ def _overlap(a: torch.Tensor, b: torch.Tensor) -> float:
     """The smallest cosine of the principal angles between two column spaces."""
     a, b = (torch.linalg.qr(each.detach())[0] for each in (a, b))
     return float(torch.linalg.svdvals(a.T @ b).min())
+
+
+def test_eva_reads_the_inputs_of_texts_with_several_labels(prepared, tmp_path):
+    rows = [{"text": f"a text {i}", "label": ["a", "b"][i % 2 :]} for i in range(8)]
+    table = write_jsonl(tmp_path / "t.jsonl", rows)
+    prepared("eva", "own", task="multi-label", train=str(table), eval=str(table))
+
+
+def test_lora_one_starts_in_weights_that_lie_the_other_way_round(prepared, tiny, tmp_path):
+    config = GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=30522, pad_token_id=0, n_positions=32)
+    torch.manual_seed(0)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
+    AutoTokenizer.from_pretrained(tiny).save_pretrained(tmp_path / "gpt2")
+    settings = {"model": str(tmp_path / "gpt2"), "target_modules": "c_attn"}
+    layer, plain = (
+        lora_layers(prepared("lora-one", "own", **settings).adapted)[0],
+        prepared("full", "own", **settings),
+    )
+    plain.model.eval()
+    for batch in plain.trainer.get_train_dataloader():
+        plain.model(**batch).loss.backward()
+    gradient = plain.adapted.transformer.h[0].attn.c_attn.weight.grad.mT
+    u, s, vh = torch.linalg.svd(gradient, full_matrices=False)
+    step = layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+    best = u[:, :3] * s[:3] @ vh[:3] / s[0]
+    torch.testing.assert_close(step.detach(), -best * 96**0.5 / 128, rtol=0, atol=1e-3 * 96**0.5 / 128)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -84,6 +86,23 @@ def test_heads_and_pairs_are_said_unless_they_are_chosen(run_config):
     said = " ".join(read_tables(run_config("cosine", pair=None, head=None)).notes)
     assert "pair joint: two texts are read as one input; --pair changes that" in said
     assert not any("--pair" in note or "--head" in note for note in read_tables(run_config("own")).notes)
+
+
+def test_what_of_a_checkpoint_is_not_used_is_said(run_config, tiny, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny, folder)
+    assert not any(str(folder) in note for note in read_tables(run_config(model=str(folder))).notes)
+    (folder / "head.safetensors").touch()  # as in the folder of a run of --method full
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling/config.json").write_text('{"pooling_mode": "cls"}')
+    modules = [{"type": f"a.b.{name}"} for name in ("Transformer", "Pooling", "Dense")]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    said = " ".join(read_tables(run_config(model=str(folder))).notes)
+    assert "pooling cls: as 1_Pooling/config.json of" in said
+    assert "has Dense behind the pooling, which is not used" in said
+    assert (
+        "is a run with a head of its own (head.safetensors), which is not used: a new head is drawn" in said
+    )
 
 
 @pytest.mark.parametrize(("longest", "cut"), [(4, True), (64, False)])

@@ -71,3 +71,20 @@ def test_without_openpyxl_there_is_a_line_before_any_work(tmp_path, monkeypatch)
         read_table(str(tmp_path / "t.xlsx"))
     with pytest.raises(InputError, match="xlsx files need openpyxl"):
         check_file(tmp_path / "new.xlsx", False, (".xlsx",))
+
+
+@pytest.mark.parametrize("place", ["A1", "B1", "B2", "B3"])
+def test_a_formula_without_a_value_is_refused_by_its_cell(tmp_path, place):
+    from openpyxl import Workbook
+
+    book = Workbook()
+    for row in (["a", "b"], ["x", 1], ["y", None]):
+        book.active.append(row)
+    book.save(tmp_path / "t.xlsx")
+    assert read_table(str(tmp_path / "t.xlsx"))["b"].tolist() == [1, None]
+    book.active[place] = "=1+1"
+    book.save(tmp_path / "t.xlsx")
+    with pytest.raises(
+        InputError, match=rf"t\.xlsx: cell {place} holds the formula =1\+1 and no value; open the"
+    ):
+        read_table(str(tmp_path / "t.xlsx"))

@@ -104,6 +104,10 @@ def run(
     """The command; its options beside these nine are fields of RunConfig."""
     stored = load_settings(config) if config is not None else {}
     settings = {name: value for name, value in stored.items() if name not in AXES}
+    if left_out := [name for name, value in stored.items() if name in AXES and value is not None]:
+        say_note(
+            f"{config}: compare takes no {', '.join(left_out)} from a file; it has options of its own or none"
+        )
     shared = RunConfig(
         **{**settings, **{name: value for name, value in options.items() if value is not None}}
     )

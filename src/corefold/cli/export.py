@@ -31,6 +31,7 @@ def run(
 ) -> None:
     """The command."""
     from corefold.adapters import DeepLoraConfig
+    from corefold.cli.run_report import kind_of_adapter
     from corefold.errors import InputError
     from corefold.finetune.folder import check_adapter, check_apart
     from corefold.finetune.portable.adapter import export
@@ -40,7 +41,13 @@ def run(
         raise InputError(f"--tolerance is a relative error, 0 <= tolerance < 1; got {tolerance}")
     config, _ = check_adapter(out)
     if not isinstance(config, DeepLoraConfig):
-        raise InputError(f"{out} holds a {config.peft_type} adapter, not Deep LoRA; a LoRA needs no export")
+        kind = kind_of_adapter(config)
+        advice = (
+            "a LoRA needs no export"
+            if kind == "LORA"
+            else f"no plain LoRA equals it, so fold it into its base model: corefold merge {out} -o MERGED"
+        )
+        raise InputError(f"{out} holds a {kind} adapter, not Deep LoRA; {advice}")
     check_apart(out, output)
     check_folder(output, overwrite)
     lines: list[str] = []

@@ -70,10 +70,9 @@ def run(
     if chosen.from_run is not None and not resume:
         from corefold.finetune.continuing import check_fixed
 
-        # The settings alone do not tell an option that was given from a default.
-        check_fixed(
-            Path(chosen.from_run), {name: value for name, value in options.items() if value is not None}
-        )
+        # A setting that was given counts even where it equals a default, which `chosen` alone does not tell.
+        given = [name for name, value in settings.items() if value is not None]
+        check_fixed(Path(chosen.from_run), {name: getattr(chosen, name) for name in given})
     if resume and (output / "metrics.json").exists():
         console.print(f"the run in {output} is finished")
     else:

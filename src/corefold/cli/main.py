@@ -6,6 +6,7 @@ import io
 import os
 import sys
 import warnings
+from typing import Any
 
 import typer
 
@@ -13,6 +14,8 @@ from corefold.cli import compare, complete, demo, evaluate, export, finetune, in
 from corefold.cli.console import say_error
 from corefold.cli.processes import divide_work, end_together
 from corefold.errors import InputError
+
+UsageError: type[Exception] = typer.BadParameter.__base__  # type: ignore[assignment]  # typer exports no name of it
 
 app = typer.Typer(
     name="corefold",
@@ -50,14 +53,17 @@ def main() -> None:
     warnings.filterwarnings("ignore", message="Could not find a config file", module="peft")
     divide_work(sys.argv[1:])
     try:
-        app()
+        sys.exit(app(standalone_mode=False))  # Otherwise typer would answer with a box of several lines.
+    except UsageError as error:
+        _say_usage(error)
+        sys.exit(2)
     except InputError as error:
         say_error(str(error))
         sys.exit(2)
     except OSError as error:  # a full disk, a folder that may not be written
         say_error(f"{error.filename or 'input or output'}: {error.strerror or error}")
         sys.exit(2)
-    except (KeyboardInterrupt, SystemExit) as stop:
+    except (KeyboardInterrupt, typer.Abort, SystemExit) as stop:
         if isinstance(stop, SystemExit) and stop.code != 130:  # newer releases of typer turn Ctrl-C into this
             raise
         say_error(
@@ -67,6 +73,14 @@ def main() -> None:
         sys.exit(130)
     finally:
         end_together()
+
+
+def _say_usage(error: Any) -> None:
+    """Say on one line which option is wrong; the help that stands in the place of a command says nothing more."""
+    message = error.format_message().strip()
+    if message:
+        command = error.ctx.command_path if error.ctx else app.info.name
+        say_error(f"{message.rstrip('.')}; {command} --help lists the options")
 
 
 if __name__ == "__main__":

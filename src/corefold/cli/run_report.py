@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig
+from peft import LoraConfig, PeftConfig, PeftType
 from peft.utils.other import get_pattern_key
 from torch import Tensor
 
@@ -67,6 +67,15 @@ def updates_of(folder: Path) -> list[LayerUpdate]:
     ]
 
 
+def kind_of_adapter(config: PeftConfig) -> str:
+    """The name of an adapter's method as PEFT has it; DoRA is a kind of LoRA there."""
+    return (
+        "DoRA"
+        if getattr(config, "use_dora", False)
+        else str(getattr(config.peft_type, "value", config.peft_type))
+    )
+
+
 def _shape(update: Update) -> tuple[int, int]:
     thin = update.thin()
     return (len(thin[0]), len(thin[1])) if thin is not None else tuple(update.dense().shape)  # type: ignore[return-value]
@@ -74,8 +83,10 @@ def _shape(update: Update) -> tuple[int, int]:
 
 def _lora_updates(config: PeftConfig, state: Mapping[str, Tensor]) -> Mapping[str, Update]:
     """LoRA pairs as updates with a core of depth one, so that one function describes both methods."""
-    if not isinstance(config, LoraConfig):
-        raise ValueError(f"a {config.peft_type} adapter; expected Deep LoRA or LoRA")
+    if (
+        not isinstance(config, LoraConfig) or config.peft_type != PeftType.LORA
+    ):  # AdaLoRA's is a LoraConfig too.
+        raise ValueError(f"a {kind_of_adapter(config)} adapter; expected Deep LoRA or LoRA")
     if config.use_dora or any("lora_magnitude_vector" in key for key in state):
         raise ValueError(
             "a DoRA adapter, whose update depends on the base weights; expected Deep LoRA or LoRA"

@@ -132,7 +132,6 @@ def _train(
 
 def hold_out_fifth(train: pd.DataFrame, seed: int, stratify: str | None) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Four fifths of the rows to train on, classes in proportion, and the others; drawn by `seed`."""
-    train = train.reset_index(drop=True)
     count = len(train) - len(train) // 5
     order = draw(train.reset_index(names=PLACE), count, seed, stratify, "the training rows")[PLACE]
     return train.loc[order], train.drop(order)

@@ -42,7 +42,13 @@ def shared_settings(config: RunConfig, tables: SourceTables) -> dict[str, Any]:
 
 def decisions_of_task(task: Task) -> dict[str, Any]:
     """What data and model decided for every cell, beside the settings as the user gave them."""
-    decided = {"task": task.kind, "head": task.head, "pair": task.pair, **asdict(task.columns)}
+    decided = {
+        "task": task.kind,
+        "head": task.head,
+        "pair": task.pair,
+        "pooling": task.pooling,
+        **asdict(task.columns),
+    }
     return {f"decided {name}": value for name, value in decided.items()}
 
 

@@ -86,7 +86,7 @@ def begin(
     Raises:
         InputError: settings or data that cannot be used, or a folder that holds something else.
     """
-    config = with_absolute_paths(config)
+    config = with_absolute_paths(config).with_defaults()
     tables = read_tables(config)
     rows = rows_to_train(config, tables)
     tries = {name: list(tries.get(name, ())) for name in methods if trains(name)}

@@ -14,6 +14,18 @@ from transformers.utils import cached_file
 from corefold.errors import InputError, reason
 from corefold.finetune.positions import checkpoint_positions
 
+POOLING = "1_Pooling/config.json"
+# sentence-transformers' modes of pooling, by the names that its older files have for them.
+OLDER_POOLING = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+USED_MODULES = ("Transformer", "Pooling", "Normalize")  # Each cosine is of normalized embeddings anyway.
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -37,13 +49,7 @@ class Checkpoint:
             InputError: no such model, an adapter or a run in its place, or the file is no JSON.
         """
         _refuse_adapter(model)
-        path = checkpoint_file(model, "config.json", revision)
-        if path is None:
-            return cls(model, {}, revision)
-        try:
-            return cls(model, json.loads(Path(path).read_text(encoding="utf-8")), revision)
-        except ValueError as error:
-            raise InputError(f"the model {model} cannot be loaded: {path} is not JSON") from error
+        return cls(model, cls(model, {}, revision)._json("config.json") or {}, revision)
 
     @property
     def architectures(self) -> str:
@@ -64,8 +70,34 @@ class Checkpoint:
     @property
     def is_sentence_encoder(self) -> bool:
         """Whether it has the files of a sentence-transformers model."""
-        names = ("modules.json", "1_Pooling/config.json")
-        return any(checkpoint_file(self.model, name, self.revision) for name in names)
+        return any(checkpoint_file(self.model, name, self.revision) for name in ("modules.json", POOLING))
+
+    @property
+    def pooling(self) -> str:
+        """How sentence-transformers pools its tokens; "mean" where its files do not say, or join several modes."""
+        settings: Any = self._json(POOLING) or {}
+        modes = settings.get("pooling_mode") or [
+            mode for name, mode in OLDER_POOLING.items() if settings.get(name) is True
+        ]
+        modes = [modes] if isinstance(modes, str) else modes
+        return modes[0] if len(modes) == 1 and modes[0] in OLDER_POOLING.values() else "mean"
+
+    @property
+    def unused_modules(self) -> list[str]:
+        """The modules of sentence-transformers that follow its pooling and are not read."""
+        kinds = [
+            str(module.get("type", "")).rpartition(".")[2] for module in self._json("modules.json") or []
+        ]
+        return [kind for kind in kinds if kind not in USED_MODULES]
+
+    def _json(self, name: str) -> Any:
+        path = checkpoint_file(self.model, name, self.revision)
+        if path is None:
+            return None
+        try:
+            return json.loads(Path(path).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(f"the model {self.model} cannot be loaded: {path} is not JSON") from error
 
     @property
     def has_classifier(self) -> bool:

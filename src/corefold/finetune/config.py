@@ -41,6 +41,8 @@ Pair = Literal["joint", "separate"]
 Head = Literal["own", "mean"]
 Keep = Literal["last", "best"]
 ClassWeight = Literal["balanced"]
+# They stand in the place of None, where no run that the settings start from has others.
+SEPARATOR, THRESHOLD, MAX_LENGTH = "\n", 0.5, 256
 
 
 def _setting(default: Any, help: str, *flags: str) -> Any:
@@ -163,12 +165,22 @@ class SharedOptions:
     )
     head: Head | None = _setting(
         None,
-        "Head of an encoder: the checkpoint's own, or a new one on mean-pooled tokens. Default: own if the checkpoint "
+        "Head of an encoder: the checkpoint's own, or a new one on pooled tokens. Default: own if the checkpoint "
         "has one that fits the task, otherwise mean.",
     )
-    separator: str = _setting("\n", "Text between prompt and completion (causal-lm).")
-    threshold: float = _setting(0.5, "Probability from which a label is predicted (multi-label).")
-    max_length: int = _setting(256, "Longest input in tokens; longer ones are cut.")
+    separator: str | None = _setting(
+        None,
+        f"Text between prompt and completion (causal-lm). Default: a line end, {SEPARATOR!r}; with --from, the run's.",
+    )
+    threshold: float | None = _setting(
+        None,
+        "Probability from which a label is predicted (multi-label). "
+        f"Default: {THRESHOLD:g}; with --from, the run's.",
+    )
+    max_length: int | None = _setting(
+        None,
+        f"Longest input in tokens; longer ones are cut. Default: {MAX_LENGTH}; with --from, the run's.",
+    )
     dtype: Literal["float32", "bfloat16"] = _setting(
         "float32", "Precision of the base model; adapters stay float32."
     )
@@ -240,7 +252,7 @@ class RunConfig(DeepLoraOptions, SharedOptions):
                 raise InputError(f"{_flag(name)} must be 0 or positive; got {getattr(self, name)}")
         if not 0 <= self.tolerance < 1:
             raise InputError(f"--tolerance is a relative error, 0 <= tolerance < 1; got {self.tolerance}")
-        if not 0 < self.threshold < 1:
+        if self.threshold is not None and not 0 < self.threshold < 1:
             raise InputError(f"--threshold is a probability, 0 < threshold < 1; got {self.threshold}")
         if not 0 <= self.seed < 2**32:
             raise InputError(f"--seed must lie between 0 and 2**32 - 1; got {self.seed}")
@@ -248,6 +260,10 @@ class RunConfig(DeepLoraOptions, SharedOptions):
     def filled(self, values: Mapping[str, Any]) -> RunConfig:
         """These settings, with `values` in the place of those that are None."""
         return replace(self, **{name: value for name, value in values.items() if getattr(self, name) is None})
+
+    def with_defaults(self) -> RunConfig:
+        """These settings, with a value for those that are open yet need neither data nor model to be decided."""
+        return self.filled({"separator": SEPARATOR, "threshold": THRESHOLD, "max_length": MAX_LENGTH})
 
     def save(self, path: Path) -> None:
         """Write as YAML."""

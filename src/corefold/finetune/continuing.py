@@ -15,30 +15,31 @@ from corefold.finetune.data import Columns
 from corefold.finetune.folder import MANIFEST, SETTINGS, TASK
 from corefold.finetune.methods import METHODS
 from corefold.finetune.task import Task
+from corefold.finetune.tasks.kind import settings_of_task
 
 # An adapter, a head and a task have these already; another value could only be ignored.
 FIXED = (
     "model", "revision", "task", "method", "rank", "width", "depth", "bases", "basis_lr_ratio", "init_scale",
     "target_modules", "exclude_modules", "pair", "head", "dtype", "load_in_4bit",
 )  # fmt: skip
-USUAL = (
+OPEN = (
     "text",
     "text_pair",
     "label",
     "separator",
     "max_length",
     "threshold",
-)  # the run's, unless the settings say otherwise
+)  # the run's where settings leave them open
 
 
 def continued(config: RunConfig) -> RunConfig:
-    """The settings with those of the run that they start from; unchanged where they start from none.
+    """The settings with those of the run that they start from, or with the defaults where they start from none.
 
     Raises:
         InputError: no finished run there, or a setting that its adapter cannot take any more.
     """
     if config.from_run is None:
-        return config
+        return config.with_defaults()
     run = Path(config.from_run)
     _check_run(run)
     method = METHODS[load_settings(run / SETTINGS)["method"]]
@@ -51,13 +52,8 @@ def continued(config: RunConfig) -> RunConfig:
         name: getattr(config, name) for name in FIXED if getattr(config, name) != getattr(default, name)
     }
     check_fixed(run, changed)
-    wanted = {name: stored[name] for name in FIXED if name in stored}
-    wanted |= {
-        name: stored[name]
-        for name in USUAL
-        if name in stored and getattr(config, name) == getattr(default, name)
-    }
-    return replace(config, **wanted)
+    config = replace(config, **{name: stored[name] for name in FIXED if name in stored})
+    return config.filled({name: stored.get(name) for name in OPEN}).with_defaults()
 
 
 def check_fixed(run: Path, settings: Mapping[str, Any]) -> None:
@@ -100,10 +96,6 @@ def task_of_run(config: RunConfig, columns: Columns, train: pd.DataFrame) -> Tas
             f"{config.train}: class {missing[0]!r} is none of those that {config.from_run} learned "
             f"({', '.join(task.classes)}); a head cannot grow, so train without --from"
         )
-    return replace(
-        task,
-        columns=columns,
-        separator=config.separator,
-        max_length=config.max_length,
-        threshold=config.threshold,
-    )
+    own = settings_of_task(config, columns)
+    names = ("columns", "separator", "max_length", "threshold")
+    return replace(task, **{name: own[name] for name in names})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,9 @@ def cross_validate(
             labels.append(arrays["labels"])
     scores = mean_scores([each["after"] for each in results])
     together = Outputs(stacked(kept), stacked(labels), scores)
-    return CrossValidation(results, judge(task, together, config.seed))
+    # A text may be read in several windows, which are several outputs.
+    rows = sum(each["rows"]["eval"] for each in results)
+    return CrossValidation(results, replace(judge(task, together, config.seed), rows=rows))
 
 
 def fold_folder(out: Path, number: int) -> Path:

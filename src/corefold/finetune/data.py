@@ -13,6 +13,7 @@ import pandas as pd
 from corefold.errors import InputError
 from corefold.finetune.config import RunConfig, TaskName
 from corefold.tables.columns import (
+    DECIMAL_COMMA,
     as_number,
     column_list,
     empty_cells,
@@ -173,16 +174,33 @@ def guess_task(labels: pd.Series) -> Literal["classification", "regression"]:
 
 
 def label_notes(labels: pd.Series, source: str) -> list[str]:
-    """A line if two classes differ only by the blanks around them or by upper and lower case."""
-    alike: dict[str, str] = {}
-    for name in sorted(labels.unique().tolist()):
-        other = alike.setdefault(name.strip().casefold(), name)
-        if other != name:
-            return [
-                f"{source}: the classes {other!r} and {name!r} differ only by blanks or case and count as two; make "
+    """Lines if two classes differ only in how they are written, or if numbers with a comma are read as classes."""
+    names, notes = sorted(labels.unique().tolist()), []
+    for what, key in (("by blanks or case", _without_case), ("in how a number is written", _spelled_number)):
+        alike: dict[object, str] = {}
+        pairs = ((alike.setdefault(key(name), name), name) for name in names)
+        if pair := next((pair for pair in pairs if pair[0] != pair[1]), None):
+            notes.append(
+                f"{source}: the classes {pair[0]!r} and {pair[1]!r} differ only {what} and count as two; make "
                 "them equal in the file if they mean the same"
-            ]
-    return []
+            )
+    commas = [name for name in names if DECIMAL_COMMA.fullmatch(name)]
+    if commas and all(isinstance(_spelled_number(name), float) for name in names):
+        notes.append(
+            f"{source}: {commas[0]!r} and the other labels are numbers with a decimal comma and are read as names of "
+            "classes; for amounts write a decimal point"
+        )
+    return notes
+
+
+def _without_case(name: str) -> str:
+    return name.strip().casefold()
+
+
+def _spelled_number(name: str) -> float | str:
+    """The number that a class's name spells, with a point or a comma; the name itself where it is a code or a word."""
+    number = None if CODE.fullmatch(name) else as_number(name.replace(",", ".", 1))
+    return name if number is None else number
 
 
 def empty_rows(table: pd.DataFrame, columns: Columns) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -213,7 +231,7 @@ def clean(
     Strings stay as they are, and a number becomes the text of that number.
 
     Args:
-        table: rows as read; a range as its index counts the rows of the source, for messages.
+        table: rows as read; a range as its index counts the rows of the source from 0, for messages.
         columns: the columns of the run.
         clean_labels: from the cells of the label column, of which none is missing, and the source to labels.
         source: the file, for messages.
@@ -239,6 +257,8 @@ def draw(
 ) -> pd.DataFrame:
     """`count` rows drawn by `seed`, in a random order; classes of column `stratify` in proportion.
 
+    They keep their index, which counts the rows of the source.
+
     Raises:
         InputError: `count` is larger than the table.
     """
@@ -257,4 +277,4 @@ def draw(
             place[order[rows]] = (np.arange(len(rows)) + rng.random()) / len(rows)
         order = np.argsort(place, kind="stable")
     chosen = order[:count]
-    return table.iloc[rng.permutation(chosen)].reset_index(drop=True)
+    return table.iloc[rng.permutation(chosen)]

@@ -25,6 +25,7 @@ from corefold.finetune.models import EncoderModel, with_head
 from corefold.finetune.processes import is_first, wait_for_all
 from corefold.finetune.saving import ADAPTER, ADAPTER_CONFIG, HEAD, SAVINGS, WHOLE, WHOLE_CONFIG
 from corefold.finetune.task import Task
+from corefold.finetune.tasks.kinds import kind_of
 from corefold.tables.atomic import write_json
 
 TASK, MANIFEST = "task.json", "manifest.json"
@@ -206,7 +207,9 @@ def load_run(out: Path, *, base: str | None = None, trainable: bool = False, qua
     if isinstance(model, EncoderModel) and model.head is not None:
         model.head.load_state_dict(load_file(out / HEAD))
     model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    return Run(task, adapted, model, load_tokenizer(str(out)))
+    tokenizer = load_tokenizer(str(out))
+    kind_of(task).prepare_tokenizer(tokenizer)  # A run of an older version keeps it as the checkpoint has it.
+    return Run(task, adapted, model, tokenizer)
 
 
 def _is_missing_folder(model: str) -> bool:

@@ -65,9 +65,20 @@ def load_base(task: Task, seed: int = 0) -> PreTrainedModel:
         )
     tokenizer = load_tokenizer(task.model, task.revision)
     if task.head == "own":
-        model.config.pad_token_id = tokenizer.pad_token_id
+        model.config.pad_token_id = padding_token(task, tokenizer)
     _check_tokenizer(model, tokenizer, task)
     return model
+
+
+def padding_token(task: Task, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The `pad_token_id` of a model with its own head: the tokenizer's, by which a decoder finds the end of a text.
+
+    The checkpoint's own stays where positions are counted from it (RoBERTa): another would shift them when the merged
+    model is loaded. Such encoders find the end of a text by the mask.
+    """
+    counted = checkpoint_positions(task.model, task.revision).counted_from
+    own: Any = tokenizer.pad_token_id
+    return own if counted is None else counted
 
 
 def _load(auto: Any, source: str, **kwargs: Any) -> Any:
@@ -137,21 +148,24 @@ def _check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
             )
 
 
-def check_tokens(rows: Iterable[Mapping[str, Any]], model: Any, source: str) -> None:
+def check_tokens(
+    rows: Iterable[Mapping[str, Any]], model: Any, tokenizer: PreTrainedTokenizerBase, source: str
+) -> None:
     """Check that encoded rows have no token beyond the model's table of embeddings.
 
     Raises:
-        InputError: tokenizer and model do not fit; the row is named.
+        InputError: tokenizer and model do not fit; the token is named, because encoded rows do not know their number.
     """
     size = getattr(model.get_input_embeddings(), "num_embeddings", None)
     if size is None:
         return
-    for number, row in enumerate(rows, 1):
+    for row in rows:
         for part in [row[name] for name in PARTS if name in row] or [row]:
             largest = max(part.get("input_ids", ()), default=0)
             if largest >= size:
+                token = tokenizer.convert_ids_to_tokens(largest)
                 raise InputError(
-                    f"{source}, row {number}: the tokenizer makes token {largest}, and the model's table of embeddings "
+                    f"{source}: the tokenizer makes token {largest} ({token!r}), and the model's table of embeddings "
                     f"has {size} rows; tokenizer and model do not belong together"
                 )
 

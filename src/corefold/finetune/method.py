@@ -170,7 +170,7 @@ def record_decisions(config: RunConfig, task: Task, settings: Decided[Any]) -> R
     if not settings.method.trains:
         del decided["lr"]
     options = {option.name for option in fields(RunConfig)}
-    return config.filled({name: value for name, value in decided.items() if name in options})
+    return config.with_defaults().filled({name: value for name, value in decided.items() if name in options})
 
 
 def value_or(value: Value | None, default: Value) -> Value:

@@ -44,29 +44,47 @@ def adapt(base: PreTrainedModel, task: Task, settings: Decided[Any]) -> PeftMode
         "target_modules": targets,
         "task_type": kind_of(task).peft_task_type(task),
         # All weights of a head train. Mean pooling bypasses an encoder's pooler, so an adapter there gets no gradient.
-        "exclude_modules": _excluded(apart, settings.exclude_modules),
+        "exclude_modules": _excluded(apart, settings.exclude_modules, base),
         "modules_to_save": own_head or None,
     }
     _check_rank(base, settings.rank, targets)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "lora with eva initialization")  # it advises how to save memory
+            warnings.filterwarnings(
+                "ignore", "fan_in_fan_out is set to False"
+            )  # PEFT sets it right for GPT-2.
             return get_peft_model(base, method.peft(settings, shared, base))  # type: ignore[return-value]
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, re.error) as error:
         raise InputError(
             f"the model cannot be adapted with --target-modules {settings.target_modules}: {reason(error)}"
         ) from error
 
 
-def _excluded(apart: list[str], wanted: str | None) -> str | None:
-    """A regular expression of the layers without adapter: parts of the model, and those that the settings name."""
+def _excluded(apart: list[str], wanted: str | None, base: nn.Module) -> str | None:
+    """A regular expression of the layers without adapter: parts of the model, and those that the settings name.
+
+    Raises:
+        InputError: the settings name no layer, or are no regular expression.
+    """
     patterns = [rf"({'|'.join(apart)})(\..*)?"] if apart else []
-    if wanted and re.fullmatch(r"[\w.,\s]+", wanted):
-        names = "|".join(re.escape(name.strip()) for name in wanted.split(","))
-        patterns.append(rf"(.*\.)?({names})(\..*)?")
-    elif wanted:
-        patterns.append(f"({wanted})")
-    return "|".join(patterns) or None
+    if not wanted:
+        return "|".join(patterns) or None
+    each = [f"({wanted})"]
+    if re.fullmatch(r"[\w.,\s]+", wanted):
+        each = [rf"(.*\.)?{re.escape(name.strip())}(\..*)?" for name in wanted.split(",") if name.strip()]
+    names = [name for name, _ in base.named_modules() if name]
+    for pattern in each:
+        try:
+            found = any(re.fullmatch(pattern, name) for name in names)
+        except re.error as error:
+            raise InputError(f"--exclude-modules {wanted} is no regular expression: {error}") from error
+        if not found:
+            raise InputError(
+                f"--exclude-modules {wanted} leaves out nothing: no layer matches {pattern}; the last layers are "
+                f"{', '.join(names[-3:])}"
+            )
+    return "|".join([*patterns, *each])
 
 
 def _check_rank(base: nn.Module, rank: int, targets: Any) -> None:
@@ -79,7 +97,7 @@ def _check_rank(base: nn.Module, rank: int, targets: Any) -> None:
 
 
 class EncoderModel(nn.Module):
-    """An adapted encoder with mean pooling and the head of the task.
+    """An adapted encoder with pooling and the head of the task.
 
     The kind of task says how the embeddings of a row's texts are joined. The state dict leaves out the frozen base, so
     that checkpoints stay as small as the adapter.
@@ -88,6 +106,7 @@ class EncoderModel(nn.Module):
     def __init__(self, encoder: PeftModel | PreTrainedModel, task: Task, seed: int = 0) -> None:
         super().__init__()
         self.encoder, self.task, self.kind = encoder, task, _pooled_kind(task)
+        self.pooling = None if task.pooling == "mean" else _pooling(encoder.config.hidden_size, task.pooling)
         self.head: nn.Linear | None = None
         if task.head == "mean":
             width = encoder.config.hidden_size * (3 if task.pair == "separate" else 1)
@@ -112,8 +131,17 @@ class EncoderModel(nn.Module):
 
     def _embed(self, tokens: dict[str, Tensor]) -> Tensor:
         hidden = self.encoder(**tokens).last_hidden_state.float()
+        if self.pooling is not None:
+            features = {"token_embeddings": hidden, "attention_mask": tokens["attention_mask"]}
+            return self.pooling(features)["sentence_embedding"]
         mask = tokens["attention_mask"].unsqueeze(-1).to(hidden)
         return (hidden * mask).sum(1) / mask.sum(1)
+
+
+def _pooling(width: int, mode: str) -> nn.Module:
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    return Pooling(width, mode)  # type: ignore[arg-type]
 
 
 def _pooled_kind(task: Task) -> PooledKind:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from corefold.adapters.host.internals import give_lora_ga_gradient
 from corefold.errors import InputError
-from corefold.finetune.encoding import PARTS
+from corefold.finetune.encoding import IGNORED, PARTS
 
 GRADIENT_BATCHES = 4  # as many as Deep LoRA reads its bases from in a short run
 LORA_ONE_GAMMA = 128
@@ -73,17 +73,32 @@ def initialize_eva(data: InitializationData) -> None:
             )
         model(**batch)
 
-    def rows(layer_input: Any, places: Tensor, name: str) -> Tensor:
-        # PEFT's own function takes the tokens at `places` and fails in layers that see one row for each text, as
-        # poolers do. With fewer rows than directions PEFT would wait for more without end, so repeat the rows.
+    def masks(batch: Batch, _: Any) -> list[Tensor]:
+        # PEFT's own function joins the masks of inputs and labels, which have other lengths in an encoder-decoder.
+        mask, labels = batch["attention_mask"].bool(), batch.get("labels")
+        if labels is None or labels.is_floating_point():  # The latter are those of texts with several labels.
+            return [mask]
+        learned = labels != IGNORED
+        return [mask, learned] if data.adapted.config.is_encoder_decoder else [mask & learned]
+
+    def rows(layer_input: Any, masks: list[Tensor], name: str) -> Tensor:
+        # PEFT's own function fails in layers that see one row for each text, as poolers do. With fewer rows than
+        # directions PEFT would wait for more without end, so repeat the rows.
         x = layer_input[0] if isinstance(layer_input, tuple | list) else layer_input
-        # The layers of a decoder see other tokens than the encoder, whose mask says the places.
-        fits = x.ndim == 3 and x.shape[1] > places[:, 1].max()
-        x = (x[tuple(places.T)] if fits else x.reshape(-1, x.shape[-1])).contiguous()
+        # The layers of a decoder see the targets, but for those that attend to the encoder.
+        order = reversed(masks) if "decoder" in name else masks
+        fitting = (mask for mask in order if x.ndim == 3 and mask.shape == x.shape[:2])
+        mask = next(fitting, None)
+        x = (x.reshape(-1, x.shape[-1]) if mask is None else x[mask]).contiguous()
         return x.repeat(-(-wanted // len(x)), 1) if len(x) < wanted else x
 
     initialize_lora_eva_weights(
-        data.adapted, inputs, forward_fn=forward, prepare_layer_inputs_fn=rows, show_progress_bar=False
+        data.adapted,
+        inputs,
+        forward_fn=forward,
+        prepare_model_inputs_fn=masks,
+        prepare_layer_inputs_fn=rows,
+        show_progress_bar=False,
     )
 
 
@@ -117,6 +132,8 @@ def initialize_lora_one(data: InitializationData) -> None:
     """
     for layer, gradient in _gradients(data, "LoRA-One"):
         rank, size = layer.r["default"], LORA_ONE_OVERSAMPLING * layer.r["default"]
+        if getattr(layer, "fan_in_fan_out", False):  # GPT-2 keeps its weights as (in, out).
+            gradient = gradient.mT
         u, s, v = torch.svd_lowrank(-gradient.float(), min(size, *gradient.shape), niter=4)
         root = (s[:rank] / s[0].clamp(min=torch.finfo(s.dtype).tiny)).sqrt()
         scale = len(gradient) ** 0.25 / LORA_ONE_GAMMA**0.5

@@ -24,10 +24,23 @@ def table_positions(model: nn.Module) -> int | None:
     """
     counts = [
         table.num_embeddings - (getattr(table, "offset", 0) or 0) - _rows_up_to_padding(table)
+        for table in _tables(model)
+    ]
+    return min(counts, default=None)
+
+
+def _tables(model: nn.Module) -> list[nn.Embedding]:
+    return [
+        table
         for name, table in model.named_modules()
         if isinstance(table, nn.Embedding) and TABLE.fullmatch(name.rpartition(".")[2])
     ]
-    return min(counts, default=None)
+
+
+def _padding_of_tables(model: nn.Module) -> int | None:
+    """The token after whose number a table of positions begins; None where it begins with the first row."""
+    tokens = (table.padding_idx for table in _tables(model))
+    return next((token for token in tokens if token is not None), None)
 
 
 def _rows_up_to_padding(table: nn.Embedding) -> int:
@@ -40,10 +53,12 @@ class Positions:
 
     Attributes:
         table: rows of its table of absolute positions that tokens use; None where it has no table.
+        counted_from: the number of the padding token, where the table begins behind the row of that number.
         configured: `max_position_embeddings` of its configuration, which transformers maps GPT-2's `n_positions` to.
     """
 
     table: int | None = None
+    counted_from: int | None = None
     configured: int | None = None
 
     @property
@@ -64,8 +79,12 @@ def checkpoint_positions(model: str, revision: str | None = None) -> Positions:
         config = AutoConfig.from_pretrained(model, revision=revision)
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            tables = table_positions(AutoModel.from_config(config))
+            layout = AutoModel.from_config(config)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError):
         return Positions()
     configured = getattr(config, "max_position_embeddings", None)
-    return Positions(tables, configured if isinstance(configured, int) and configured > 0 else None)
+    return Positions(
+        table_positions(layout),
+        _padding_of_tables(layout),
+        configured if isinstance(configured, int) and configured > 0 else None,
+    )

@@ -18,6 +18,7 @@ from corefold.finetune.encoding import Collator
 from corefold.finetune.folder import Run
 from corefold.finetune.loading import check_tokens
 from corefold.finetune.positions import table_positions
+from corefold.finetune.run_data import window_notes
 from corefold.finetune.scoring import Judgement, Outputs, judge, stacked
 from corefold.finetune.task import Task
 from corefold.finetune.tasks.generation import GenerationKind, text_scores
@@ -120,7 +121,7 @@ def _predictions(
         prompts = kind.encode_prompts(_with_room(run, longest), run.tokenizer, cleaned)
         return {"prediction": list(generate(run, prompts, batch_size, longest, progress, what))}
     rows = kind.encode(run.task, run.tokenizer, cleaned, source)
-    check_tokens(rows, run.adapted, source)
+    check_tokens(rows, run.adapted, run.tokenizer, source)
     outputs, _ = _outputs(run, rows, batch_size, progress, what)
     return kind.predictions_of(run.task, cleaned, outputs)
 
@@ -190,7 +191,9 @@ def judge_table(
     table = read_table(source, encoding=encoding, delimiter=delimiter, notes=notes)
     cleaned = kind.clean(table, run.task.columns, source)
     rows = kind.encode(run.task, run.tokenizer, cleaned, source)
-    check_tokens(rows, run.adapted, source)
+    check_tokens(rows, run.adapted, run.tokenizer, source)
+    if notes is not None:
+        notes += window_notes(len(rows), len(cleaned), run.task.max_length)
     outputs, labels = _outputs(run, rows, batch_size, progress, "evaluate")
     scores = kind.scores(run.task, outputs, labels)
     if isinstance(kind, GenerationKind) and kind.judges_texts:

@@ -12,12 +12,13 @@ from transformers import PreTrainedTokenizerBase
 
 from corefold.errors import InputError
 from corefold.finetune import data
-from corefold.finetune.checkpoint import Checkpoint
+from corefold.finetune.checkpoint import POOLING, Checkpoint
 from corefold.finetune.config import RunConfig
 from corefold.finetune.continuing import task_of_run
 from corefold.finetune.evaluation.splits import PARTS, Split, coverage_notes, folds, hold_out
 from corefold.finetune.loading import load_tokenizer
 from corefold.finetune.method import Decided, Method, decide
+from corefold.finetune.saving import HEAD
 from corefold.finetune.task import Task
 from corefold.finetune.tasks.kinds import KINDS, choose_kind, kind_of, make_task
 from corefold.tables.digest import table_digest
@@ -76,7 +77,7 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     """The same settings with absolute paths.
 
     Raises:
-        InputError: no model or no training data.
+        InputError: no model, no training data, or a revision of a model that has none.
     """
 
     def absolute(source: str | None) -> str | None:
@@ -87,6 +88,10 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
 
     if not config.model:
         raise InputError("--model is missing: a folder, a .gguf file or a name on the Hugging Face hub")
+    if config.revision and Path(config.model).exists():
+        raise InputError(
+            f"--revision {config.revision} is of models on the hub, and {config.model} is on this disk"
+        )
     if not config.train:
         raise InputError("--train is missing: a file of rows, as csv, jsonl or parquet, or a hub data set")
     return replace(
@@ -120,14 +125,31 @@ def _head_notes(config: RunConfig, task: Task) -> list[str]:
     """Lines for the head and the reading of pairs, where the settings leave them open."""
     heads = {
         "own": "the model's own head for such a task, trained with the adapter",
-        "mean": "a new linear head on mean-pooled tokens",
+        "mean": f"a new linear head on {task.pooling}-pooled tokens",
     }
     notes = []
+    if task.head in ("mean", "cosine"):
+        notes += _checkpoint_notes(Checkpoint.read(config.model, config.revision), task)
     if config.head is None and task.head in heads:
         notes.append(f"head {task.head}: {heads[task.head]}; --head changes that")
     if config.pair is None and task.pair is not None:
         how = "two embeddings" if task.pair == "separate" else "one input"
         notes.append(f"pair {task.pair}: two texts are read as {how}; --pair changes that")
+    return notes
+
+
+def _checkpoint_notes(checkpoint: Checkpoint, task: Task) -> list[str]:
+    """Lines for the parts of a checkpoint that decide how it is read, or that are not read."""
+    notes = []
+    if task.pooling != "mean":
+        notes.append(f"pooling {task.pooling}: as {POOLING} of {checkpoint.model} says")
+    if checkpoint.unused_modules:
+        listed = ", ".join(checkpoint.unused_modules)
+        notes.append(f"modules.json of {checkpoint.model} has {listed} behind the pooling, which is not used")
+    if task.head == "mean" and (Path(checkpoint.model) / HEAD).exists():
+        notes.append(
+            f"{checkpoint.model} is a run with a head of its own ({HEAD}), which is not used: a new head is drawn"
+        )
     return notes
 
 
@@ -183,8 +205,8 @@ def _draw_training_rows(config: RunConfig, task: Task, train: pd.DataFrame) -> p
 
 
 def take(table: pd.DataFrame, split: Split) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The rows that train and those that judge."""
-    return tuple(table.iloc[places].reset_index(drop=True) for places in (split.train, split.judged))  # type: ignore[return-value]
+    """The rows that train and those that judge, with the numbers that they have in the source as their index."""
+    return table.iloc[split.train], table.iloc[split.judged]
 
 
 def classes_of(task: Task, table: pd.DataFrame) -> list[str] | None:
@@ -248,15 +270,22 @@ def prepare_data(
     return replace(data, notes=tuple(_length_notes(data)))
 
 
+def window_notes(windows: int, texts: int, longest: int) -> list[str]:
+    """A line if there are more windows of `longest` tokens than texts."""
+    if windows == texts:
+        return []
+    return [
+        f"long texts are read in windows of {longest} tokens, {windows - texts} more than texts; an entity on a border "
+        "counts as two"
+    ]
+
+
 def _length_notes(data: RunData) -> list[str]:
     """A line if texts are longer than the longest input."""
     longest, rows = data.task.max_length, [*data.train, *data.selection, *data.eval]
-    windows = len(data.train) + len(data.eval) - sum(data.rows.values())
-    if windows:
-        return [
-            f"long texts are read in windows of {longest} tokens, {windows} more than texts; an entity on a border "
-            "counts as two; --max-length changes that"
-        ]
+    texts = sum(data.rows.values())
+    if lines := window_notes(len(data.train) + len(data.eval), texts, longest):
+        return [f"{lines[0]}; --max-length changes that"]
     full = sum(len(row.get("first", row)["input_ids"]) >= longest for row in rows)
     if full:
         return [

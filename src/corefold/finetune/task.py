@@ -19,7 +19,7 @@ class Task:
     Attributes:
         kind: the name of the kind of task, a key of `corefold.finetune.tasks.KINDS`.
         model: the base model, as the settings name it.
-        head: "own" (the model's sequence classification head), "mean" (a linear head on mean-pooled tokens),
+        head: "own" (the model's sequence classification head), "mean" (a linear head on pooled tokens),
             "cosine" (no head: the cosine of two embeddings) or "lm".
         columns: the columns of the tables that are read.
         pair: how two texts are combined; None for one text.
@@ -32,6 +32,8 @@ class Task:
         load_in_4bit: whether the base model is quantized while it loads.
         base_digest: of the base model's weights, by `models.weights_digest`; empty in runs of version 0.1.0.
         threshold: the probability from which a label is predicted (multi-label).
+        pooling: how tokens become one embedding where the head is "mean" or "cosine": a mode of
+            sentence-transformers' `Pooling`, as the files of a sentence encoder say.
         kept: the weights in the folder of the run: those of an adapter, of the whole model, or of its head alone.
     """
 
@@ -51,6 +53,7 @@ class Task:
     base_digest: str = ""
     threshold: float = 0.5
     kept: Kept = "adapter"
+    pooling: str = "mean"
 
     @property
     def outputs(self) -> int:

@@ -150,7 +150,7 @@ def _with_models(data: RunData) -> tuple[RunData, Any, nn.Module]:
         adapted, model, digest = run.adapted, run.model, run.task.base_digest
     parts = {"training": data.train, "held-out training": data.selection, "evaluation": data.eval}
     for name, rows in parts.items():
-        check_tokens(rows, adapted, f"the {name} rows")
+        check_tokens(rows, adapted, data.tokenizer, f"the {name} rows")
     return replace(data, task=replace(data.task, base_digest=digest)), adapted, model
 
 

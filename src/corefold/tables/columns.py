@@ -42,7 +42,8 @@ def require_filled(column: pd.Series, source: str) -> None:
     missing = np.flatnonzero(column.isna())
     if len(missing):
         raise InputError(
-            f"{source}, row {missing[0] + 1}: column {column.name!r} is empty ({len(missing)} such rows)"
+            f"{source}, row {row_number(column, missing[0])}: column {column.name!r} is empty "
+            f"({len(missing)} such rows)"
         )
 
 
@@ -71,8 +72,12 @@ def _more_rows(column: pd.Series, places: np.ndarray) -> str:
 
 
 def row_number(column: pd.Series, place: int) -> int:
-    """The number of a row for people; the index of a chunk counts the rows of the whole table from 0."""
-    return int(column.index[place] if isinstance(column.index, pd.RangeIndex) else place) + 1
+    """The number of a row for people.
+
+    The index of a table as read, of a chunk of it and of rows drawn from it counts the rows of the source from 0.
+    """
+    counts = pd.api.types.is_integer_dtype(column.index.dtype)
+    return int(column.index[place] if counts else place) + 1
 
 
 def require_scalars(column: pd.Series, source: str) -> None:

@@ -22,8 +22,13 @@ def by_card(folder: str) -> dict[str, Any]:
     code = text.rsplit("```python\n", 1)[1].split("```")[0].replace("PATH_TO_THIS_FOLDER", folder)
     values: dict[str, Any] = {}
     exec(code, values)
-    names = [name for name in ("numbers", "probabilities", "logits") if name in values]
-    return {f"card {name}": values[name].tolist() for name in names}
+    numbers = [name for name in ("numbers", "probabilities", "logits") if name in values]
+    words = [name for name in ("tags", "text") if name in values]
+    return {
+        **{f"card {name}": values[name].tolist() for name in numbers},
+        **{f"card {name}": values[name] for name in words},
+        "card dtype": str(next(values["model"].parameters()).dtype),
+    }
 
 
 def by_pipeline(folder: str, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,9 @@ from corefold.finetune.loading import load_base, load_tokenizer
 from corefold.finetune.method import decide
 from corefold.finetune.methods import METHODS
 from corefold.finetune.models import EncoderModel, adapt
+from corefold.finetune.prediction import generate
 from corefold.finetune.task import Task
+from corefold.finetune.tasks.generation import GenerationKind
 from corefold.finetune.tasks.kinds import kind_of
 from models import find, randomise
 
@@ -32,6 +34,12 @@ T5 = {"d_model": 32, "d_kv": 16, "d_ff": 48, "num_layers": 2, "num_heads": 2, "d
 DECODER = {**SIZES, "num_key_value_heads": 1, "max_position_embeddings": 128, "head_dim": 16}
 FAMILIES = {
     "bert": lambda: t.BertModel(t.BertConfig(**SIZES, **WIDE)),
+    "bert16": lambda: t.BertModel(t.BertConfig(**SIZES, **WIDE)).bfloat16(),
+    "bertner": lambda: t.BertForTokenClassification(t.BertConfig(**SIZES, **WIDE, num_labels=7)),
+    # It has a head of another size, and its configuration another padding token than its tokenizer.
+    "odd-roberta": lambda: t.RobertaForSequenceClassification(
+        t.RobertaConfig(**SIZES, **{**WIDE, "pad_token_id": 1}, max_position_embeddings=66, num_labels=5)
+    ),
     "roberta": lambda: t.RobertaModel(t.RobertaConfig(**SIZES, **WIDE, max_position_embeddings=66)),
     "modernbert": lambda: t.ModernBertModel(t.ModernBertConfig(**SIZES, **WIDE, max_position_embeddings=64)),
     "distilbert": lambda: t.DistilBertModel(
@@ -43,7 +51,11 @@ FAMILIES = {
     ),
     "gemma3": lambda: t.Gemma3ForCausalLM(t.Gemma3TextConfig(**{**DECODER, **WIDE, "pad_token_id": None})),
     "llama": lambda: t.LlamaForCausalLM(t.LlamaConfig(**{**DECODER, **WIDE, "pad_token_id": None})),
+    "llama16": lambda: t.LlamaForCausalLM(
+        t.LlamaConfig(**{**DECODER, **WIDE, "pad_token_id": None, "initializer_range": 0.1})
+    ).bfloat16(),
 }
+TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}A: {% endif %}"
 TEXTS = pd.DataFrame({"a": ["a text", "another"], "b": ["its pair", "and its pair"]})
 
 
@@ -58,6 +70,7 @@ class Case:
     method: str = "deep-lora"
     dtype: str = "float32"
     kind: str = "classification"
+    pooling: str = "mean"
 
     def __str__(self) -> str:
         parts = (
@@ -68,6 +81,7 @@ class Case:
             self.method,
             self.dtype,
             self.kind,
+            self.pooling if self.pooling != "mean" else None,
         )
         return "-".join(
             str(part) for part in parts if part not in (None, "deep-lora", "float32", "classification")
@@ -82,24 +96,28 @@ def base(family: str, folder: Path) -> str:
     if not place.exists():
         torch.manual_seed(0)
         FAMILIES[family]().save_pretrained(place)
-        tokenizer = "smollm2" if family == "qwen3" else "minilm"  # The former has no padding token.
-        AutoTokenizer.from_pretrained(find(tokenizer), model_max_length=64).save_pretrained(place)
+        name = "smollm2" if family == "qwen3" else "minilm"  # The former has no padding token.
+        tokenizer = AutoTokenizer.from_pretrained(find(name), model_max_length=64)
+        if family in ("t5", "llama16"):
+            tokenizer.eos_token, tokenizer.chat_template = "[SEP]", TEMPLATE
+        tokenizer.save_pretrained(place)
     return str(place)
 
 
 def make_run(case: Case, folder: Path) -> tuple[Run, Path]:
     """A run and the folder that it is saved in."""
     task = Task(
-        kind=case.kind if case.classes else "regression",
+        kind=case.kind if case.classes or case.head == "lm" else "regression",  # type: ignore[arg-type]
         model=base(case.family, folder),
         head=case.head,  # type: ignore[arg-type]
-        columns=Columns("a", "b" if case.pair else None, "label"),
+        columns=Columns("a", "b" if case.pair else None, None if case.kind == "chat" else "label"),
         pair=case.pair,  # type: ignore[arg-type]
         classes=("bad", "so-so", "1")[: case.classes],
-        shift=0.0 if case.classes else 69.5,
-        scale=1.0 if case.classes else 7.25,
+        shift=0.0 if case.classes or case.head == "lm" else 69.5,
+        scale=1.0 if case.classes or case.head == "lm" else 7.25,
         max_length=16,
         dtype=case.dtype,  # type: ignore[arg-type]
+        pooling=case.pooling,
     )
     config = RunConfig(model=task.model, train="t.csv", text="a", method=case.method, rank=2)  # type: ignore[arg-type]
     settings = decide(config, task, 16, METHODS[case.method])
@@ -109,18 +127,32 @@ def make_run(case: Case, folder: Path) -> tuple[Run, Path]:
         for name, parameter in adapted.named_parameters():
             if "lora_B" in name or ("modules_to_save" in name and "bias" in name):
                 parameter.normal_()
-    model = adapted if task.head == "own" else EncoderModel(adapted, task)
-    run, out = Run(task, adapted, model.eval(), load_tokenizer(task.model)), folder / f"{case}-run"
+    model = adapted if task.head in ("own", "lm") else EncoderModel(adapted, task)
+    tokenizer = load_tokenizer(task.model)
+    kind_of(task).prepare_tokenizer(tokenizer)
+    run, out = Run(task, adapted, model.eval(), tokenizer), folder / f"{case}-run"
     save_model(out, run)
     return run, out
 
 
 @torch.no_grad()
 def answers(run: Run) -> np.ndarray:
-    """What `corefold predict` says of `TEXTS`: the probabilities of the classes, or numbers."""
-    kind = kind_of(run.task)
-    batch = Collator(run.tokenizer)(kind.encode(run.task, run.tokenizer, TEXTS, "t"))
+    """What `corefold predict` says of `TEXTS`: the probabilities of the classes, numbers, tags or texts."""
+    kind, table = kind_of(run.task), TEXTS
+    if run.task.kind in ("chat", "token-classification"):
+        cells = [
+            [{"role": "user", "content": text}] if run.task.kind == "chat" else text.split()
+            for text in TEXTS["a"]
+        ]
+        table = pd.DataFrame({"a": pd.Series(cells, dtype=object)})
+    if isinstance(kind, GenerationKind):
+        prompts = kind.encode_prompts(run.task, run.tokenizer, table)
+        return np.array([*generate(run, prompts, 2, 64, progress=False)], dtype=object)
+    batch = Collator(run.tokenizer)(kind.encode(run.task, run.tokenizer, table, "t"))
     outputs = run.model(**batch).logits.float()
+    if run.task.kind == "token-classification":
+        kept = kind.kept_outputs(outputs, batch["labels"]).numpy()
+        return np.array(kind.predictions_of(run.task, table, kept)["prediction"], dtype=object)
     if run.task.kind == "multi-label":
         return outputs.sigmoid().numpy()
     if run.task.classes:

@@ -25,6 +25,7 @@ OWN = [
     *(Case(family, classes=0) for family in ("roberta", "modernbert", "llama")),
     Case("bert", classes=0, method="lora"),
     Case("modernbert", kind="multi-label"),
+    Case("odd-roberta"),
 ]
 POOLED = [
     Case("minilm", "mean"),
@@ -33,8 +34,15 @@ POOLED = [
     Case("roberta", "mean", classes=0),
     Case("bert", "mean", pair="separate"),
     Case("bert", "cosine", classes=0, pair="separate"),
-    Case("distilbert", "mean", method="lora"),
+    Case("distilbert", "mean", method="lora", pooling="cls"),
     Case("bert", "mean", kind="multi-label"),
+    Case("bert16", "mean"),
+]
+WRITING = [
+    Case("bertner", kind="token-classification"),
+    Case("llama16", "lm", classes=0, kind="causal-lm"),
+    Case("llama16", "lm", classes=0, kind="chat"),
+    Case("t5", "lm", classes=0, kind="seq2seq", method="lora"),
 ]
 ON_A_BASE = ("bert-own-3", "qwen3-own-3")
 BARE_HEADS = ("llama",)  # Their head has no bias to hold a shift.
@@ -45,7 +53,7 @@ def portable(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """By case: corefold's answers, the lines told, and by folder (lora, merged, run) what other tools answered."""
     work = tmp_path_factory.mktemp("portable")
     known, plan = {}, []
-    for case in (*OWN, *POOLED):
+    for case in (*OWN, *POOLED, *WRITING):
         run, out = make_run(case, work)
         lora, merged = work / f"{case}-lora", work / f"{case}-merged"
         lines: dict[str, list[str]] = {"lora": [], "merged": []}
@@ -57,7 +65,7 @@ def portable(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         folders = {"lora": lora, "merged": merged} | ({"run": out} if case.method == "lora" else {})
         for name, folder in folders.items():
             calls: dict[str, list[Any]] = {"card": []}
-            if case.head == "own" and not case.pair and name == "merged":
+            if case in OWN and not case.pair and name == "merged":
                 calls |= {"pipeline": [{}]}
             if name == "lora" and str(case) in ON_A_BASE:
                 calls |= {"pipeline": [arguments], "peft": [arguments]}
@@ -93,6 +101,20 @@ def test_the_code_of_every_card_gives_predicts_answers(case, portable):
         got = answers_of(values, "card")
         expected = native[: len(got)]  # Cards of two embeddings show one pair.
         np.testing.assert_allclose(got, expected, atol=tolerance, rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("case", WRITING, ids=str)
+def test_the_code_of_every_card_gives_predicts_tags_and_texts(case, portable):
+    known = portable[str(case)]
+    native = known["native"]
+    assert len({str(answer) for answer in native}) == 2, "both texts look alike"
+    for name, values in known["found"].items():
+        assert "card failed" not in values, values["card failed"]
+        if case.kind == "token-classification":
+            assert values["card tags"] == native.tolist()
+        else:
+            assert values["card text"].strip() == native[0], name
+            assert name == "merged" or values["card dtype"] == f"torch.{case.dtype}"
 
 
 @pytest.mark.parametrize("case", [case for case in OWN if not case.pair], ids=str)
@@ -141,7 +163,7 @@ def test_the_merged_configuration_says_what_servers_ask(case, portable):
     """vLLM reads the class, the number of labels, the activation (by the type of problem) and, with pads, their id."""
     config = json.loads((portable[str(case)]["folders"]["merged"] / "config.json").read_text())
     families = {
-        "bert": "Bert", "roberta": "Roberta", "modernbert": "ModernBert", "distilbert": "DistilBert", "t5": "T5",
+        "bert": "Bert", "roberta": "Roberta", "odd-roberta": "Roberta", "modernbert": "ModernBert", "distilbert": "DistilBert", "t5": "T5",
         "qwen3": "Qwen3", "gemma3": "Gemma3Text", "llama": "Llama",
     }  # fmt: skip
     assert config["architectures"] == [f"{families[case.family]}ForSequenceClassification"]
@@ -162,6 +184,7 @@ def test_what_does_not_fit_is_told_and_stands_in_the_card(portable):
         "bert-own-3": ("load it with num_labels=3", None),
         "llama-own-numbers": ("numbers are 69.5 + output", "numbers are 69.5 + output"),
         "roberta-own-numbers": ("num_labels=1", None),
+        "bertner-own-3-token-classification": ("num_labels=3", None),
         "minilm-mean-3": ("pipeline has no head on mean-pooled", "pipeline has no head on mean-pooled"),
         "roberta-mean-numbers": ("SetFit has heads for classes only", "SetFit has heads for classes only"),
         "bert-mean-3-separate": ("no module joins two", "no module joins two"),
@@ -183,13 +206,26 @@ def test_a_run_loads_after_an_import_of_corefold(portable):
     """Its own adapter is Deep LoRA: PEFT, and all that build on it, know it once corefold is imported."""
     from huggingface_hub import ModelCard
 
-    for case in ("minilm-mean-3", "roberta-own-numbers", "bert-cosine-numbers-separate"):
+    cases = (
+        "minilm-mean-3",
+        "roberta-own-numbers",
+        "bert-cosine-numbers-separate",
+        str(WRITING[0]),
+        str(WRITING[1]),
+    )
+    for case in cases:
         out = str(portable[case]["folders"]["lora"]).removesuffix("-lora") + "-run"
         text = ModelCard.load(f"{out}/README.md").text
         values: dict[str, Any] = {}
         code = text.rsplit("```python\n", 1)[1].split("```")[0]
         assert code.startswith("import corefold")
         exec(code.replace("PATH_TO_THIS_FOLDER", out), values)
-        got = values.get("probabilities", values.get("numbers"))
         native = portable[case]["native"]
+        if "tags" in values:
+            assert values["tags"] == native.tolist()
+            continue
+        if "written" in values:
+            assert values["text"].strip() == native[0]
+            continue
+        got = values.get("probabilities", values.get("numbers"))
         np.testing.assert_allclose(torch.as_tensor(got).numpy(), native[: len(got)], atol=1e-5, rtol=1e-5)

@@ -117,10 +117,34 @@ def test_a_template_that_rewrites_earlier_turns_is_refused(tokenizer):
         Chat().encode(TASK, tokenizer, rows(TALK), "t")
 
 
-def test_a_template_that_refuses_a_role_says_so_in_one_line(tokenizer):
-    tokenizer.chat_template = "{{ raise_exception('no system turns') }}"
-    with pytest.raises(InputError, match="refuses a conversation: no system turns"):
-        Chat().encode_prompts(TASK, tokenizer, rows(TALK))
+@pytest.mark.parametrize(
+    "marks",
+    [
+        ("", ""),
+        ("{% generation %}", "{% endgeneration %}"),
+        ("{%- generation -%}", "{%- endgeneration -%}"),
+        ("{%generation%}", "{%endgeneration%}"),
+    ],
+    ids=lambda marks: marks[0] or "none",
+)
+def test_a_template_that_refuses_a_conversation_says_so_in_one_line(tokenizer, marks):
+    marked = MARKED.replace("{% generation %}", marks[0]).replace("{% endgeneration %}", marks[1])
+    tokenizer.chat_template = (
+        "{% if messages[1:] and messages[1].role == 'user' %}{{ raise_exception('roles must alternate') }}{% endif %}"
+        + marked
+    )
+    assert (training_template(tokenizer) is None) == (not marks[0])
+    refused = rows([TALK[0], *TALK[:2]], TALK)
+    words = "row 1: the chat template of .* refuses the conversation: roles must alternate"
+    with pytest.raises(InputError, match=words):
+        Chat().encode_prompts(TASK, tokenizer, refused)
+    with pytest.raises(InputError, match=f"t, {words}"):
+        Chat().encode(TASK, tokenizer, refused, "t")
+
+
+def test_of_several_templates_the_default_is_used(tokenizer):
+    tokenizer.chat_template = {"default": MARKED, "tool_use": FORGETFUL}
+    assert training_template(tokenizer) == MARKED
 
 
 def test_a_tokenizer_without_a_template_is_refused(tokenizer):

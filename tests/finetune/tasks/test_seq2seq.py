@@ -134,6 +134,27 @@ def test_the_perplexity_is_that_of_the_loss(models_dir, rows, tmp_path, family):
     assert before["token_loss"] == pytest.approx(torch.stack(losses).mean().item(), rel=1e-4)
 
 
+def test_a_tokenizer_that_pads_on_the_left_changes_no_score(models_dir, rows, tmp_path):
+    model = AutoModelForSeq2SeqLM.from_pretrained(models_dir / "t5")
+    tokenizer = AutoTokenizer.from_pretrained(models_dir / "t5", padding_side="left")
+    model.save_pretrained(tmp_path / "left")
+    tokenizer.save_pretrained(tmp_path / "left")
+    scores = {}
+    for name, source in (("left", tmp_path / "left"), ("right", models_dir / "t5")):
+        config = RunConfig(
+            model=str(source), train=str(rows), eval=str(rows), text="source", label="target", task="seq2seq",
+            method="lora", steps=2, lr=0.03,
+        )  # fmt: skip
+        scores[name] = tune(config, tmp_path / f"out-{name}", progress=False).metrics
+    assert scores["left"]["after"] == pytest.approx(scores["right"]["after"], rel=1e-5)
+    tokenizer.save_pretrained(tmp_path / "out-left")  # as runs of older versions have it
+    manifest = tmp_path / "out-left/manifest.json"
+    assert "tokenizer.json" not in json.loads(manifest.read_text())
+    run = load_run(tmp_path / "out-left")
+    losses = [evaluate(run, str(rows), batch_size=size, progress=False)["token_loss"] for size in (1, 7)]
+    assert losses == pytest.approx([scores["left"]["after"]["token_loss"]] * 2, rel=1e-5)
+
+
 def test_texts_are_scored_as_a_whole_and_by_their_words():
     found = text_scores(["a b", " c", "d d e", ""], ["A b", "c ", "d f", ""])
     assert found == {"exact_match": 0.5, "word_f1": pytest.approx((1 + 1 + 2 / 5 + 1) / 4)}
@@ -166,7 +187,9 @@ def test_models_that_cannot_are_refused(models_dir, rows, tiny, tmp_path):
         )
 
 
-def test_compare_trains_it_by_methods_that_read_the_inputs(models_dir, rows, tmp_path):
+def test_compare_trains_it_by_methods_that_read_the_inputs(models_dir, tmp_path):
+    longer = [(source, f"{target} {target} dos") for source, target in ROWS]
+    rows = write_csv(tmp_path / "t.csv", ["source", "target"], longer)
     outcome = corefold(
         "compare", "--model", models_dir / "t5", "--train", rows, "--eval", rows, "--text", "source", "--label", "target",
         "--task", "seq2seq", "--methods", "lora,eva,lora-ga", "--ranks", 2, "--seeds", 1, "--steps", 2, "--jobs", 1,

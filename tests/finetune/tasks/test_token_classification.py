@@ -114,6 +114,25 @@ def test_tags_that_mark_no_entities_are_scored_one_by_one():
     assert found["accuracy"] == 0.75
 
 
+def test_bilou_and_tags_without_a_type_are_read_as_they_mean():
+    task = Task("token-classification", "m", "own", COLUMNS, classes=("B-p", "I-p", "L-p", "O", "U-p"))
+    labels = np.array([[4, 4, 0, 1, 2, 3]])
+    assert KIND.class_rows(task, labels.tolist()) == {"p": 3}
+    found = KIND.scores(task, np.array([[4, 3, 0, 1, 2, 3]]), labels)
+    assert (found["precision"], found["recall"], found["accuracy"]) == (
+        1,
+        pytest.approx(2 / 3),
+        pytest.approx(5 / 6),
+    )
+    assert KIND.report(task, labels, labels)["classes"][0]["rows"] == 3
+    bare = Task("token-classification", "m", "own", COLUMNS, classes=("B-", "I-", "O"))
+    labels = np.array([[0, 1, 2, 0]])
+    assert KIND.class_rows(bare, labels.tolist()) == {"_": 2}
+    assert KIND.report(bare, labels, labels)["classes"] == [
+        {"class": "_", "precision": 1.0, "recall": 1.0, "f1": 1.0, "rows": 2}
+    ]
+
+
 def test_outputs_are_kept_where_there_is_a_label():
     logits = torch.tensor([[[0.0, 1.0], [2.0, 1.0], [0.0, 3.0]]])
     assert KIND.kept_outputs((logits,), torch.tensor([[IGNORED, 1, 0]])).tolist() == [[IGNORED, 0, 1]]
@@ -218,5 +237,10 @@ def test_compare_scores_it_by_f1_and_windows_are_said(write, tiny, tmp_path):
     assert (cell["main"], cell["error"], cell["rows"]) == ("f1", None, {"train": 8, "eval": 2})
     outcome = corefold("finetune", *settings, "--method", "lora", "-o", tmp_path / "out")
     assert outcome.code == 0, outcome.err
-    assert "long texts are read in windows of 8 tokens" in outcome.err
+    said = "long texts are read in windows of 8 tokens"
+    assert said in outcome.err
     assert json.loads((tmp_path / "out/metrics.json").read_text())["rows"] == {"train": 8, "eval": 2}
+    assert said in corefold("evaluate", tmp_path / "out", rows).err
+    outcome = corefold("finetune", *settings, "--method", "lora", "--folds", 2, "-o", tmp_path / "folds")
+    assert outcome.code == 0, outcome.err
+    assert json.loads((tmp_path / "folds/metrics.json").read_text())["rows"] == {"train": 10, "eval": 10}

@@ -11,7 +11,14 @@ from peft import PeftConfig
 
 CARD = "README.md"
 HEADING = "## How to load this adapter"
-AUTO_CLASSES = {"SEQ_CLS": "AutoModelForSequenceClassification", "CAUSAL_LM": "AutoModelForCausalLM"}
+AUTO_CLASSES = {
+    "SEQ_CLS": "AutoModelForSequenceClassification",
+    "TOKEN_CLS": "AutoModelForTokenClassification",
+    "QUESTION_ANS": "AutoModelForQuestionAnswering",
+    "CAUSAL_LM": "AutoModelForCausalLM",
+    "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
+}
+WITH_LABELS = ("SEQ_CLS", "TOKEN_CLS")
 
 
 def write_card(
@@ -57,7 +64,7 @@ def is_template(text: str) -> bool:
 def _code(config: Any, preamble: str) -> str:
     task = str(getattr(config.task_type, "value", config.task_type))
     auto = AUTO_CLASSES.get(task, "AutoModel")
-    labels = "  # with the num_labels it was trained with" if task == "SEQ_CLS" else ""
+    labels = "  # with the num_labels it was trained with" if task in WITH_LABELS else ""
     base = config.base_model_name_or_path or "BASE_MODEL"
     return (
         f"```python\n{preamble}from peft import PeftModel\nfrom transformers import {auto}\n\n"

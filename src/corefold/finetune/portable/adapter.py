@@ -89,8 +89,6 @@ def complete_run(out: Path, lora: Path, tokenizer: PreTrainedTokenizerBase) -> N
     """
     task = Task.load(out / TASK)
     copy_layout(lora, out)
-    if not (has_own_head(task) or is_sentence_encoder(task)):
-        return
     config, _ = check_adapter(out)
     units = Units(task.shift, task.scale)
     write_card(
@@ -111,8 +109,6 @@ def _complete(out: Path, new: Path, task: Task, units: Units, tell: Tell) -> Non
     """Add to an adapter what its users need beside it."""
     tokenizer = load_tokenizer(str(out))
     tokenizer.save_pretrained(str(new))
-    if not (has_own_head(task) or is_sentence_encoder(task)):
-        return
     head: dict[str, Tensor] | None = load_file(out / HEAD) if (out / HEAD).exists() else None
     if is_sentence_encoder(task):
         if head is not None and not fits_modules(task):
@@ -125,4 +121,4 @@ def _complete(out: Path, new: Path, task: Task, units: Units, tell: Tell) -> Non
 
 
 def _arguments(task: Task, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    return loading_arguments(task, tokenizer) if has_own_head(task) else {}
+    return loading_arguments(task, tokenizer) if has_own_head(task) else {"dtype": task.dtype}

@@ -20,6 +20,17 @@ FOLDER = "PATH_TO_THIS_FOLDER"
 MERGED_HEADING = "## How to load this model"
 RUN_HEADING = "## How to load this run"
 TWO_TEXTS = '[("a text", "its pair"), ("another", "and its pair")]'
+MESSAGES = '[{"role": "user", "content": "a text"}]'
+TAGS = """\
+texts = [["a", "text"], ["another"]]
+batch = tokenizer(texts, is_split_into_words=True, padding=True, truncation=True, return_tensors="pt")
+with torch.no_grad():
+    logits = model(**batch).logits
+tags = []
+for row, text in enumerate(texts):
+    places = [batch.word_ids(row).index(word) for word in range(len(text))]  # the first token of each word
+    tags.append([model.config.id2label[number] for number in logits[row, places].argmax(-1).tolist()])  # {names}
+"""
 ONE_TEXT = '["a text", "another"]'
 
 
@@ -79,46 +90,73 @@ def _code(task: Task, arguments: Mapping[str, Any], merged: bool, units: Units) 
         return _own_head(task, arguments, merged, units)
     if is_sentence_encoder(task):
         return _sentence_encoder(task)
-    name, _ = kind_of(task).model_class(task)
-    auto = name.__name__
-    return (
-        f"from transformers import {auto}, AutoTokenizer\n\n"
-        f'model = {auto}.from_pretrained("{FOLDER}")\n'
-        f'tokenizer = AutoTokenizer.from_pretrained("{FOLDER}")\n'
-    )
+    return _language_model(task, arguments, merged)
 
 
-def _own_head(task: Task, arguments: Mapping[str, Any], merged: bool, units: Units) -> str:
-    if merged:
-        loaded = "AutoModelForSequenceClassification", "transformers", f'"{FOLDER}"'
-        given = {"dtype": "float32"} if task.dtype != "float32" else {}
-    else:
-        loaded = "AutoPeftModelForSequenceClassification", "peft", f'"{FOLDER}"'
-        given = dict(arguments)
-    name, library, folder = loaded
-    listed = "".join(f", {key}={value!r}" for key, value in given.items())
-    texts = '["a text", "another"], ["its pair", "and its pair"]' if task.columns.text_pair else ONE_TEXT
-    if task.classes:
-        answer = f"probabilities = logits.{'sigmoid()' if is_multi_label(task) else 'softmax(-1)'}"
-    else:
-        answer = f"numbers = {units.of('logits[:, 0]')}"
+def _loading(task: Task, arguments: Mapping[str, Any], merged: bool) -> str:
+    """The lines that load model and tokenizer."""
+    auto = kind_of(task).model_class(task)[0].__name__
+    name, library = (auto, "transformers") if merged else (f"AutoPeft{auto.removeprefix('Auto')}", "peft")
+    listed = "".join(f", {key}={value!r}" for key, value in arguments.items())
     imports = {"transformers": ["AutoTokenizer"]}
     imports.setdefault(library, []).append(name)
     lines = [f"from {each} import {', '.join(sorted(names))}" for each, names in sorted(imports.items())]
     return "\n".join(
         [
-            "import torch",
             *lines,
             "",
-            f"model = {name}.from_pretrained({folder}{listed}).eval()",
+            f'model = {name}.from_pretrained("{FOLDER}"{listed}).eval()',
             f'tokenizer = AutoTokenizer.from_pretrained("{FOLDER}")',
-            f'batch = tokenizer({texts}, padding=True, truncation=True, return_tensors="pt")',
-            "with torch.no_grad():",
-            "    logits = model(**batch).logits",
-            f"{answer}  # {', '.join(task.classes) or 'in the units of the label'}",
             "",
         ]
     )
+
+
+def _language_model(task: Task, arguments: Mapping[str, Any], merged: bool) -> str:
+    if task.kind == "chat":
+        prompt = (
+            f"messages = {MESSAGES}\n"
+            "prompt = tokenizer.apply_chat_template(\n"
+            '    messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"\n'
+            ")\n"
+        )
+    else:
+        separator = f" + {task.separator!r}" if task.kind == "causal-lm" and task.columns.label else ""
+        prompt = f'prompt = tokenizer("a text"{separator}, return_tensors="pt")\n'
+    shared = "" if task.kind == "seq2seq" else '[prompt["input_ids"].shape[1] :]'
+    return (
+        _loading(task, {} if merged else arguments, merged) + prompt + "written = model.generate(\n"
+        '    input_ids=prompt["input_ids"],\n'
+        '    attention_mask=prompt["attention_mask"],\n'
+        "    max_new_tokens=64,\n"
+        "    do_sample=False,\n"
+        ")\n"
+        f"text = tokenizer.decode(written[0]{shared}, skip_special_tokens=True)\n"
+    )
+
+
+def _own_head(task: Task, arguments: Mapping[str, Any], merged: bool, units: Units) -> str:
+    if merged:
+        arguments = {"dtype": "float32"} if task.dtype != "float32" else {}
+    loading = "import torch\n" + _loading(task, arguments, merged)
+    if kind_of(task).peft_task_type(task) == "TOKEN_CLS":
+        return loading + TAGS.format(names=_class_list(task))
+    texts = '["a text", "another"], ["its pair", "and its pair"]' if task.columns.text_pair else ONE_TEXT
+    if task.classes:
+        answer = f"probabilities = logits.{'sigmoid()' if is_multi_label(task) else 'softmax(-1)'}"
+    else:
+        answer = f"numbers = {units.of('logits[:, 0]')}"
+    return (
+        loading + f'batch = tokenizer({texts}, padding=True, truncation=True, return_tensors="pt")\n'
+        "with torch.no_grad():\n"
+        "    logits = model(**batch).logits\n"
+        f"{answer}  # {_class_list(task) or 'in the units of the label'}\n"
+    )
+
+
+def _class_list(task: Task) -> str:
+    """The names of the classes on one line, for a comment."""
+    return " ".join(", ".join(task.classes).split())
 
 
 def _sentence_encoder(task: Task) -> str:
@@ -144,7 +182,7 @@ def _sentence_encoder(task: Task) -> str:
                 f'head = load_file("{FOLDER}/head.safetensors", device=str(u.device))\n'
                 'logits = torch.cat([u, v, (u - v).abs()], 1) @ head["weight"].T + head["bias"]\n'
                 + (
-                    f"probabilities = logits.softmax(-1)  # {', '.join(task.classes)}\n"
+                    f"probabilities = logits.softmax(-1)  # {_class_list(task)}\n"
                     if task.classes
                     else f"numbers = {Units(task.shift, task.scale).of('logits[:, 0]')}\n"
                 )
@@ -156,7 +194,7 @@ def _sentence_encoder(task: Task) -> str:
     function = "sigmoid()" if is_multi_label(task) else "softmax(-1)"
     return start + (
         f"logits = model.encode({texts}, convert_to_tensor=True)\n"
-        f"probabilities = logits.{function}  # {', '.join(task.classes)}\n"
+        f"probabilities = logits.{function}  # {_class_list(task)}\n"
         "embedder = SentenceTransformer(modules=list(model)[:2])  # encodes without the head\n\n"
         "from setfit import SetFitModel\n\n"
         f'probabilities = SetFitModel.from_pretrained("{FOLDER}").predict_proba({texts})\n'

@@ -29,8 +29,8 @@ def limits(task: Task, *, merged: bool, units: Units = LABEL_UNITS) -> list[str]
             )
     elif is_sentence_encoder(task) and not is_whole(task):
         lines.append(
-            "for sentence-transformers: transformers' text-classification pipeline has no head on mean-pooled tokens "
-            "and would answer at random (--head own trains one that it loads)"
+            "for sentence-transformers: transformers' text-classification pipeline has no head on "
+            f"{task.pooling}-pooled tokens and would answer at random (--head own trains one that it loads)"
         )
         if task.head == "cosine":
             lines.append(

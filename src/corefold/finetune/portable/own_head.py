@@ -1,4 +1,4 @@
-"""The head of a model for sequence classification: what its loader must know, and numbers in the label's units."""
+"""A model's own head, on texts or on each token: what its loader must know, and numbers in the label's units."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from corefold.adapters.lora_export import PREFIX
+from corefold.finetune.loading import padding_token
 from corefold.finetune.task import Task
 from corefold.finetune.tasks.kinds import kind_of
-from corefold.finetune.tasks.text_head import TextHeadKind
 
 
 @dataclass(frozen=True)
@@ -32,16 +32,17 @@ LABEL_UNITS = Units()
 
 
 def has_own_head(task: Task) -> bool:
-    """Whether `AutoModelForSequenceClassification` is the class of the run's model."""
-    return task.head == "own" and isinstance(kind_of(task), TextHeadKind)
+    """Whether a class of transformers, such as AutoModelForSequenceClassification, has the run's head in it."""
+    return task.head == "own"
 
 
 def loading_arguments(task: Task, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """What an adapter's files cannot say about its base model, as arguments of `from_pretrained`."""
     _, settings = kind_of(task).model_class(task)
-    names = ("num_labels", "problem_type", "id2label", "label2id")
+    # The base model may have a head of another size, in whose place the adapter's comes.
+    names = ("num_labels", "problem_type", "id2label", "label2id", "ignore_mismatched_sizes")
     arguments = {name: settings[name] for name in names if name in settings}
-    return arguments | {"pad_token_id": tokenizer.pad_token_id, "dtype": task.dtype}
+    return arguments | {"pad_token_id": padding_token(task, tokenizer), "dtype": task.dtype}
 
 
 def in_label_units(

@@ -26,6 +26,7 @@ from corefold.finetune.task import Task
 
 TRANSFORMER = "sentence_bert_config.json"
 FILES = ("modules.json", "config_sentence_transformers.json", TRANSFORMER, setfit.HEAD, setfit.CONFIG)
+FLOAT32 = {"dtype": "float32"}
 FOLDERS = ("1_Pooling", "2_Dense")
 
 
@@ -58,10 +59,12 @@ def write_layout(folder: Path, task: Task, head: dict[str, Tensor] | None) -> No
     from sentence_transformers.base.modules import Dense, Transformer
     from sentence_transformers.sentence_transformer.modules import Pooling
 
-    transformer = Transformer(str(folder))
+    # The modules take the precision of the first, in which the head would be rounded.
+    transformer = Transformer(str(folder), model_kwargs=FLOAT32)
     # The weights and the tokenizer lie there already.
     transformer.save = transformer.save_config  # type: ignore[method-assign]
-    modules: list[Any] = [transformer, Pooling(transformer.get_embedding_dimension(), "mean")]
+    mode: Any = task.pooling
+    modules: list[Any] = [transformer, Pooling(transformer.get_embedding_dimension(), mode)]
     if head is not None and fits_modules(task):
         # Training saw standardised labels; the layer answers in their units.
         weight, bias = head["weight"].double() * task.scale, head["bias"].double() * task.scale + task.shift
@@ -97,5 +100,5 @@ def remove_layout(folder: Path) -> None:
 def _compute_in_float32(path: Path) -> None:
     """Load the encoder in float32 whatever its checkpoint holds: a `Dense` module takes nothing else."""
     settings = json.loads(path.read_text(encoding="utf-8"))
-    settings["model_kwargs"] = {"dtype": "float32"}
+    settings["model_kwargs"] = FLOAT32
     path.write_text(json.dumps(settings, indent=4) + "\n", encoding="utf-8")

@@ -34,9 +34,10 @@ class CausalLm(GenerationKind):
             InputError: the model is no causal language model.
         """
         if checkpoint.architectures and not checkpoint.is_language_model:
+            other = "for texts add --task seq2seq, " if checkpoint.is_encoder_decoder else ""
             raise InputError(
-                f"causal-lm needs a causal language model and {config.model} is a "
-                f"{checkpoint.architectures.partition(' ')[0]}; for classes or numbers add --task classification or "
+                f"{self.name} needs a causal language model and {config.model} is a "
+                f"{checkpoint.architectures.partition(' ')[0]}; {other}for classes or numbers --task classification or "
                 "regression"
             )
         return Task(kind=self.name, head="lm", **settings_of_task(config, columns))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -20,6 +21,7 @@ from corefold.finetune.task import Task
 from corefold.finetune.tasks.causal_lm import CausalLm
 from corefold.tables.columns import row_number
 
+MARKS = re.compile(r"\{%[-+]?\s*generation\b")  # around an assistant's turn in a template
 EXAMPLE = '[{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]'
 Message = dict[str, Any]
 
@@ -103,10 +105,11 @@ class Chat(CausalLm):
         self, task: Task, tokenizer: PreTrainedTokenizerBase, table: pd.DataFrame
     ) -> list[dict[str, Any]]:
         """Conversations up to the assistant's last turn, which the model writes anew, or to their end."""
-        rows = []
-        for messages in table[task.columns.text].tolist():
+        rows, conversations = [], table[task.columns.text]
+        for place, messages in enumerate(conversations.tolist()):
             asked = messages[:-1] if messages[-1]["role"] == "assistant" and len(messages) > 1 else messages
-            ids = _ids(tokenizer, asked, add_generation_prompt=True)
+            where = f"row {row_number(conversations, place)}"
+            ids = _apply(tokenizer, asked, where, add_generation_prompt=True)["input_ids"]
             rows.append({"input_ids": ids[-task.max_length :]})
         return rows
 
@@ -129,8 +132,9 @@ def training_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """A chat template that marks the assistant's turns: the tokenizer's own, or one of TRL's; None if neither does."""
     from trl.chat_template_utils import get_training_chat_template
 
-    if "{% generation" in str(tokenizer.chat_template) or "{%- generation" in str(tokenizer.chat_template):
-        return str(tokenizer.chat_template)
+    own = tokenizer.get_chat_template()  # A tokenizer may have several, by name.
+    if MARKS.search(own):
+        return own
     try:
         return get_training_chat_template(tokenizer)
     except ValueError:
@@ -141,14 +145,9 @@ def _encoded(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], template: str | None, where: str
 ) -> tuple[list[int], list[int]]:
     if template is not None:
-        found: Any = tokenizer.apply_chat_template(
-            list(messages),
-            chat_template=template,
-            tokenize=True,
-            return_dict=True,
-            return_assistant_tokens_mask=True,
-        )
-        ids, learned = list(found["input_ids"]), list(found["assistant_masks"])
+        options = {"chat_template": template, "return_assistant_tokens_mask": True}
+        found = _apply(tokenizer, messages, where, **options)
+        ids, learned = found["input_ids"], found["assistant_masks"]
     else:
         ids, learned = _by_prefixes(tokenizer, messages, where)
     return ids, [token if mine else IGNORED for token, mine in zip(ids, learned, strict=True)]
@@ -158,13 +157,14 @@ def _by_prefixes(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], where: str
 ) -> tuple[list[int], list[bool]]:
     """The tokens of a conversation, and which are the assistant's: those that a turn adds to the prompt before it."""
-    ids = _ids(tokenizer, messages)
+    ids = _apply(tokenizer, messages, where)["input_ids"]
     learned = [False] * len(ids)
     for place, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        before = _ids(tokenizer, messages[:place], add_generation_prompt=True) if place else []
-        upto = _ids(tokenizer, messages[: place + 1])
+        asked: Any = {"add_generation_prompt": True}
+        before = _apply(tokenizer, messages[:place], where, **asked)["input_ids"] if place else []
+        upto = _apply(tokenizer, messages[: place + 1], where)["input_ids"]
         for shorter, longer in pairwise((before, upto, ids)):
             if longer[: len(shorter)] != shorter:
                 raise InputError(
@@ -176,16 +176,23 @@ def _by_prefixes(
     return ids, learned
 
 
-def _ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], **options: Any) -> list[int]:
+def _apply(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], where: str, **options: Any
+) -> dict[str, list[int]]:
+    """What `apply_chat_template` makes of a conversation, each field as a list.
+
+    Raises:
+        InputError: the template refuses the conversation.
+    """
     try:
         found: Any = tokenizer.apply_chat_template(list(messages), tokenize=True, return_dict=True, **options)
     except (
         Exception
-    ) as error:  # jinja2's errors, raised by the template itself for roles that it does not take
+    ) as error:  # A template may raise jinja2's errors for roles or turns that it does not take.
         raise InputError(
-            f"the chat template of {tokenizer.name_or_path} refuses a conversation: {reason(error)}"
+            f"{where}: the chat template of {tokenizer.name_or_path} refuses the conversation: {reason(error)}"
         ) from error
-    return list(found["input_ids"])
+    return {name: list(values) for name, values in found.items()}
 
 
 def _messages(cell: Any) -> list[Message] | None:

@@ -19,7 +19,7 @@ from corefold.finetune.evaluation.intervals import Intervals
 from corefold.finetune.task import Task
 from corefold.finetune.tasks.kind import Loss, first_output, settings_of_task
 from corefold.finetune.tasks.text_head import TextHeadKind, choose_head, choose_pair, require_label
-from corefold.tables.columns import label_text, require_scalars, text_cells
+from corefold.tables.columns import label_text, require_scalars, row_number, text_cells
 
 MAX_DIGITS = 1000  # Python refuses to read whole numbers of several thousand digits.
 
@@ -49,9 +49,8 @@ class Classification(TextHeadKind):
         Raises:
             InputError: no label column, one class only, or labels that do not look like classes.
         """
-        classes = class_names(
-            train[require_label(columns, self.name)], config.train, guessed=config.task is None
-        )
+        other = None if config.task is not None else _other_tasks(checkpoint)
+        classes = class_names(train[require_label(columns, self.name)], config.train, other)
         return task_with_classes(self.name, classes, config, columns, checkpoint)
 
     def head_settings(self, task: Task) -> dict[str, Any]:
@@ -63,9 +62,10 @@ class Classification(TextHeadKind):
         index = {name: i for i, name in enumerate(task.classes)}
         unseen = ~labels.isin(task.classes)
         if unseen.any():
-            row = int(unseen.to_numpy().argmax())
+            place = int(unseen.to_numpy().argmax())
             raise InputError(
-                f"{source}, row {row + 1}: class {labels.iloc[row]!r} never occurs in the training data"
+                f"{source}, row {row_number(labels, place)}: class {labels.iloc[place]!r} never occurs in the "
+                "training data"
             )
         return labels.map(index).tolist()
 
@@ -149,13 +149,24 @@ def names_of_outputs(task: Task) -> dict[str, Any]:
     }
 
 
-def class_names(labels: pd.Series, source: str, *, guessed: bool) -> tuple[str, ...]:
+def _other_tasks(checkpoint: Checkpoint) -> str:
+    """What to do about labels that are no classes, with this model."""
+    if checkpoint.is_encoder_decoder:
+        texts = "for texts --task seq2seq"
+    elif checkpoint.is_language_model:
+        texts = "for texts --task causal-lm"
+    else:
+        texts = "texts need a language model or an encoder-decoder"
+    return f"for numbers use --task regression, {texts}; --task classification takes them all the same"
+
+
+def class_names(labels: pd.Series, source: str, other: str | None = None) -> tuple[str, ...]:
     """The different labels: whole numbers first, in their order, then words.
 
     Args:
         labels: the labels of all rows.
         source: the file, for messages.
-        guessed: whether nobody has said that they are classes.
+        other: what else to do with them, if nobody has said that they are classes.
 
     Raises:
         InputError: one class only, or guessed classes that do not look like any.
@@ -163,10 +174,9 @@ def class_names(labels: pd.Series, source: str, *, guessed: bool) -> tuple[str, 
     names = sorted(labels.unique(), key=_place)
     if len(names) < 2:
         raise InputError(f"{source} has one class only, {names[0]!r}; a classifier needs at least two")
-    if guessed and len(names) > len(labels) // 2:
+    if other is not None and len(names) > len(labels) // 2:
         raise InputError(
-            f"{source}: {len(names)} different labels in {len(labels)} rows do not look like classes; "
-            "for numbers use --task regression, for texts --task causal-lm"
+            f"{source}: {len(names)} different labels in {len(labels)} rows do not look like classes; {other}"
         )
     return tuple(names)
 
@@ -178,7 +188,13 @@ def _place(name: str) -> tuple[bool, int, str]:
 
 
 def in_order_of_head(classes: tuple[str, ...], checkpoint: Checkpoint) -> tuple[str, ...]:
-    """Classes in the order of the checkpoint's head, if it has the same names; upper and lower case do not matter."""
-    names = [name.lower() for name in checkpoint.outputs]
-    own = {name.lower(): name for name in classes}
-    return tuple(own[name] for name in names) if sorted(names) == sorted(own) else classes
+    """Classes in the order of the checkpoint's head, if it has the same names.
+
+    Upper and lower case do not matter, unless names differ by nothing else.
+    """
+    for spelled in (str, str.casefold):
+        names = [spelled(name) for name in checkpoint.outputs]
+        own = {spelled(name): name for name in classes}
+        if len(own) == len(classes) and sorted(names) == sorted(own):
+            return tuple(own[name] for name in names)
+    return classes

@@ -182,6 +182,7 @@ class OutputKind(TaskKind):
 
 def settings_of_task(config: RunConfig, columns: Columns) -> Mapping[str, Any]:
     """The fields of a task that come from the settings as they stand."""
+    config = config.with_defaults()
     return {
         "model": config.model,
         "columns": columns,

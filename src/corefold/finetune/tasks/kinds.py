@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pandas as pd
 
 from corefold.errors import InputError
@@ -103,7 +105,9 @@ def make_task(config: RunConfig, kind: TaskName, columns: Columns, train: pd.Dat
     Raises:
         InputError: model, settings and rows do not make such a task.
     """
-    return KINDS[kind].make_task(config, columns, train, Checkpoint.read(config.model, config.revision))
+    checkpoint = Checkpoint.read(config.model, config.revision)
+    task = KINDS[kind].make_task(config, columns, train, checkpoint)
+    return replace(task, pooling=checkpoint.pooling) if task.head in ("mean", "cosine") else task
 
 
 def comes_whole(task: Task) -> bool:

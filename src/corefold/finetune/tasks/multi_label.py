@@ -17,6 +17,7 @@ from corefold.finetune.data import Columns
 from corefold.finetune.task import Task
 from corefold.finetune.tasks.classification import class_names, names_of_outputs, task_with_classes
 from corefold.finetune.tasks.text_head import TextHeadKind, require_label
+from corefold.tables.columns import row_number
 from corefold.tables.lists import list_cells
 
 
@@ -47,7 +48,7 @@ class MultiLabel(TextHeadKind):
         labels = pd.Series([*chain.from_iterable(cells)], dtype=object)
         if labels.empty:
             raise InputError(f"{config.train}: no row has a label in {columns.label!r}")
-        classes = class_names(labels, config.train, guessed=False)
+        classes = class_names(labels, config.train)
         _require_each_column(columns.label, classes, config.train)
         return task_with_classes(self.name, classes, config, columns, checkpoint)
 
@@ -59,13 +60,13 @@ class MultiLabel(TextHeadKind):
         """1.0 for each label that a row has, 0.0 for the others."""
         index = {name: i for i, name in enumerate(task.classes)}
         rows = np.zeros((len(labels), task.outputs))
-        for row, names in enumerate(labels):
+        for place, names in enumerate(labels):
             for name in names:
                 if name not in index:
                     raise InputError(
-                        f"{source}, row {row + 1}: label {name!r} never occurs in the training data"
+                        f"{source}, row {row_number(labels, place)}: label {name!r} never occurs in the training data"
                     )
-                rows[row, index[name]] = 1.0
+                rows[place, index[name]] = 1.0
         return rows.tolist()
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:

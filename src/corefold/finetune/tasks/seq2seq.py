@@ -60,7 +60,7 @@ class Seq2Seq(GenerationKind):
         return "SEQ_2_SEQ_LM"
 
     def prepare_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Check that targets can end.
+        """Check that targets can end, and pad on the right, since a decoder reads its targets from their start on.
 
         Raises:
             InputError: the tokenizer has no token for the end of a text.
@@ -70,6 +70,7 @@ class Seq2Seq(GenerationKind):
                 f"the tokenizer of {tokenizer.name_or_path} has no eos_token, at which a text that is written ends; "
                 "add one to its tokenizer_config.json"
             )
+        tokenizer.padding_side = "right"
 
     def encode(
         self, task: Task, tokenizer: PreTrainedTokenizerBase, table: pd.DataFrame, source: str

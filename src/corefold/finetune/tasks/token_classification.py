@@ -26,7 +26,9 @@ from corefold.tables.columns import row_number
 from corefold.tables.lists import list_cells
 
 OUTSIDE = "O"  # the tag of a word that belongs to no entity
-ENTITY_MARKS = ("B-", "I-", "E-", "S-", "L-", "U-")  # of the schemes that seqeval reads
+ENTITY_MARKS = ("B-", "I-", "E-", "S-", "L-", "U-")  # of IOB, BIOES and BILOU
+AS_BIOES = {"L-": "E-", "U-": "S-"}  # seqeval tells entities apart by the marks of BIOES, not by BILOU's
+NO_TYPE = "_"  # seqeval's name of the type of a tag that is a mark alone
 OVERLAP_SHARE = 0.25  # of a window, which repeats words of the one before as context
 
 
@@ -81,9 +83,7 @@ class TokenClassification(OutputKind):
         tags = train[require_label(columns, self.name)]
         if config.head == "mean":
             raise InputError("token-classification needs a head on each token; leave out --head mean")
-        classes = class_names(
-            pd.Series([*chain.from_iterable(tags)], dtype=object), config.train, guessed=False
-        )
+        classes = class_names(pd.Series([*chain.from_iterable(tags)], dtype=object), config.train)
         return Task(
             kind=self.name,
             head="own",
@@ -151,7 +151,7 @@ class TokenClassification(OutputKind):
         """
         from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
-        true, predicted = _names(task, labels, labels), _names(task, outputs, labels)
+        true, predicted = _entity_tags(task, labels, labels), _entity_tags(task, outputs, labels)
         flat = [*chain.from_iterable(true)], [*chain.from_iterable(predicted)]
         if _marks_entities(task):
             from seqeval.metrics.sequence_labeling import precision_recall_fscore_support as entity_scores
@@ -168,7 +168,7 @@ class TokenClassification(OutputKind):
             return {}
         from seqeval.metrics import classification_report
 
-        true, predicted = _names(task, labels, labels), _names(task, outputs, labels)
+        true, predicted = _entity_tags(task, labels, labels), _entity_tags(task, outputs, labels)
         found: Any = classification_report(true, predicted, output_dict=True, zero_division=0)  # type: ignore[arg-type]
         keys = {"precision": "precision", "recall": "recall", "f1": "f1-score", "rows": "support"}
         return {
@@ -190,7 +190,8 @@ class TokenClassification(OutputKind):
 
         counts = dict.fromkeys(_entity_types(task), 0)
         for row in labels:
-            for name, _, _ in get_entities([task.classes[number] for number in row if number != IGNORED]):
+            numbers = np.asarray(row)[None]
+            for name, _, _ in get_entities(_entity_tags(task, numbers, numbers)[0]):
                 counts[name] += 1
         return counts
 
@@ -260,8 +261,14 @@ def _names(task: Task, numbers: np.ndarray, labels: np.ndarray) -> list[list[str
     ]
 
 
+def _entity_tags(task: Task, numbers: np.ndarray, labels: np.ndarray) -> list[list[str]]:
+    """The tags as seqeval reads entities in them: the last word of an entity and one of a single word as in BIOES."""
+    marks = AS_BIOES if _marks_entities(task) else {}
+    return [[marks.get(tag[:2], tag[:2]) + tag[2:] for tag in tags] for tags in _names(task, numbers, labels)]
+
+
 def _entity_types(task: Task) -> list[str]:
-    return sorted({name.partition("-")[2] for name in task.classes if name != OUTSIDE})
+    return sorted({name.partition("-")[2] or NO_TYPE for name in task.classes if name != OUTSIDE})
 
 
 def _marks_entities(task: Task) -> bool:
