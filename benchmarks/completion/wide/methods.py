@@ -94,12 +94,11 @@ def deep(task: CompletionTask) -> Answer:
     table[rows, columns] = values
     estimator = DeepMatrixCompletion(random_state=task.seed).fit(table)
     judged = task.case.judged[:2]
-    steps = [step for step in estimator.path_ if np.isfinite(step["held_out"])]
     facts = {
         "rank": estimator.rank_,
         "steps": estimator.n_iter_,
-        "biases": bool(estimator.model_.biases.shrink < np.inf),
-        "stage": min(steps, key=lambda step: step["held_out"])["stage"] if steps else "refit",
+        "biases": estimator.model_.biases.fitted,
+        **_choice(estimator),
         "held_out": float(estimator.validation_error_),
     }
     try:
@@ -107,6 +106,14 @@ def deep(task: CompletionTask) -> Answer:
     except ValueError as error:  # too few held-out entries
         interval, facts["no_intervals"] = None, str(error)
     return Answer(estimator.entries(*judged), facts=facts, interval=interval)
+
+
+def _choice(estimator: DeepMatrixCompletion) -> dict[str, str]:
+    """Units and the stage before the refit, or of the best step."""
+    steps = [step for step in estimator.path_ if step["fold"] == 0 and np.isfinite(step["relative"])]
+    units = estimator.path_[-1]["units"]
+    steps = [step for step in steps if step["units"] == units] or estimator.path_
+    return {"stage": min(steps, key=lambda step: step["relative"])["stage"], "units": units}
 
 
 def grand_mean(task: CompletionTask) -> Answer:

@@ -21,10 +21,11 @@ from corefold.completion.memory import require_memory, require_memory_for_fit
 from corefold.completion.model import CompletedMatrix
 from corefold.completion.progress import progress
 from corefold.completion.reading import partition_of, places, read, read_first
-from corefold.completion.search import StepRecord, fit
+from corefold.completion.search import fit
 from corefold.completion.settings import SOLVERS, settings_of, warn_of_gaps
 from corefold.completion.solvers import Solver
 from corefold.completion.split import split
+from corefold.completion.walks import StepRecord
 from corefold.completion.streaming import WORKING_GRAMS, ColumnEquations
 
 Callback = Callable[[StepRecord], object]
@@ -155,12 +156,13 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
             best = None
             for record, model in fit(observed, partition, settings, start):
                 if model is not best:
-                    best, self.model_ = model, model.with_errors_of_all(partition)
+                    best = self.model_ = model
                 self.path_.append(asdict(record))
                 advance(record)
                 answers = [call(record) is True for call in self.callbacks or ()]  # every one is called
                 if int(partition.sum(observed.starts.new_tensor(sum(answers)))):
                     break
+        self.model_ = self.model_.calibrated(observed, partition)
         return self
 
     def partial_fit(self, X: Any, y: Any = None, *, mask: Any = None) -> DeepMatrixCompletion:
@@ -239,7 +241,7 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
 
     @property
     def validation_error_(self) -> float:
-        errors = self.model_.held_out_errors
+        errors = self.model_.calibration.errors
         return float(errors.square().mean().sqrt()) if len(errors) else math.nan
 
     def transform(self, X: Any, *, mask: Any = None) -> np.ndarray:
@@ -281,16 +283,17 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
         Raises:
             ValueError: nothing was held out, or too little for this coverage.
         """
-        predicted, columns = self._predicted(rows, columns)
         if not 0 < coverage < 1:
             raise ValueError(f"coverage must lie between 0 and 1; got {coverage!r}")
-        margin = self.model_.margin(coverage)
-        if margin == math.inf:
+        check_is_fitted(self)
+        rows, columns = places(rows, columns, self.model_.factors)
+        ends = self.model_.intervals(rows, columns, coverage)
+        if not all(bool(end.isfinite().all()) for end in ends):
             raise ValueError(
                 f"intervals of coverage {coverage} need more held-out entries than "
-                f"{len(self.model_.held_out_errors)}; fit with a larger validation_fraction"
+                f"{len(self.model_.calibration)}; fit with a larger validation_fraction"
             )
-        ends = (clipped(predicted + side * margin, self.bounds_, columns) for side in (-1, 1))
+        ends = (clipped(end, self.bounds_, columns) for end in ends)
         lower, upper = (end.cpu().numpy() for end in ends)
         return lower, upper
 

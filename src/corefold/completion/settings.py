@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from sklearn.utils import check_random_state
@@ -12,12 +13,26 @@ from sklearn.utils import check_random_state
 from corefold.completion.distributed import RowPartition
 from corefold.completion.memory import WORKING_COPIES
 from corefold.completion.observed import Observed
-from corefold.completion.search import FitSettings
 from corefold.completion.solvers import ALS, Descent, Schatten, Solver
 
 MAX_AUTO_RANK = 64
 MAX_AUTO_BYTES = 2**29  # "auto" keeps a solver's working copies below,
 SMALL_AUTO_RANK = 16  # unless the rank is at most this
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """The settings of a fit, decided; see `DeepMatrixCompletion`."""
+
+    solver: Solver
+    start_rank: int
+    validation_share: float
+    bias: bool | Literal["auto"]
+    max_iter: int
+    tol: float
+    seed: int
+
+
 SOLVERS = {"schatten": Schatten, "descent": Descent, "als": ALS}
 
 

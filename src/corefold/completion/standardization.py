@@ -1,0 +1,123 @@
+"""From observed values to the problem that a solver gets, and from its steps back to a completed matrix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from corefold.completion.biases import Biases
+from corefold.completion.calibration import Calibration
+from corefold.completion.distributed import RowPartition
+from corefold.completion.factors import LowRank
+from corefold.completion.model import CompletedMatrix, RowRegression
+from corefold.completion.observed import Observed
+from corefold.completion.solvers.protocol import CompletionProblem, Step
+from corefold.completion.units import ColumnSpread, LinearUnits, NormalScores, PowerUnits, Units
+
+TABLE, COLUMNS, RESIDUALS, NORMAL_SCORES = "table", "columns", "residuals", "normal scores"
+POWERS = {"roots": 0.5, "logarithms": 0.0}
+
+
+@dataclass(frozen=True)
+class Form:
+    """How values are prepared for a solver.
+
+    Attributes:
+        units: "table" for one unit, "columns" for each column's mean and deviation, or "normal scores".
+        biased: whether mean, row and column biases come first.
+    """
+
+    units: str
+    biased: bool
+
+
+@dataclass(frozen=True)
+class Standardization:
+    """Scores less their biases, over their root mean square: from the data's units to the solver's and back."""
+
+    form: Form
+    units: Units
+    biases: Biases
+    cold: Biases
+    scale: float
+    deviation: float
+    partition: RowPartition
+
+    @classmethod
+    def of(
+        cls, form: Form, observed: Observed, spread: ColumnSpread, partition: RowPartition
+    ) -> Standardization:
+        if form.units == TABLE:
+            units: Units = LinearUnits.of_table(observed, partition)
+        elif form.units in (COLUMNS, RESIDUALS):
+            units = LinearUnits.of_columns(spread)
+        elif form.units in POWERS:
+            units = PowerUnits.of(observed, partition, POWERS[form.units])
+        else:
+            units = NormalScores.of(observed, spread)
+        scores = in_units(observed, units)
+        cold = Biases.fit(scores, partition)
+        biases = cold if form.biased else Biases.none(scores)
+        scale = rms(scores.values - biases.at(scores), partition) or 1.0
+        deviation = rms(scores.values - cold.mean, partition)
+        return cls(form, units, biases, cold, scale, deviation, partition)
+
+    def problem(self, observed: Observed, seed: int) -> CompletionProblem:
+        scores = in_units(observed, self.units)
+        values = (scores.values - self.biases.at(scores)) / self.scale
+        return CompletionProblem(scores.with_values(values), self.partition, seed)
+
+    def start(self, start: LowRank, rank: int) -> LowRank:
+        """A matrix of scores in the solver's scale."""
+        return replace(start, s=start.s / self.scale).keep(rank)
+
+    def errors(self, step: Step, held_out: Observed) -> Float[Tensor, " held_out"]:
+        """Errors of the scores at entries."""
+        scores = in_units(held_out, self.units)
+        return scores.values - self.predicted(step, scores)
+
+    def values_errors(self, errors: Tensor, held_out: Observed) -> Float[Tensor, " held_out"]:
+        """Errors of the values, where those of the scores are known."""
+        if isinstance(self.units, LinearUnits):
+            return errors * self.units.scale.to(errors)[held_out.columns]
+        scores = self.units.forward(held_out.values, held_out.columns)
+        return held_out.values - self.units.backward(scores - errors, held_out.columns)
+
+    def predicted(self, step: Step, scores: Observed) -> Tensor:
+        return self.biases.at(scores) + self.scale * step.factors.at(scores)
+
+    def model(self, step: Step, observed: Observed, errors: Tensor, columns: Tensor) -> CompletedMatrix:
+        """The matrix of a step; `errors` are those of scores at held-out entries."""
+        factors = replace(step.factors, s=step.factors.s * self.scale)
+        size = step.factors.s.clamp(min=torch.finfo(step.factors.s.dtype).eps)  # it is 0 where all values are
+        regression = RowRegression(factors.v, factors.s, step.ridge / size, step.spread / size)
+        return CompletedMatrix(
+            self.units,
+            self.biases,
+            self.cold,
+            factors,
+            _column_shares(observed, self.partition),
+            observed.starts.diff() > 0,
+            regression,
+            Calibration.of(errors, columns, observed.shape[1]),
+        )
+
+
+def in_units(observed: Observed, units: Units) -> Observed:
+    """The entries with scores in place of values."""
+    return observed.with_values(units.forward(observed.values, observed.columns))
+
+
+def rms(values: Tensor, partition: RowPartition) -> float:
+    """The root of the mean square over all processes; 0 of none."""
+    total = partition.sum(torch.stack([values.square().sum(), values.new_tensor(float(len(values)))]))
+    return float((total[0] / total[1].clamp(min=1)).sqrt())
+
+
+def _column_shares(observed: Observed, partition: RowPartition) -> Float[Tensor, " width"]:
+    """The share of all rows in which each column is observed."""
+    counts = partition.sum(observed.column_starts.diff().to(observed.values))
+    return counts / partition.sum(counts.new_tensor(float(observed.shape[0])))

@@ -1,0 +1,227 @@
+"""Walks over a solver's steps on one split of the entries, and the best step of each by its held-out error."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Container, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from corefold.completion.distributed import RowPartition
+from corefold.completion.factors import LowRank
+from corefold.completion.model import CompletedMatrix
+from corefold.completion.observed import Observed
+from corefold.completion.settings import FitSettings
+from corefold.completion.solvers.protocol import CompletionProblem, Step
+from corefold.completion.standardization import Form, Standardization, rms
+from corefold.completion.units import ColumnSpread
+
+MIN_IMPROVEMENT = 1e-3  # share by which a held-out error must fall to count as better
+# A walk that has improved for some steps, and whose error then rises to this ratio of its best, gets less patience.
+HOPELESS_RATIO, HOPELESS_PATIENCE_SHARE, MIN_DESCENT_STEPS = 1.2, 1 / 3, 5
+POSTERIOR_PATIENCE = 5  # steps without a better error that end a walk of posterior means
+
+BIASES, PATH, POSTERIOR = "biases", "path", "posterior"
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One step of a fit.
+
+    Attributes:
+        stage: "biases" for mean, row and column biases alone, "path" while the penalty falls, "posterior" in a walk of
+            posterior means, either "with biases" beside them, and "refit" when the held-out entries take part.
+        units: "table" if all columns are fitted in one unit, "columns" where each has its own, "normal scores".
+        fold: which part of the entries is held out.
+        penalty: weight of the regulariser, for values scaled to a root mean square of 1; of posterior means the
+            variance of the noise.
+        objective: the solver's objective at this penalty, for the same values; of posterior means the free energy.
+        error: root mean square error at the fitted entries, in the solver's units.
+        held_out: the same at the held-out entries, in units of the data; nan without any, and in the refit.
+        relative: that of the held-out errors over their columns' standard deviations, which chooses.
+        rank: rank of the low-rank part.
+        seconds: since the fit began.
+    """
+
+    stage: str
+    units: str
+    fold: int
+    penalty: float
+    objective: float
+    error: float
+    held_out: float
+    relative: float
+    rank: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Walk:
+    """What a walk is called, and how values are prepared for it.
+
+    Attributes:
+        form: of the values.
+        stage: "biases", "path" or "posterior".
+        number: of the posterior walks of a form.
+    """
+
+    form: Form
+    stage: str
+    number: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.stage + f" {self.number}" * bool(self.number) + " with biases" * (self.form.biased and self.stage != BIASES)
+
+
+@dataclass(frozen=True)
+class End:
+    """The best step of a walk, its errors at held-out scores, and the error that chooses."""
+
+    walk: Walk
+    standardization: Standardization
+    step: Step
+    errors: Float[Tensor, " held_out"]
+    score: float
+
+
+Found = Iterator[tuple[StepRecord, CompletedMatrix]]
+
+
+class Split:
+    """Training and held-out entries, and the walks over them.
+
+    Attributes:
+        training: the entries that solvers see.
+        held_out: the others.
+        ends: of all walks so far.
+        best: of these the one with the lowest error.
+    """
+
+    def __init__(
+        self,
+        parts: tuple[Observed, Observed],
+        spread: ColumnSpread,
+        settings: FitSettings,
+        partition: RowPartition,
+        fold: int = 0,
+    ) -> None:
+        self.began = time.perf_counter()
+        self.training, self.held_out = parts
+        self.spread, self.settings, self.partition, self.fold = spread, settings, partition, fold
+        self.judged = partition_count(self.held_out, partition)
+        weights = 1 / (spread.deviation * 0 + spread.common) if spread.one_unit else 1 / spread.deviation
+        weights = torch.where(weights.isfinite(), weights, 1.0)
+        self.weights = weights[self.held_out.columns].to(self.held_out.values)
+        self.spreads: dict[str, ColumnSpread] = {}
+        self.ends: dict[Walk, End] = {}
+        self.best: End | None = None
+        self.model: CompletedMatrix | None = None
+        self._standardizations: dict[Form, Standardization] = {}
+
+    def biases(self, form: Form) -> Found:
+        """Mean, row and column biases alone."""
+        standardization = self.standardization(form)
+        problem = standardization.problem(self.training, self.settings.seed)
+        yield from self._read(iter([_no_directions(problem)]), Walk(form, BIASES), standardization, 1)
+
+    def path(self, form: Form, start: LowRank | None = None) -> Found:
+        """The solver's path, from `start` or from the values' leading part."""
+        standardization, rank = self.standardization(form), self.settings.start_rank
+        problem, solver = standardization.problem(self.training, self.settings.seed), self.settings.solver
+        start = problem.leading(rank) if start is None else standardization.start(start, rank)
+        steps = solver.path(problem, start)
+        yield from self._read(steps, Walk(form, PATH), standardization, solver.patience)
+
+    def posteriors(self, form: Form, numbers: Container[int] | None = None) -> Found:
+        """The solver's further walks, for values that no path meets; of these numbers, or all."""
+        standardization = self.standardization(form)
+        problem = standardization.problem(self.training, self.settings.seed)
+        path = self.ends.get(Walk(form, PATH))
+        start = problem.leading(self.settings.start_rank)
+        walks = self.settings.solver.settle(problem, start, None if path is None else path.step)
+        for number, steps in enumerate(walks):
+            if self.exact:
+                return
+            if numbers is None or number in numbers:
+                walk = Walk(form, POSTERIOR, number)
+                yield from self._read(steps, walk, standardization, POSTERIOR_PATIENCE)
+
+    def standardization(self, form: Form) -> Standardization:
+        if form not in self._standardizations:
+            self._standardizations[form] = Standardization.of(
+                form, self.training, self.spreads.get(form.units, self.spread), self.partition
+            )
+        return self._standardizations[form]
+
+    def _read(self, steps: Iterator[Step], walk: Walk, standardization: Standardization, patience: int) -> Found:
+        waited, lowest, end = 0, math.inf, None
+        for count, step in enumerate(steps, 1):
+            errors = standardization.errors(step, self.held_out)
+            values_errors = standardization.values_errors(errors, self.held_out)
+            score = self.score(values_errors) if self.judged else step.error * standardization.scale
+            waited = 0 if score < lowest * (1 - MIN_IMPROVEMENT) else waited + 1
+            if end is None or not waited:
+                end = End(walk, standardization, step, errors, score)
+            lowest = min(score, lowest)
+            if self.best is None or score < self.best.score * (1 - MIN_IMPROVEMENT):
+                self.best = end
+                self.model = standardization.model(step, self.training, errors, self.held_out.columns)
+            assert self.model is not None
+            yield self.record(end.walk, step, standardization, values_errors, score), self.model
+            # Only after a descent, because at first the strongest penalty may raise the error above the start's.
+            descended = bool(self.judged) and count - waited > MIN_DESCENT_STEPS
+            hopeless = descended and score >= HOPELESS_RATIO * lowest
+            stalled = waited >= (patience * HOPELESS_PATIENCE_SHARE if hopeless else patience)
+            if self.meets(score, standardization) or stalled or count >= self.settings.max_iter:
+                break
+        if end is not None:
+            self.ends[walk] = end
+
+    def meets(self, score: float, standardization: Standardization) -> bool:
+        """Whether an error is within the tolerance."""
+        return score <= self.settings.tol * (1.0 if self.judged else standardization.deviation)
+
+    @property
+    def exact(self) -> bool:
+        """Whether the best step meets the values up to the tolerance."""
+        return self.best is not None and self.meets(self.best.score, self.best.standardization)
+
+    def score(self, values_errors: Tensor) -> float:
+        """The error that chooses: of held-out values, over their columns' standard deviations."""
+        return rms(values_errors * self.weights, self.partition)
+
+    def record(
+        self, walk: Walk, step: Step, standardization: Standardization, values_errors: Tensor, score: float
+    ) -> StepRecord:
+        """What the path says of a step."""
+        judged = bool(self.judged) and len(values_errors) == len(self.weights)
+        return StepRecord(
+            walk.name,
+            walk.form.units,
+            self.fold,
+            step.penalty,
+            step.objective,
+            step.error * standardization.scale,
+            rms(values_errors, self.partition) if judged else math.nan,
+            score if judged else math.nan,
+            step.factors.rank,
+            time.perf_counter() - self.began,
+        )
+
+
+def partition_count(observed: Observed, partition: RowPartition) -> int:
+    """The number of entries in all processes."""
+    return int(partition.sum(torch.tensor(len(observed), device=observed.values.device)))
+
+
+def _no_directions(problem: CompletionProblem) -> Step:
+    values = problem.observed.values
+    none: Any = (values.new_zeros(side, 0) for side in problem.observed.shape)
+    u, v = none
+    return problem.step(LowRank(u, values.new_zeros(0), v))
