@@ -1,30 +1,30 @@
-"""Widths of intervals from errors at held-out entries: split-conformal, nearer to each column's own the more it has."""
+"""Widths of intervals from errors at held-out entries: split-conformal, the nearer to a column's own the more it has."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-BORROWED = 30.0  # entries of other columns that a column's own errors are taken with
+BORROWED = 30.0  # errors of all columns that a column's own errors are taken with
 FEWEST_OWN = 10  # held-out entries of a column from which on its own count
-GRID = 1000  # quantiles that stand for the errors of all columns
+GRID = 1000  # quantiles that stand for many errors
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Absolute errors of scores at entries that the fit used only to choose by.
+    """Absolute errors at entries that the fit used only to choose by, in units of the data.
 
     Attributes:
         errors: at held-out entries.
         columns: of these.
-        deviation: of the fitted entries' residuals, by column: errors over it are alike in all columns.
-        cold_row: ascending errors of each entry when it is predicted without its row.
-        cold_column: ascending errors when it is predicted without its column.
+        deviation: of each column: errors over it are alike in all columns.
+        cold_row: ascending errors, over the deviations, of entries that are predicted without their row.
+        cold_column: ascending errors of entries that are predicted without their column.
     """
 
     errors: Float[Tensor, " held_out"]
@@ -35,7 +35,7 @@ class Calibration:
 
     @classmethod
     def of(cls, errors: Tensor, columns: Tensor, width: int) -> Calibration:
-        """With the same deviation in all columns, and nothing known of rows and columns without entries."""
+        """With one deviation for all columns, and nothing known of rows and columns without entries."""
         none = errors.new_zeros(0)
         return cls(errors.abs(), columns, errors.new_ones(width), none, none)
 
@@ -45,35 +45,35 @@ class Calibration:
     def margins(self, coverage: float) -> Float[Tensor, " width"]:
         """Half the width of an interval that covers a new entry with this probability, by column.
 
-        The quantile is that of a column's errors and, counted as BORROWED of them, those of all; infinite if that takes
-        more errors than there are.
+        The quantile is that of a column's errors and, counted as BORROWED, of all errors; infinite if that takes more
+        errors than there are.
 
-        Source: Lei, G'Sell, Rinaldo, Tibshirani, Wasserman 2018, section 2.2; Tibshirani, Barber, Candes, Ramdas 2019
-        for weights.
+        Source: Lei, G'Sell, Rinaldo, Tibshirani, Wasserman 2018, section 2.2; for weights Tibshirani, Barber, Candes,
+        Ramdas 2019.
         """
         relative = (self.errors / self.deviation[self.columns]).double().cpu().numpy()
         columns, width = self.columns.cpu().numpy(), len(self.deviation)
         everywhere = np.sort(relative)
-        margin = np.full(width, _quantile(everywhere, np.ones(len(everywhere)), coverage))
-        counts = np.bincount(columns, minlength=width)
-        if len(everywhere) > GRID:
-            everywhere = np.quantile(everywhere, (np.arange(GRID) + 0.5) / GRID)
-        order = np.argsort(columns, kind="stable")
-        ends = np.concatenate([[0], counts.cumsum()])
-        for column in np.flatnonzero(counts >= FEWEST_OWN) if width > 1 and math.isfinite(margin[0]) else ():
-            own = relative[order[ends[column] : ends[column + 1]]]
-            each = np.full(len(everywhere), min(BORROWED, len(relative)) / len(everywhere))
-            both, weights = np.concatenate([own, everywhere]), np.concatenate([np.ones(len(own)), each])
-            by_size = np.argsort(both, kind="stable")
-            margin[column] = _quantile(both[by_size], weights[by_size], coverage)
-        return torch.from_numpy(margin).to(self.deviation) * self.deviation
+        margins = np.full(width, quantile(everywhere, np.ones(len(everywhere)), coverage))
+        if len(everywhere) and math.isfinite(margins[0]) and width > 1:
+            if len(everywhere) > GRID:
+                everywhere = np.quantile(everywhere, (np.arange(GRID) + 0.5) / GRID)
+            borrowed = np.full(len(everywhere), min(BORROWED, len(relative)) / len(everywhere))
+            own = np.split(relative[np.argsort(columns, kind="stable")], np.bincount(columns, minlength=width).cumsum()[:-1])
+            for column, errors in enumerate(own):
+                if len(errors) >= FEWEST_OWN:
+                    both, weights = np.append(errors, everywhere), np.append(np.ones(len(errors)), borrowed)
+                    order = np.argsort(both, kind="stable")
+                    margins[column] = quantile(both[order], weights[order], coverage)
+        return torch.from_numpy(margins).to(self.deviation) * self.deviation
 
-    def cold_margins(self, coverage: float) -> tuple[float, float]:
-        """The same for entries of a row, and of a column, that has no observed entry."""
-        return tuple(
-            _quantile(each.double().cpu().numpy(), np.ones(len(each)), coverage)
+    def cold_margins(self, coverage: float) -> tuple[Float[Tensor, " width"], float]:
+        """The same where a row, by column, and where a column has no observed entry."""
+        row, column = (
+            quantile(each.double().cpu().numpy(), np.ones(len(each)), coverage)
             for each in (self.cold_row, self.cold_column)
-        )  # pyright: ignore[reportReturnType]
+        )
+        return row * self.deviation, column
 
     def tensors(self) -> dict[str, Tensor]:
         """What a file keeps."""
@@ -91,15 +91,10 @@ class Calibration:
         errors = named["misses"]
         if "missed_columns" not in named:
             return cls.of(errors, torch.zeros(len(errors), dtype=torch.int32), width)
-        return cls(
-            errors, *(named[name] for name in ("missed_columns", "deviation", "cold_row", "cold_column"))
-        )
-
-    def on(self, **changed: Tensor) -> Calibration:
-        return replace(self, **changed)
+        return cls(errors, named["missed_columns"], named["deviation"], named["cold_row"], named["cold_column"])
 
 
-def quantiles(errors: Float[Tensor, " n"]) -> Float[Tensor, " at_most_a_grid"]:
+def summary(errors: Float[Tensor, " n"]) -> Float[Tensor, " at_most_a_grid"]:
     """Absolute errors in ascending order, or GRID quantiles that stand for them."""
     errors = errors.abs().sort().values
     if len(errors) <= GRID:
@@ -108,7 +103,7 @@ def quantiles(errors: Float[Tensor, " n"]) -> Float[Tensor, " at_most_a_grid"]:
     return errors[places.long()]
 
 
-def _quantile(ascending: np.ndarray, weights: np.ndarray, coverage: float) -> float:
-    """The smallest number that, beside one entry more, this share of the weights does not exceed; else infinity."""
+def quantile(ascending: np.ndarray, weights: np.ndarray, coverage: float) -> float:
+    """The least number that a new one, of weight 1, exceeds with at most the rest of the probability; else infinity."""
     place = np.searchsorted(weights.cumsum(), coverage * (weights.sum() + 1) - 1e-9)
     return float(ascending[place]) if place < len(ascending) else math.inf

@@ -18,7 +18,7 @@ from corefold.completion import saving
 from corefold.completion.clipping import bounds_of, clipped
 from corefold.completion.distributed import errors_in_every_process
 from corefold.completion.memory import require_memory, require_memory_for_fit
-from corefold.completion.model import CompletedMatrix
+from corefold.completion.blend import Blend
 from corefold.completion.progress import progress
 from corefold.completion.reading import partition_of, places, read, read_first
 from corefold.completion.search import fit
@@ -148,7 +148,7 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
         self.bounds_ = bounds_of(self.clip, observed, partition)
         start, last = None, vars(self).pop("model_", None)
         if self.warm_start and last is not None and len(last.factors.v) == observed.shape[1]:
-            start = last.start_for(observed, partition)
+            start = last.main.start_for(observed, partition)
         warn_of_gaps(observed, partition, settings.start_rank)
         vars(self).pop("_column_equations", None)
         self.path_ = []
@@ -176,7 +176,7 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
             return self.fit(X, mask=mask)
         with errors_in_every_process(self.distributed):
             observed = read(self, X, mask)
-            width, rank = self.model_.regression.loadings.shape
+            width, rank = self.model_.main.regression.loadings.shape
             require_memory(
                 f"learning {width} columns at rank {rank}",
                 WORKING_GRAMS * width * rank**2 * observed.values.element_size(),
@@ -184,9 +184,10 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
                 observed.values.device,
             )
         if not hasattr(self, "_column_equations"):
-            self._column_equations = ColumnEquations.of(self.model_)
+            self._column_equations = ColumnEquations.of(self.model_.main)
         partition = partition_of(observed, self.distributed)
-        self.model_, self._column_equations = self._column_equations.learn(self.model_, observed, partition)
+        member, self._column_equations = self._column_equations.learn(self.model_.main, observed, partition)
+        self.model_ = Blend((member,), (1.0,), self.model_.calibration)
         return self
 
     def save(self, path: str | Path) -> None:
@@ -217,7 +218,7 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
         metadata, tensors = saving.read(path)
         loaded = cls(**saving.settings_from_plain(metadata["settings"], SOLVERS))
         loaded.bounds_ = (tensors.pop("low"), tensors.pop("high")) if "low" in tensors else None
-        loaded.model_, loaded.path_ = CompletedMatrix.from_tensors(tensors), metadata["path"]
+        loaded.model_, loaded.path_ = Blend.from_tensors(tensors), metadata["path"]
         loaded.n_features_in_ = metadata["columns"]
         if "names" in metadata:
             loaded.feature_names_in_ = np.array(metadata["names"], dtype=object)
@@ -287,13 +288,14 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
             raise ValueError(f"coverage must lie between 0 and 1; got {coverage!r}")
         check_is_fitted(self)
         rows, columns = places(rows, columns, self.model_.factors)
-        ends = self.model_.intervals(rows, columns, coverage)
-        if not all(bool(end.isfinite().all()) for end in ends):
+        margins = self.model_.margins(rows, columns, coverage)
+        if not bool(margins.isfinite().all()):
             raise ValueError(
                 f"intervals of coverage {coverage} need more held-out entries than "
                 f"{len(self.model_.calibration)}; fit with a larger validation_fraction"
             )
-        ends = (clipped(end, self.bounds_, columns) for end in ends)
+        predicted = self.model_.entries(rows, columns)
+        ends = (clipped(predicted + side * margins, self.bounds_, columns) for side in (-1, 1))
         lower, upper = (end.cpu().numpy() for end in ends)
         return lower, upper
 

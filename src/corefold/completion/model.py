@@ -9,13 +9,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from corefold.completion.biases import Biases, Shrinkage
-from corefold.completion.calibration import Calibration, quantiles
 from corefold.completion.distributed import RowPartition
 from corefold.completion.factors import LowRank
 from corefold.completion.observed import Observed
-from corefold.completion.units import Units, column_sums, units_from
-
-PRIOR_ENTRIES = 10.0  # residuals of all columns that each column's deviation counts beside its own
+from corefold.completion.units import Units, units_from
 
 
 @dataclass(frozen=True)
@@ -91,7 +88,6 @@ class CompletedMatrix:
         column_shares: the share of the fitted rows in which each column is observed.
         seen_rows: the rows that have an observed entry.
         regression: how other rows get their coordinates.
-        calibration: the widths of intervals.
     """
 
     units: Units
@@ -101,27 +97,10 @@ class CompletedMatrix:
     column_shares: Float[Tensor, " width"]
     seen_rows: Bool[Tensor, " height"]
     regression: RowRegression
-    calibration: Calibration
 
     def in_units(self, observed: Observed) -> Observed:
         """The entries with scores in place of values."""
         return observed.with_values(self.units.forward(observed.values, observed.columns))
-
-    def calibrated(self, observed: Observed, partition: RowPartition) -> CompletedMatrix:
-        """With the held-out errors of all processes, and what the fitted entries say of columns and of cold places."""
-        scores, calibration = self.in_units(observed), self.calibration
-        row, column = scores.row_of(), scores.columns
-        residual = scores.values - self.predicted().scores(row.long(), column.long())
-        counts = partition.sum(observed.column_starts.diff().to(residual))
-        squares = partition.sum(column_sums(observed, residual.square().index_select(0, observed.order)))
-        mean = squares.sum() / counts.sum()
-        deviation = ((squares + PRIOR_ENTRIES * mean) / (counts + PRIOR_ENTRIES)).sqrt()
-        around = scores.values - self.cold.mean
-        cold = (quantiles(around - each) for each in (self.cold.column[column], self.cold.row[row]))
-        cold_row, cold_column = (quantiles(partition.gather(each)) for each in cold)
-        errors, columns = (partition.gather(each) for each in (calibration.errors, calibration.columns))
-        deviation = deviation if bool((deviation > 0).all()) else torch.ones_like(deviation)
-        return replace(self, calibration=Calibration(errors, columns, deviation, cold_row, cold_column))
 
     def predicted(self, rows: Int[Tensor, " n"] | slice = slice(None)) -> PredictedRows:
         """Predictions of these of its rows."""
@@ -135,16 +114,9 @@ class CompletedMatrix:
         """Single entries."""
         return self.predicted(rows).entries(torch.arange(len(rows), device=rows.device), columns)
 
-    def intervals(
-        self, rows: Int[Tensor, " n"], columns: Int[Tensor, " n"], coverage: float
-    ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-        """Lower and upper ends of intervals that cover single entries with this probability."""
-        scores = self.predicted(rows).scores(torch.arange(len(rows), device=rows.device), columns)
-        cold_row, cold_column = self.calibration.cold_margins(coverage)
-        margin = self.calibration.margins(coverage)[columns]
-        margin = margin.clamp(min=cold_row).where(~self.seen_rows[rows], margin)
-        margin = margin.clamp(min=cold_column).where(self.column_shares[columns] == 0, margin)
-        return self.units.backward(scores - margin, columns), self.units.backward(scores + margin, columns)
+    def without_row(self, columns: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """Predictions of entries of these columns in a row of which nothing is known."""
+        return self.units.backward(self.cold.mean + self.cold.column[columns], columns)
 
     def fold_in(self, observed: Observed) -> PredictedRows:
         """Predictions of other rows with the same columns: each row's bias, then its ridge regression."""
@@ -181,7 +153,6 @@ class CompletedMatrix:
             "seen": self.column_shares,
             "seen_rows": self.seen_rows,
             **self.units.tensors(),
-            **self.calibration.tensors(),
         }
         if regression.loadings is not factors.v:  # only after `partial_fit`
             named |= {"loadings": regression.loadings, "scales": regression.scales}
@@ -197,8 +168,7 @@ class CompletedMatrix:
         loadings, scales = named.get("loadings", factors.v), named.get("scales", factors.s)
         regression = RowRegression(loadings, scales, named["ridge"], named["spread"])
         seen_rows = named.get("seen_rows", torch.ones(len(factors.u), dtype=torch.bool))
-        units, calibration = units_from(named, width), Calibration.from_tensors(named, width)
-        return cls(units, biases, cold, factors, named["seen"], seen_rows, regression, calibration)
+        return cls(units_from(named, width), biases, cold, factors, named["seen"], seen_rows, regression)
 
 
 def _biases(named: dict[str, Tensor], prefix: str) -> Biases:

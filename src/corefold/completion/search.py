@@ -1,30 +1,48 @@
-"""A fit: entries are held out, solvers walk over the others, the best walk is chosen and refitted to all entries."""
+"""A fit: entries are held out, a solver walks over the others in several units, and the best walks are blended.
+
+With few entries, several folds are held out in turn, each walk's errors in all of them choose, and all of them calibrate
+the intervals. At the end the held-out entries take part.
+"""
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
+from torch import Tensor
 
+from corefold.completion.blend import Blend, blend_weights
+from corefold.completion.calibration import Calibration
 from corefold.completion.distributed import RowPartition
 from corefold.completion.factors import LowRank
 from corefold.completion.model import CompletedMatrix
 from corefold.completion.observed import Observed
 from corefold.completion.settings import FitSettings
+from corefold.completion.solvers.protocol import Step
 from corefold.completion.split import folds
-from corefold.completion.standardization import COLUMNS, NORMAL_SCORES, POWERS, RESIDUALS, TABLE, Form
-from corefold.completion.units import ColumnSpread, PowerUnits, column_sums
+from corefold.completion.standardization import (
+    COLUMNS,
+    NORMAL_SCORES,
+    POWERS,
+    RESIDUALS,
+    TABLE,
+    Form,
+    Standardization,
+)
+from corefold.completion.units import ColumnSpread, column_sums, powers_of
 from corefold.completion.walks import BIASES, PATH, POSTERIOR, End, Split, StepRecord, Walk
 
-Records = Iterator[tuple[StepRecord, CompletedMatrix]]
+Records = Iterator[tuple[StepRecord, Blend]]
 
 # The directions left out of the refit may add up to this share of the best error.
-KAPPA = 10.0
 MAX_TRUNCATION_SHARE = 0.02
-CONTENDER_RATIO, MAX_CONTENDERS = 1.1, 4
+MOST_FOR_ALL_UNITS = 1_000_000  # observed entries up to which units beside the table's and the columns' are tried
+PRIOR_RESIDUALS, MAX_RESIDUAL_RATIO = 10.0, 4.0  # of the residuals' deviations, towards one of all columns
+CONTENDER_RATIO, MAX_CONTENDERS = 1.15, 6  # walks that are near enough to the best one to be compared by all folds
+MIN_WEIGHT, MIN_BLEND_GAIN = 0.1, 0.005  # A blend has members of at least this weight, and gains at least this share.
+MOST_FOR_A_BLEND = 2**22  # numbers in the factors of each member
 
 
 def fit(
@@ -33,122 +51,158 @@ def fit(
     """Each step with the best model so far; the last one is the result."""
     search = _Search(observed, partition, settings)
     yield from search.explore(start)
-    yield from search.compare()
-    yield from search.refit()
+    contenders = search.contenders()
+    for split in search.splits[1:]:
+        yield from search.repeat(split, contenders)
+    yield from search.refit(search.weighted(contenders))
 
 
 class _Search:
+    """The walks over all splits of the entries, and the choice among them."""
+
     def __init__(self, observed: Observed, partition: RowPartition, settings: FitSettings) -> None:
         self.observed, self.partition, self.settings = observed, partition, settings
         self.spread = ColumnSpread.of(observed, partition)
-        parts = folds(observed, settings, partition)
         self.splits = [
-            Split(part, self.spread, settings, partition, fold) for fold, part in enumerate(parts)
+            Split(parts, self.spread, settings, partition, fold)
+            for fold, parts in enumerate(folds(observed, settings, partition))
         ]
         self.first = self.splits[0]
-        self.chosen: End | None = None
-
-    def forms(self) -> list[Form]:
-        bias = self.settings.bias
-        biased = (False, True) if bias == "auto" and self.first.judged else (bool(bias) and bias != "auto",)
-        units = [TABLE]
-        if self.first.judged and not self.spread.alike:
-            units.append(COLUMNS)
-        return [Form(unit, each) for unit in units for each in biased]
+        self.entries = self.first.judged + self.first.trained
 
     def explore(self, start: LowRank | None) -> Records:
-        first = self.first
-        for form in self.forms():
-            if first.exact:
-                return
-            if (form.biased or form.units != TABLE) and first.judged:
-                yield from first.biases(form)
-            yield from first.path(form, start)
-        if not first.judged:
-            return
-        forms = self.forms()
-        if self.partition.process_count == 1:
-            forms += [Form(NORMAL_SCORES, each) for each in sorted({form.biased for form in forms})]
-        for name, power in POWERS.items():
-            if PowerUnits.of(self.observed, self.partition, power) is not None:
-                forms += [Form(name, each) for each in sorted({form.biased for form in forms})]
+        """All walks over the first split; values that one of them meets need no other."""
+        first, bias = self.first, self.settings.bias
+        choices = (False, True) if bias == "auto" and first.judged else (bias is True,)
+        forms = [Form(TABLE, biased) for biased in choices]
+        if first.judged and not self.spread.alike:
+            forms += [Form(COLUMNS, biased) for biased in choices]
         for form in forms:
+            if first.judged and (form.biased or form.units == COLUMNS) and not first.exact:
+                yield from first.biases(form)
+            if not first.exact:
+                yield from first.path(form, start)
+        if not first.judged or first.exact:
+            return
+        for form in [*forms, *(Form(units, biased) for units in self.other_units() for biased in choices)]:
             yield from first.posteriors(form)
-        if first.exact or os.environ.get("NORES"):
-            return
-        ends = [end for end in first.ends.values() if end.walk.form.units in (TABLE, COLUMNS)]
-        end = min(ends, key=lambda end: end.score)
-        spread = self.residual_spread(end)
-        for split in self.splits:
-            split.spreads[RESIDUALS] = spread
-        yield from first.posteriors(Form(RESIDUALS, end.walk.form.biased))
+        linear = [end for walk, end in first.ends.items() if walk.form.units in (TABLE, COLUMNS)]
+        if RESIDUALS in self.other_units(RESIDUALS) and not first.exact:
+            best = min(linear, key=lambda end: end.score)
+            spread = self.residual_spread(best)
+            for split in self.splits:
+                split.spreads[RESIDUALS] = spread
+            yield from first.posteriors(Form(RESIDUALS, best.walk.form.biased))
 
-    def residual_spread(self, end):
+    def other_units(self, *last: str) -> list[str]:
+        """Units in which no path is walked; those of normal scores need all rows in one process."""
+        if self.entries > MOST_FOR_ALL_UNITS:
+            return []
+        normal = [NORMAL_SCORES] if self.partition.process_count == 1 else []
+        powers = powers_of(self.observed, self.partition)
+        return [*normal, *(name for name, power in POWERS.items() if power in powers), *last]
+
+    def residual_spread(self, end: End) -> ColumnSpread:
+        """Columns' deviations in which the residuals of a walk are alike."""
         training = self.first.training
-        residual = end.standardization.values_errors(end.standardization.errors(end.step, training), training)
-        relative = residual / self.spread.deviation[training.columns]
-        counts = training.column_starts.diff().to(residual)
+        residual = end.standardization.errors(end.step, training, self.first.scores(end.walk.form, training))
+        relative = residual / self.spread.deviation.to(residual)[training.columns]
+        counts = self.partition.sum(training.column_starts.diff().to(residual))
         squares = column_sums(training, relative.square().index_select(0, training.order))
+        squares = self.partition.sum(squares)
         mean = squares.sum() / counts.sum()
-        share = ((squares + KAPPA * mean) / (counts + KAPPA) / mean).sqrt().clamp(0.25, 4)
-        return replace(self.spread, deviation=self.spread.deviation * share)
+        ratio = ((squares / mean + PRIOR_RESIDUALS) / (counts + PRIOR_RESIDUALS)).sqrt()
+        ratio = ratio.clamp(1 / MAX_RESIDUAL_RATIO, MAX_RESIDUAL_RATIO).nan_to_num(1.0).double()
+        return replace(self.spread, deviation=self.spread.deviation * ratio)
 
-    def compare(self) -> Records:
-        """Choose by all folds among the walks that the first one leaves in question."""
-        self.chosen = self.first.best
-        if self.chosen is None or len(self.splits) == 1 or self.first.exact:
-            return
+    def contenders(self) -> list[Walk]:
+        """The walks that the other folds are to compare, the best one first."""
         ends = sorted(self.first.ends.values(), key=lambda end: end.score)
-        contenders = [end.walk for end in ends if end.score <= CONTENDER_RATIO * ends[0].score]
-        contenders = contenders[:MAX_CONTENDERS]
-        for split in self.splits[1:]:
-            for form in dict.fromkeys(walk.form for walk in contenders):
-                stages = {walk.stage: walk for walk in contenders if walk.form == form}
-                numbers = [walk.number for walk in contenders if walk.form == form and walk.stage == POSTERIOR]
-                if BIASES in stages:
-                    yield from self._kept(split.biases(form))
-                if PATH in stages or (0 in numbers and Walk(form, PATH) in self.first.ends):
-                    yield from self._kept(split.path(form))
-                if numbers:
-                    yield from self._kept(split.posteriors(form, numbers))
-        scores = {walk: self._pooled(walk) for walk in contenders}
-        self.chosen = self.first.ends[min(scores, key=lambda walk: scores[walk])]
+        if self.first.exact or not self.first.judged:
+            return [end.walk for end in ends[:1]]
+        return [end.walk for end in ends if end.score <= CONTENDER_RATIO * ends[0].score][:MAX_CONTENDERS]
 
-    def _kept(self, records: Records) -> Records:
+    def repeat(self, split: Split, walks: list[Walk]) -> Records:
+        """The same walks over another split."""
+        for form in dict.fromkeys(walk.form for walk in walks):
+            numbers = [walk.number for walk in walks if walk.form == form and walk.stage == POSTERIOR]
+            stages = {walk.stage for walk in walks if walk.form == form}
+            if BIASES in stages:
+                yield from self.besides(split.biases(form))
+            if PATH in stages or (0 in numbers and Walk(form, PATH) in self.first.ends):
+                yield from self.besides(split.path(form))
+            if numbers:
+                yield from self.besides(split.posteriors(form, numbers))
+
+    def besides(self, records: Records) -> Records:
+        """The records of another split, with the model of the first one."""
         for record, _ in records:
+            assert self.first.model is not None
             yield record, self.first.model
 
-    def _pooled(self, walk: Walk) -> float:
-        ends = [(split.ends[walk].score, split.judged) for split in self.splits if walk in split.ends]
-        return math.sqrt(sum(score**2 * count for score, count in ends) / sum(count for _, count in ends))
+    def weighted(self, walks: list[Walk]) -> list[tuple[float, Walk]]:
+        """The walks to blend and their weights, by their errors in all folds; the largest weight first."""
+        walks = [walk for walk in walks if all(walk in split.ends for split in self.splits)]
+        if len(walks) < 2:
+            return [(1.0, walk) for walk in walks]
+        errors = torch.stack([self.errors(walk, weighted=True) for walk in walks]).double()
+        gram = self.partition.sum(errors @ errors.mT).cpu()
+        weights = blend_weights(gram)
+        numbers = self.settings.start_rank * (self.first.height + self.observed.shape[1])
+        weights = torch.where(weights >= MIN_WEIGHT, weights, 0.0)
+        weights /= weights.sum()
+        alone = float(gram.diagonal().amin())
+        gain = 1 - math.sqrt(float(weights @ gram @ weights) / alone) if alone > 0 else 0.0
+        if gain < MIN_BLEND_GAIN or numbers > MOST_FOR_A_BLEND:
+            return [(1.0, walks[int(gram.diagonal().argmin())])]
+        return sorted(
+            ((weight, walk) for weight, walk in zip(weights.tolist(), walks, strict=True) if weight),
+            key=lambda each: -each[0],
+        )
 
-    def refit(self) -> Records:
-        """The chosen step, without its smallest directions, goes on with all entries."""
-        end, settings = self.chosen, self.settings
-        if end is None:
+    def errors(self, walk: Walk, *, weighted: bool = False) -> Tensor:
+        """A walk's errors in all folds; weighted, as they choose."""
+        return torch.cat(
+            [
+                split.ends[walk].errors * (split.weights if weighted else 1.0)
+                for split in self.splits
+                if walk in split.ends
+            ]
+        )
+
+    def refit(self, chosen: list[tuple[float, Walk]]) -> Records:
+        """The steps of the chosen walks, without their smallest directions, go on with all entries."""
+        if not chosen:
             return
-        errors, columns = end.errors, self.first.held_out.columns
-        others = [split for split in self.splits[1:] if end.walk in split.ends]
-        errors = torch.cat([errors, *(split.ends[end.walk].errors for split in others)])
-        columns = torch.cat([columns, *(split.held_out.columns for split in others)])
-        standardization = end.standardization
-        step = end.step
+        columns = torch.cat([split.held_out.columns for split in self.splits if chosen[0][1] in split.ends])
+        errors = sum((weight * self.errors(walk) for weight, walk in chosen), torch.zeros(()))
+        calibration = Calibration.of(errors, columns, self.observed.shape[1])
+        weights = tuple(weight for weight, _ in chosen)
+        members: dict[Walk, CompletedMatrix] = {}
+        for _, walk in reversed(chosen):  # the main one last, so that the path ends with its steps
+            for record, member in self.refitted(self.first.ends[walk]):
+                members[walk] = member
+                if len(members) < len(chosen):
+                    assert self.first.model is not None
+                    yield record, self.first.model
+                else:
+                    yield record, Blend(tuple(members[each] for _, each in chosen), weights, calibration)
+
+    def refitted(self, end: End) -> Iterator[tuple[StepRecord, CompletedMatrix]]:
+        """A step goes on with all entries."""
+        settings, step, standardization = self.settings, end.step, end.standardization
         if self.first.judged:
-            whole = type(standardization).of(end.walk.form, self.observed, self.first.spreads.get(end.walk.form.units, self.spread), self.partition)
-            ratio = standardization.scale / whole.scale
-            step = step.scaled(ratio)
-            standardization = whole
+            form = end.walk.form
+            spread = self.first.spreads.get(form.units, self.spread)
+            standardization = Standardization.of(form, self.observed, spread, self.partition)
+            step = step.scaled(end.standardization.scale / standardization.scale)
         problem = standardization.problem(self.observed, settings.seed)
         if self.first.judged and step.factors.rank:
-            unit_error = float(end.errors.square().mean().sqrt()) / standardization.scale
-            loss = max(MAX_TRUNCATION_SHARE * unit_error, settings.tol)
+            loss = max(MAX_TRUNCATION_SHARE * end.relative / standardization.scale, settings.tol)
             step = step.keep(step.factors.rank_within(loss * math.sqrt(problem.height * problem.width)))
-        model = standardization.model(step, self.observed, errors, columns)
-        refit = [step] if not step.factors.rank else settings.solver.refit(problem, step)
-        walk = replace(end.walk, stage="refit")
-        for last in refit:
-            model = standardization.model(last, self.observed, errors, columns)
-            record = self.first.record(walk, last, standardization, errors[:0], math.nan)
-            yield replace(record, stage="refit"), model
+        steps: Iterator[Step] = settings.solver.refit(problem, step) if step.factors.rank else iter([step])
+        for last in steps:
+            record = self.first.record(end.walk, last, standardization, None)
+            yield replace(record, stage="refit"), standardization.model(last, self.observed)
             if last.error <= settings.tol:
                 break

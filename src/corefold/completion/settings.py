@@ -13,10 +13,12 @@ from sklearn.utils import check_random_state
 from corefold.completion.distributed import RowPartition
 from corefold.completion.memory import WORKING_COPIES
 from corefold.completion.observed import Observed
+from corefold.completion.units import ColumnSpread
 from corefold.completion.solvers import ALS, Descent, Schatten, Solver
 
 MAX_AUTO_RANK = 64
 MAX_AUTO_BYTES = 2**29  # "auto" keeps a solver's working copies below,
+LEAST_POSTERIOR_RANK = 12  # where "auto" starts a posterior, which drops the directions that entries do not settle
 SMALL_AUTO_RANK = 16  # unless the rank is at most this
 
 
@@ -31,6 +33,12 @@ class FitSettings:
     max_iter: int
     tol: float
     seed: int
+    posterior_rank: int
+    error: Literal["auto", "absolute", "relative"] = "auto"
+
+    def absolute(self, spread: ColumnSpread) -> bool:
+        """Whether errors mean the same in all columns."""
+        return spread.one_unit if self.error == "auto" else self.error == "absolute"
 
 
 SOLVERS = {"schatten": Schatten, "descent": Descent, "als": ALS}
@@ -45,7 +53,8 @@ def settings_of(parameters: Mapping[str, Any], observed: Observed, partition: Ro
     height, entries = height_and_entries(observed, partition)
     if not entries:
         raise ValueError("nothing is observed: every entry of X is missing")
-    width = start_rank(parameters["max_rank"], height, observed.shape[1], entries)
+    max_rank = parameters["max_rank"]
+    rank = start_rank(max_rank, height, observed.shape[1], entries)
     for name, least in (("depth", 2), ("max_iter", 1)):
         if not isinstance(parameters[name], (int, np.integer)) or parameters[name] < least:
             raise ValueError(f"{name} must be an integer of {least} or more; got {parameters[name]!r}")
@@ -59,7 +68,8 @@ def settings_of(parameters: Mapping[str, Any], observed: Observed, partition: Ro
     solver = solver_of(parameters["solver"], parameters["depth"])
     seed = int(check_random_state(parameters["random_state"]).randint(2**31))
     seed = int(partition.broadcast(observed.starts.new_tensor(seed)))
-    return FitSettings(solver, width, float(share), bias, int(parameters["max_iter"]), float(tol), seed)
+    wide = min(height, observed.shape[1], max(rank, LEAST_POSTERIOR_RANK)) if isinstance(max_rank, str) else rank
+    return FitSettings(solver, rank, float(share), bias, int(parameters["max_iter"]), float(tol), seed, wide)
 
 
 def start_rank(max_rank: Any, height: int, width: int, entries: int) -> int:

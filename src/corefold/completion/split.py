@@ -10,8 +10,7 @@ from corefold.completion.settings import FitSettings
 
 
 WANTED_HELD_OUT = 1000  # entries; where the share that is held out is fewer, several folds are
-import os
-FOLDS, MAX_FOLD_SHARE = int(os.environ.get('FOLDS','5')), 0.2
+FOLDS, MAX_FOLD_SHARE = 5, 0.2
 
 
 def folds(

@@ -9,7 +9,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from corefold.completion.biases import Biases
-from corefold.completion.calibration import Calibration
 from corefold.completion.distributed import RowPartition
 from corefold.completion.factors import LowRank
 from corefold.completion.model import CompletedMatrix, RowRegression
@@ -28,6 +27,9 @@ class Form:
     Attributes:
         units: "table" for one unit, "columns" for each column's mean and deviation, or "normal scores".
         biased: whether mean, row and column biases come first.
+
+    "residuals" are columns' units as well, in which each column's residual is about the same, so that columns count the
+    more, the better they are known; "roots" and "logarithms" are of the whole table.
     """
 
     units: str
@@ -50,14 +52,15 @@ class Standardization:
     def of(
         cls, form: Form, observed: Observed, spread: ColumnSpread, partition: RowPartition
     ) -> Standardization:
+        """From the entries to fit; `spread` is that of all entries, or of the residuals."""
         if form.units == TABLE:
             units: Units = LinearUnits.of_table(observed, partition)
         elif form.units in (COLUMNS, RESIDUALS):
             units = LinearUnits.of_columns(spread)
-        elif form.units in POWERS:
-            units = PowerUnits.of(observed, partition, POWERS[form.units])
-        else:
+        elif form.units == NORMAL_SCORES:
             units = NormalScores.of(observed, spread)
+        else:
+            units = PowerUnits.of(observed, partition, POWERS[form.units])
         scores = in_units(observed, units)
         cold = Biases.fit(scores, partition)
         biases = cold if form.biased else Biases.none(scores)
@@ -74,23 +77,15 @@ class Standardization:
         """A matrix of scores in the solver's scale."""
         return replace(start, s=start.s / self.scale).keep(rank)
 
-    def errors(self, step: Step, held_out: Observed) -> Float[Tensor, " held_out"]:
-        """Errors of the scores at entries."""
-        scores = in_units(held_out, self.units)
-        return scores.values - self.predicted(step, scores)
+    def errors(self, step: Step, held_out: Observed, scores: Observed) -> Float[Tensor, " held_out"]:
+        """Errors of the values at entries; `scores` are those of the same entries."""
+        predicted = self.biases.at(scores) + self.scale * step.factors.at(scores)
+        if isinstance(self.units, LinearUnits):  # to more digits than the difference of values has
+            return (scores.values - predicted) * self.units.scale.to(predicted)[scores.columns]
+        return held_out.values - self.units.backward(predicted, scores.columns)
 
-    def values_errors(self, errors: Tensor, held_out: Observed) -> Float[Tensor, " held_out"]:
-        """Errors of the values, where those of the scores are known."""
-        if isinstance(self.units, LinearUnits):
-            return errors * self.units.scale.to(errors)[held_out.columns]
-        scores = self.units.forward(held_out.values, held_out.columns)
-        return held_out.values - self.units.backward(scores - errors, held_out.columns)
-
-    def predicted(self, step: Step, scores: Observed) -> Tensor:
-        return self.biases.at(scores) + self.scale * step.factors.at(scores)
-
-    def model(self, step: Step, observed: Observed, errors: Tensor, columns: Tensor) -> CompletedMatrix:
-        """The matrix of a step; `errors` are those of scores at held-out entries."""
+    def model(self, step: Step, observed: Observed) -> CompletedMatrix:
+        """The matrix of a step that was fitted to these entries."""
         factors = replace(step.factors, s=step.factors.s * self.scale)
         size = step.factors.s.clamp(min=torch.finfo(step.factors.s.dtype).eps)  # it is 0 where all values are
         regression = RowRegression(factors.v, factors.s, step.ridge / size, step.spread / size)
@@ -102,7 +97,6 @@ class Standardization:
             _column_shares(observed, self.partition),
             observed.starts.diff() > 0,
             regression,
-            Calibration.of(errors, columns, observed.shape[1]),
         )
 
 

@@ -21,6 +21,7 @@ PRIOR_ENTRIES = 2.0  # entries of the common deviation that each column's own co
 ALIKE_RATIO = 1.3  # Columns have one unit if their deviations, but for the outer tenths, differ by less.
 # They have several if the deviations differ by more, or the means by more deviations.
 MAX_RATIO, MAX_OFFSET = 12.0, 5.0
+MIN_VARIATION = 0.7  # deviation over mean from which on roots and logarithms differ enough from the values to be tried
 KNOTS = 33  # of normal scores
 FEWEST_SCORED = 20  # observed entries of a column that normal scores are made of
 BLOCK_ENTRIES = 2**16  # mapped at a time by normal scores
@@ -136,12 +137,12 @@ class LinearUnits:
 
 @dataclass(frozen=True)
 class PowerUnits:
-    """Powers or logarithms of values that have one sign, over `scale`; the larger a value, the more its error counts.
+    """Roots or logarithms of values over `scale`, which are not negative: errors may grow with the values.
 
     Attributes:
         power: 1/2 for roots, 0 for logarithms.
-        low: the least value that has a score.
-        scale: of the values.
+        low: the least value; smaller ones of new rows count as it.
+        scale: the value of score 1, or of logarithm 0.
     """
 
     power: float
@@ -149,14 +150,12 @@ class PowerUnits:
     scale: float
 
     @classmethod
-    def of(cls, observed: Observed, partition: RowPartition, power: float) -> PowerUnits | None:
-        """None where values have no such score, or are not skewed."""
+    def of(cls, observed: Observed, partition: RowPartition, power: float) -> PowerUnits:
+        """In which the mean value is 1."""
         values = observed.values.double()
         low = -float(partition.max((-values).amax()))
-        if low < 0 or (low == 0 and power == 0):
-            return None
-        scale = float(partition.sum(values.sum()) / partition.sum(values.new_tensor(float(len(values)))))
-        return cls(power, low, scale or 1.0)
+        total = partition.sum(torch.stack([values.sum(), values.new_tensor(float(len(values)))]))
+        return cls(power, low, float(total[0] / total[1]) or 1.0)
 
     def forward(self, values: Tensor, columns: Tensor) -> Tensor:
         relative = values.double().clamp(min=self.low) / self.scale
@@ -208,6 +207,19 @@ class NormalScores:
 
     def tensors(self) -> dict[str, Tensor]:
         return {"knot_values": self.values, "knot_scores": self.scores}
+
+
+def powers_of(observed: Observed, partition: RowPartition) -> tuple[float, ...]:
+    """The powers that values of one sign and of different size may be better fitted in; none of others."""
+    values = observed.values.double()
+    low = -float(partition.max((-values).amax()))
+    peak = _peak(observed, partition)
+    values = values / peak
+    sums = torch.stack([values.sum(), values.square().sum(), values.new_tensor(float(len(values)))])
+    total, squares, count = partition.sum(sums).tolist()
+    if low < 0 or squares * count < (1 + MIN_VARIATION**2) * total**2:
+        return ()
+    return (0.5,) if low == 0 else (0.5, 0.0)
 
 
 def units_from(named: dict[str, Tensor], width: int) -> Units:

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -14,11 +13,12 @@ from torch import Tensor
 
 from corefold.completion.distributed import RowPartition
 from corefold.completion.factors import LowRank
-from corefold.completion.model import CompletedMatrix
+from corefold.completion.blend import Blend
+from corefold.completion.calibration import Calibration
 from corefold.completion.observed import Observed
 from corefold.completion.settings import FitSettings
 from corefold.completion.solvers.protocol import CompletionProblem, Step
-from corefold.completion.standardization import Form, Standardization, rms
+from corefold.completion.standardization import Form, Standardization, in_units, rms
 from corefold.completion.units import ColumnSpread
 
 MIN_IMPROVEMENT = 1e-3  # share by which a held-out error must fall to count as better
@@ -81,16 +81,26 @@ class Walk:
 
 @dataclass(frozen=True)
 class End:
-    """The best step of a walk, its errors at held-out scores, and the error that chooses."""
+    """The best step of a walk.
+
+    Attributes:
+        walk: the walk.
+        standardization: of its values.
+        step: the step.
+        errors: at the held-out entries, in units of the data.
+        score: the error that chooses.
+        relative: root mean square error of the scores at held-out entries.
+    """
 
     walk: Walk
     standardization: Standardization
     step: Step
     errors: Float[Tensor, " held_out"]
     score: float
+    relative: float
 
 
-Found = Iterator[tuple[StepRecord, CompletedMatrix]]
+Found = Iterator[tuple[StepRecord, Blend]]
 
 
 class Split:
@@ -114,15 +124,20 @@ class Split:
         self.began = time.perf_counter()
         self.training, self.held_out = parts
         self.spread, self.settings, self.partition, self.fold = spread, settings, partition, fold
-        self.judged = partition_count(self.held_out, partition)
-        weights = 1 / (spread.deviation * 0 + spread.common) if spread.one_unit else 1 / spread.deviation
-        weights = torch.where(weights.isfinite(), weights, 1.0)
-        self.weights = weights[self.held_out.columns].to(self.held_out.values)
+        counts = torch.tensor([len(part) for part in parts] + [parts[0].shape[0]])
+        self.trained, self.judged, self.height = partition.sum(counts.to(spread.mean.device)).tolist()
+        unit = torch.full_like(spread.deviation, spread.common) if settings.absolute(spread) else spread.deviation
+        weights = torch.where(unit > 0, 1 / unit, 1.0)
+        self.weights = weights.to(self.held_out.values)[self.held_out.columns]
         self.spreads: dict[str, ColumnSpread] = {}
         self.ends: dict[Walk, End] = {}
         self.best: End | None = None
-        self.model: CompletedMatrix | None = None
+        self.model: Blend | None = None
         self._standardizations: dict[Form, Standardization] = {}
+
+    def scores(self, form: Form, observed: Observed) -> Observed:
+        """The entries in a form's units."""
+        return in_units(observed, self.standardization(form).units)
 
     def biases(self, form: Form) -> Found:
         """Mean, row and column biases alone."""
@@ -143,7 +158,7 @@ class Split:
         standardization = self.standardization(form)
         problem = standardization.problem(self.training, self.settings.seed)
         path = self.ends.get(Walk(form, PATH))
-        start = problem.leading(self.settings.start_rank)
+        start = problem.leading(self.settings.posterior_rank)
         walks = self.settings.solver.settle(problem, start, None if path is None else path.step)
         for number, steps in enumerate(walks):
             if self.exact:
@@ -161,19 +176,19 @@ class Split:
 
     def _read(self, steps: Iterator[Step], walk: Walk, standardization: Standardization, patience: int) -> Found:
         waited, lowest, end = 0, math.inf, None
+        scores = self.scores(walk.form, self.held_out)
         for count, step in enumerate(steps, 1):
-            errors = standardization.errors(step, self.held_out)
-            values_errors = standardization.values_errors(errors, self.held_out)
-            score = self.score(values_errors) if self.judged else step.error * standardization.scale
+            errors = standardization.errors(step, self.held_out, scores)
+            score = self.score(errors) if self.judged else step.error * standardization.scale
             waited = 0 if score < lowest * (1 - MIN_IMPROVEMENT) else waited + 1
             if end is None or not waited:
-                end = End(walk, standardization, step, errors, score)
+                end = End(walk, standardization, step, errors, score, step.error * standardization.scale)
             lowest = min(score, lowest)
-            if self.best is None or score < self.best.score * (1 - MIN_IMPROVEMENT):
-                self.best = end
-                self.model = standardization.model(step, self.training, errors, self.held_out.columns)
-            assert self.model is not None
-            yield self.record(end.walk, step, standardization, values_errors, score), self.model
+            if self.model is None or self.best is None or score < self.best.score * (1 - MIN_IMPROVEMENT):
+                self.best, member = end, standardization.model(step, self.training)
+                calibration = Calibration.of(errors, self.held_out.columns, len(self.spread.mean))
+                self.model = Blend((member,), (1.0,), calibration)
+            yield self.record(walk, step, standardization, errors if self.judged else None), self.model
             # Only after a descent, because at first the strongest penalty may raise the error above the start's.
             descended = bool(self.judged) and count - waited > MIN_DESCENT_STEPS
             hopeless = descended and score >= HOPELESS_RATIO * lowest
@@ -197,10 +212,9 @@ class Split:
         return rms(values_errors * self.weights, self.partition)
 
     def record(
-        self, walk: Walk, step: Step, standardization: Standardization, values_errors: Tensor, score: float
+        self, walk: Walk, step: Step, standardization: Standardization, errors: Tensor | None
     ) -> StepRecord:
-        """What the path says of a step."""
-        judged = bool(self.judged) and len(values_errors) == len(self.weights)
+        """What the estimator's path says of a step."""
         return StepRecord(
             walk.name,
             walk.form.units,
@@ -208,20 +222,14 @@ class Split:
             step.penalty,
             step.objective,
             step.error * standardization.scale,
-            rms(values_errors, self.partition) if judged else math.nan,
-            score if judged else math.nan,
+            math.nan if errors is None else rms(errors, self.partition),
+            math.nan if errors is None else self.score(errors),
             step.factors.rank,
             time.perf_counter() - self.began,
         )
 
 
-def partition_count(observed: Observed, partition: RowPartition) -> int:
-    """The number of entries in all processes."""
-    return int(partition.sum(torch.tensor(len(observed), device=observed.values.device)))
-
-
 def _no_directions(problem: CompletionProblem) -> Step:
     values = problem.observed.values
-    none: Any = (values.new_zeros(side, 0) for side in problem.observed.shape)
-    u, v = none
+    u, v = (values.new_zeros(side, 0) for side in problem.observed.shape)
     return problem.step(LowRank(u, values.new_zeros(0), v))

@@ -1,0 +1,155 @@
+"""A weighted mean of completed matrices, and the widths of its intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from corefold.completion.biases import Biases
+from corefold.completion.calibration import Calibration, summary
+from corefold.completion.distributed import RowPartition
+from corefold.completion.factors import LowRank
+from corefold.completion.model import CompletedMatrix, PredictedRows
+from corefold.completion.observed import Observed
+from corefold.completion.units import column_sums
+
+PRIOR_ENTRIES = 10.0  # residuals of all columns that each column's deviation counts beside its own
+MAX_ROUNDS, MIN_LENGTH = 200, 1e-9
+
+
+@dataclass(frozen=True)
+class BlendedRows:
+    """Rows of predictions, the weighted mean of those of the members."""
+
+    members: tuple[PredictedRows, ...]
+    weights: tuple[float, ...]
+
+    def entries(self, rows: Int[Tensor, " n"], columns: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """Single entries."""
+        return self._mean(member.entries(rows, columns) for member in self.members)
+
+    def dense(self) -> Float[Tensor, "height width"]:
+        """All entries."""
+        return self._mean(member.dense() for member in self.members)
+
+    def _mean(self, predictions: Iterable[Tensor]) -> Tensor:
+        total = None
+        for weight, each in zip(self.weights, predictions, strict=True):
+            part = each if weight == 1 else each * weight  # of one member, to the bit
+            total = part if total is None else total.add_(part)
+        assert total is not None
+        return total
+
+
+@dataclass(frozen=True)
+class Blend:
+    """Completed matrices and their weights, the first one's the largest.
+
+    Attributes:
+        members: the matrices.
+        weights: positive, with the sum 1.
+        calibration: the widths of intervals.
+    """
+
+    members: tuple[CompletedMatrix, ...]
+    weights: tuple[float, ...]
+    calibration: Calibration
+
+    @property
+    def main(self) -> CompletedMatrix:
+        """The member of the largest weight."""
+        return self.members[0]
+
+    @property
+    def factors(self) -> LowRank:
+        """The main member's low-rank part."""
+        return self.main.factors
+
+    @property
+    def biases(self) -> Biases:
+        """The main member's biases."""
+        return self.main.biases
+
+    def calibrated(self, observed: Observed, partition: RowPartition) -> Blend:
+        """With the held-out errors of all processes, and what the fitted entries say of columns and of cold places."""
+        row, column = observed.row_of().long(), observed.columns.long()
+        residual = observed.values - self.entries(row, column)
+        counts = partition.sum(observed.column_starts.diff().to(residual))
+        squares = partition.sum(column_sums(observed, residual.square().index_select(0, observed.order)))
+        mean = squares.sum() / counts.sum()
+        deviation = ((squares + PRIOR_ENTRIES * mean) / (counts + PRIOR_ENTRIES)).sqrt()
+        deviation = deviation if bool((deviation > 0).all()) else torch.ones_like(deviation)
+        without_row = self.main.without_row(column)
+        cold_row = summary(partition.gather((observed.values - without_row) / deviation[column]))
+        total = partition.sum(observed.values.sum()) / counts.sum()
+        cold_column = summary(partition.gather(observed.values - total))
+        errors, columns = (partition.gather(each) for each in (self.calibration.errors, self.calibration.columns))
+        return replace(self, calibration=Calibration(errors, columns, deviation, cold_row, cold_column))
+
+    def predicted(self, rows: Int[Tensor, " n"] | slice = slice(None)) -> BlendedRows:
+        """Predictions of these of its rows."""
+        return BlendedRows(tuple(member.predicted(rows) for member in self.members), self.weights)
+
+    def entries(self, rows: Int[Tensor, " n"], columns: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """Single entries."""
+        return self.predicted(rows).entries(torch.arange(len(rows), device=rows.device), columns)
+
+    def fold_in(self, observed: Observed) -> BlendedRows:
+        """Predictions of other rows with the same columns."""
+        return BlendedRows(tuple(member.fold_in(observed) for member in self.members), self.weights)
+
+    def margins(
+        self, rows: Int[Tensor, " n"], columns: Int[Tensor, " n"], coverage: float
+    ) -> Float[Tensor, " n"]:
+        """Half the widths of intervals that cover single entries with this probability; infinite of too few errors."""
+        margin = self.calibration.margins(coverage)[columns]
+        cold_row, cold_column = self.calibration.cold_margins(coverage)
+        margin = torch.where(self.main.seen_rows[rows], margin, cold_row[columns].maximum(margin))
+        return torch.where(self.main.column_shares[columns] > 0, margin, margin.clamp(min=cold_column))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of its tensors by the names that a file gives them: those of the main member, then of the others."""
+        named = self.main.tensors() | self.calibration.tensors()
+        for place, member in enumerate(self.members[1:], 1):
+            named |= {f"{place}.{name}": tensor for name, tensor in member.tensors().items()}
+        weights = torch.tensor(self.weights, dtype=torch.float64)
+        return named | ({"weights": weights} if len(self.members) > 1 else {})
+
+    @classmethod
+    def from_tensors(cls, named: dict[str, Tensor]) -> Blend:
+        """The blend with the tensors that `tensors` returned; a file without weights has one member."""
+        weights = tuple(named["weights"].tolist()) if "weights" in named else (1.0,)
+        parts = [named] + [_under(f"{place}.", named) for place in range(1, len(weights))]
+        members = tuple(CompletedMatrix.from_tensors(part) for part in parts)
+        return cls(members, weights, Calibration.from_tensors(named, len(members[0].factors.v)))
+
+
+def blend_weights(gram: Float[Tensor, "walks walks"]) -> Float[Tensor, " walks"]:
+    """The weights, not negative and with the sum 1, that make the mean square of the weighted errors least.
+
+    Args:
+        gram: mean products of the errors of each two.
+
+    Source: Wolpert, Neural Networks 5 (1992), for stacking; Breiman, Machine Learning 24 (1996), for these weights;
+    computed by the Frank-Wolfe algorithm.
+    """
+    weights = torch.zeros(len(gram), dtype=gram.dtype)
+    weights[gram.diagonal().argmin()] = 1.0
+    for _ in range(MAX_ROUNDS):
+        slope = gram @ weights
+        direction = -weights
+        direction[slope.argmin()] += 1.0
+        curvature = float(direction @ gram @ direction)
+        length = min(-float(slope @ direction) / curvature, 1.0) if curvature > 0 else 0.0
+        if length <= MIN_LENGTH:
+            break
+        weights = weights + length * direction
+    return weights
+
+
+def _under(prefix: str, named: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in named.items() if name.startswith(prefix)}
