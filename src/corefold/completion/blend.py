@@ -15,9 +15,9 @@ from corefold.completion.distributed import RowPartition
 from corefold.completion.factors import LowRank
 from corefold.completion.model import CompletedMatrix, PredictedRows
 from corefold.completion.observed import Observed
-from corefold.completion.units import column_sums
+from corefold.completion.units import ColumnSpread
 
-PRIOR_ENTRIES = 10.0  # residuals of all columns that each column's deviation counts beside its own
+PRIOR_ERRORS = 10.0  # of a common share of a column's spread, that its deviation counts beside its own
 MAX_ROUNDS, MIN_LENGTH = 200, 1e-9
 
 
@@ -76,18 +76,14 @@ class Blend:
 
     def calibrated(self, observed: Observed, partition: RowPartition) -> Blend:
         """With the held-out errors of all processes, and what the fitted entries say of columns and of cold places."""
-        row, column = observed.row_of().long(), observed.columns.long()
-        residual = observed.values - self.entries(row, column)
-        counts = partition.sum(observed.column_starts.diff().to(residual))
-        squares = partition.sum(column_sums(observed, residual.square().index_select(0, observed.order)))
-        mean = squares.sum() / counts.sum()
-        deviation = ((squares + PRIOR_ENTRIES * mean) / (counts + PRIOR_ENTRIES)).sqrt()
-        deviation = deviation if bool((deviation > 0).all()) else torch.ones_like(deviation)
-        without_row = self.main.without_row(column)
-        cold_row = summary(partition.gather((observed.values - without_row) / deviation[column]))
-        total = partition.sum(observed.values.sum()) / counts.sum()
-        cold_column = summary(partition.gather(observed.values - total))
+        spread = ColumnSpread.of(observed, partition).deviation.to(observed.values)
         errors, columns = (partition.gather(each) for each in (self.calibration.errors, self.calibration.columns))
+        deviation = _deviations(errors, columns.long(), spread)
+        column = observed.columns
+        cold_row = summary(partition.gather((observed.values - self.main.without_row(column)) / deviation[column]))
+        sums = torch.stack([observed.values.sum(), observed.values.new_tensor(float(len(observed)))])
+        total, count = partition.sum(sums)
+        cold_column = summary(partition.gather(observed.values - total / count))
         return replace(self, calibration=Calibration(errors, columns, deviation, cold_row, cold_column))
 
     def predicted(self, rows: Int[Tensor, " n"] | slice = slice(None)) -> BlendedRows:
@@ -126,6 +122,19 @@ class Blend:
         parts = [named] + [_under(f"{place}.", named) for place in range(1, len(weights))]
         members = tuple(CompletedMatrix.from_tensors(part) for part in parts)
         return cls(members, weights, Calibration.from_tensors(named, len(members[0].factors.v)))
+
+
+def _deviations(
+    errors: Float[Tensor, " n"], columns: Int[Tensor, " n"], spread: Float[Tensor, " width"]
+) -> Float[Tensor, " width"]:
+    """Of each column's errors, the nearer to a common share of the column's spread, the fewer it has."""
+    if not len(errors) or not bool((spread > 0).all()):
+        return torch.ones_like(spread)
+    share = (errors / spread[columns]).square().mean().sqrt()
+    squares = torch.zeros_like(spread).index_add_(0, columns, errors.square())
+    counts = torch.zeros_like(spread).index_add_(0, columns, torch.ones_like(errors))
+    deviations = ((squares + PRIOR_ERRORS * (share * spread).square()) / (counts + PRIOR_ERRORS)).sqrt()
+    return deviations if bool((deviations > 0).all()) else torch.ones_like(spread)
 
 
 def blend_weights(gram: Float[Tensor, "walks walks"]) -> Float[Tensor, " walks"]:

@@ -20,7 +20,8 @@ from corefold.completion.factors import LowRank
 from corefold.completion.model import CompletedMatrix
 from corefold.completion.observed import Observed
 from corefold.completion.settings import FitSettings
-from corefold.completion.solvers.protocol import Step
+from corefold.completion.solvers import covariance
+from corefold.completion.solvers.covariance import CovarianceStep
 from corefold.completion.split import folds
 from corefold.completion.standardization import (
     COLUMNS,
@@ -32,7 +33,7 @@ from corefold.completion.standardization import (
     Standardization,
 )
 from corefold.completion.units import ColumnSpread, column_sums, powers_of
-from corefold.completion.walks import BIASES, PATH, POSTERIOR, End, Split, StepRecord, Walk
+from corefold.completion.walks import BIASES, COVARIANCE, PATH, POSTERIOR, End, Split, StepRecord, Walk
 
 Records = Iterator[tuple[StepRecord, Blend]]
 
@@ -40,7 +41,7 @@ Records = Iterator[tuple[StepRecord, Blend]]
 MAX_TRUNCATION_SHARE = 0.02
 MOST_FOR_ALL_UNITS = 1_000_000  # observed entries up to which units beside the table's and the columns' are tried
 PRIOR_RESIDUALS, MAX_RESIDUAL_RATIO = 10.0, 4.0  # of the residuals' deviations, towards one of all columns
-CONTENDER_RATIO, MAX_CONTENDERS = 1.15, 6  # walks that are near enough to the best one to be compared by all folds
+CONTENDER_RATIO, MAX_CONTENDERS = 1.15, 5  # walks that are near enough to the best one to be compared by all folds
 MIN_WEIGHT, MIN_BLEND_GAIN = 0.1, 0.005  # A blend has members of at least this weight, and gains at least this share.
 MOST_FOR_A_BLEND = 2**22  # numbers in the factors of each member
 
@@ -84,8 +85,11 @@ class _Search:
                 yield from first.path(form, start)
         if not first.judged or first.exact:
             return
-        for form in [*forms, *(Form(units, biased) for units in self.other_units() for biased in choices)]:
+        others = [Form(units, biased) for units in self.other_units() for biased in choices]
+        for form in [*forms, *others]:
             yield from first.posteriors(form)
+            if form == Form(COLUMNS, False) or (form.units == TABLE and form.biased):
+                yield from first.covariance(form)
         linear = [end for walk, end in first.ends.items() if walk.form.units in (TABLE, COLUMNS)]
         if RESIDUALS in self.other_units(RESIDUALS) and not first.exact:
             best = min(linear, key=lambda end: end.score)
@@ -131,6 +135,9 @@ class _Search:
                 yield from self.besides(split.biases(form))
             if PATH in stages or (0 in numbers and Walk(form, PATH) in self.first.ends):
                 yield from self.besides(split.path(form))
+            if COVARIANCE in stages:
+                near = self.first.ends[Walk(form, COVARIANCE)].step.penalty
+                yield from self.besides(split.covariance(form, near))
             if numbers:
                 yield from self.besides(split.posteriors(form, numbers))
 
@@ -200,7 +207,10 @@ class _Search:
         if self.first.judged and step.factors.rank:
             loss = max(MAX_TRUNCATION_SHARE * end.relative / standardization.scale, settings.tol)
             step = step.keep(step.factors.rank_within(loss * math.sqrt(problem.height * problem.width)))
-        steps: Iterator[Step] = settings.solver.refit(problem, step) if step.factors.rank else iter([step])
+        if isinstance(step, CovarianceStep):
+            steps = covariance.refit(problem, step)
+        else:
+            steps = settings.solver.refit(problem, step) if step.factors.rank else iter([step])
         for last in steps:
             record = self.first.record(end.walk, last, standardization, None)
             yield replace(record, stage="refit"), standardization.model(last, self.observed)

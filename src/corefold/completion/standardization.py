@@ -13,6 +13,7 @@ from corefold.completion.distributed import RowPartition
 from corefold.completion.factors import LowRank
 from corefold.completion.model import CompletedMatrix, RowRegression
 from corefold.completion.observed import Observed
+from corefold.completion.solvers.covariance import CovarianceStep
 from corefold.completion.solvers.protocol import CompletionProblem, Step
 from corefold.completion.units import ColumnSpread, LinearUnits, NormalScores, PowerUnits, Units
 
@@ -87,8 +88,13 @@ class Standardization:
     def model(self, step: Step, observed: Observed) -> CompletedMatrix:
         """The matrix of a step that was fitted to these entries."""
         factors = replace(step.factors, s=step.factors.s * self.scale)
-        size = step.factors.s.clamp(min=torch.finfo(step.factors.s.dtype).eps)  # it is 0 where all values are
-        regression = RowRegression(factors.v, factors.s, step.ridge / size, step.spread / size)
+        if isinstance(step, CovarianceStep):
+            scales = torch.ones_like(step.loadings_ridge)
+            spread = torch.zeros_like(step.loadings)
+            regression = RowRegression(step.loadings, scales, step.loadings_ridge, spread)
+        else:
+            size = step.factors.s.clamp(min=torch.finfo(step.factors.s.dtype).eps)  # 0 where all values are
+            regression = RowRegression(factors.v, factors.s, step.ridge / size, step.spread / size)
         return CompletedMatrix(
             self.units,
             self.biases,

@@ -219,7 +219,7 @@ def powers_of(observed: Observed, partition: RowPartition) -> tuple[float, ...]:
     total, squares, count = partition.sum(sums).tolist()
     if low < 0 or squares * count < (1 + MIN_VARIATION**2) * total**2:
         return ()
-    return (0.5,) if low == 0 else (0.5, 0.0)
+    return (0.5,)
 
 
 def units_from(named: dict[str, Tensor], width: int) -> Units:

@@ -17,6 +17,7 @@ from corefold.completion.blend import Blend
 from corefold.completion.calibration import Calibration
 from corefold.completion.observed import Observed
 from corefold.completion.settings import FitSettings
+from corefold.completion.solvers import covariance
 from corefold.completion.solvers.protocol import CompletionProblem, Step
 from corefold.completion.standardization import Form, Standardization, in_units, rms
 from corefold.completion.units import ColumnSpread
@@ -24,9 +25,12 @@ from corefold.completion.units import ColumnSpread
 MIN_IMPROVEMENT = 1e-3  # share by which a held-out error must fall to count as better
 # A walk that has improved for some steps, and whose error then rises to this ratio of its best, gets less patience.
 HOPELESS_RATIO, HOPELESS_PATIENCE_SHARE, MIN_DESCENT_STEPS = 1.2, 1 / 3, 5
+BEHIND_RATIO, CATCHING_UP_RATIO = 1.5, 0.98
 POSTERIOR_PATIENCE = 5  # steps without a better error that end a walk of posterior means
 
-BIASES, PATH, POSTERIOR = "biases", "path", "posterior"
+COVARIANCE_PATIENCE = 3
+
+BIASES, PATH, POSTERIOR, COVARIANCE = "biases", "path", "posterior", "covariance"
 
 
 @dataclass(frozen=True)
@@ -167,6 +171,14 @@ class Split:
                 walk = Walk(form, POSTERIOR, number)
                 yield from self._read(steps, walk, standardization, POSTERIOR_PATIENCE)
 
+    def covariance(self, form: Form, near: float | None = None) -> Found:
+        """A covariance of columns, for narrow matrices; of strengths next to one, or of all."""
+        standardization = self.standardization(form)
+        problem = standardization.problem(self.training, self.settings.seed)
+        if covariance.affordable(problem):
+            steps = covariance.path(problem, near)
+            yield from self._read(steps, Walk(form, COVARIANCE), standardization, COVARIANCE_PATIENCE)
+
     def standardization(self, form: Form) -> Standardization:
         if form not in self._standardizations:
             self._standardizations[form] = Standardization.of(
@@ -175,7 +187,7 @@ class Split:
         return self._standardizations[form]
 
     def _read(self, steps: Iterator[Step], walk: Walk, standardization: Standardization, patience: int) -> Found:
-        waited, lowest, end = 0, math.inf, None
+        waited, lowest, before, end = 0, math.inf, math.inf, None
         scores = self.scores(walk.form, self.held_out)
         for count, step in enumerate(steps, 1):
             errors = standardization.errors(step, self.held_out, scores)
@@ -193,6 +205,10 @@ class Split:
             descended = bool(self.judged) and count - waited > MIN_DESCENT_STEPS
             hopeless = descended and score >= HOPELESS_RATIO * lowest
             stalled = waited >= (patience * HOPELESS_PATIENCE_SHARE if hopeless else patience)
+            # Far behind another walk, and not on its way to it.
+            behind = walk.stage == POSTERIOR and count > MIN_DESCENT_STEPS and score > BEHIND_RATIO * self.best.score
+            stalled |= behind and score > CATCHING_UP_RATIO * before
+            before = score
             if self.meets(score, standardization) or stalled or count >= self.settings.max_iter:
                 break
         if end is not None:
