@@ -189,7 +189,9 @@ def test_rows_and_columns_without_an_entry_are_predicted_by_biases():
     X = with_holes(whole, 0.7)
     X[4], X[:, 5] = np.nan, np.nan
     with pytest.warns(UserWarning, match="no observed entry") as warned:
-        model = DeepMatrixCompletion(1, fit_bias=True, clip=None, random_state=0).fit(X)
+        model = DeepMatrixCompletion(
+            1, fit_bias=True, clip=None, candidates="low_rank", random_state=0
+        ).fit(X)
     assert [str(each.message) for each in warned] == [
         "1 rows have no observed entry; biases alone predict them",
         "1 columns have no observed entry; biases alone predict them",

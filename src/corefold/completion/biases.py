@@ -51,7 +51,9 @@ class Biases:
         Biases of rows and of columns are taken for draws from two normal distributions, whose variances each sweep
         estimates from the biases and the number of them that the values settle (MacKay, Neural Computation 4, 1992).
         """
-        values = observed.values
+        peak = partition.max(observed.values.abs().amax() if len(observed) else observed.values.new_zeros(()))
+        peak = float(peak) or 1.0
+        values = observed.values / peak
         totals = partition.sum(torch.stack([values.sum(), values.new_tensor(float(len(values)))]))
         entries = float(totals[1])
         mean = float(totals[0]) / entries
@@ -76,7 +78,7 @@ class Biases:
             shrinkage = Shrinkage(
                 _likeliest(noise, freedom, row_square), _likeliest(noise, column_freedom, column_square)
             )
-        return cls(mean, row, column, shrinkage)
+        return cls(mean * peak, row * peak, column * peak, shrinkage)
 
     @property
     def fitted(self) -> bool:

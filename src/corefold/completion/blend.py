@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -64,10 +65,10 @@ class Blend:
         """The member of the largest weight."""
         return self.members[0]
 
-    @property
+    @cached_property
     def factors(self) -> LowRank:
-        """The main member's low-rank part."""
-        return self.main.factors
+        """The main member's low-rank part, in units of the data where these are linear."""
+        return self.main.low_rank_part()
 
     @property
     def biases(self) -> Biases:

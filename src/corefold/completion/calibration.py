@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-BORROWED = 30.0  # errors of all columns that a column's own errors are taken with
-FEWEST_OWN = 10  # held-out entries of a column from which on its own count
+BORROWED = 50.0  # errors of all columns that a column's own errors are taken with
+FEWEST_OWN = 50  # held-out entries of a column from which on its own count
 GRID = 1000  # quantiles that stand for many errors
 
 

@@ -55,6 +55,12 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
         fit_bias: whether mean, row and column biases come first. "auto": if they help on held-out entries.
         clip: bounds of the predictions: a pair of numbers, or of arrays with one for each column; None for none.
             "auto": the smallest and largest observed value, if both occur more than once, as on a rating scale.
+        candidates: "all": besides a low-rank matrix in the table's units, also matrices in units of each column, of roots
+            and of normal scores, and a covariance of the columns if they are few, each if it helps on held-out entries;
+            the best are blended. "low_rank": one low-rank matrix and biases in the table's units. Solvers but
+            "schatten" have these alone.
+        error: by which candidates are compared: "absolute" in units of the data, "relative" over each column's standard
+            deviation. "auto": relative where columns differ so much in spread or mean that they have several units.
         max_iter: steps at most of each walk, be it a path or one of posterior means.
         tol: the fit ends when the relative error, on held-out entries if there are any, is as small as this.
         warm_start: start from the last fit instead of anew, if it had as many columns.
@@ -67,13 +73,14 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
         verbose: show a progress bar.
 
     Attributes:
-        rank_: rank of the low-rank part of the fitted matrix.
+        rank_: rank of the low-rank part of the fitted matrix, in a blend of the member of the largest weight; in units of
+            the data, or in roots or scores where these are not linear in the data.
         singular_values_: its singular values, largest first, (rank_,).
         components_: its right singular vectors, (rank_, n_features).
         path_: a dictionary for each step, see `corefold.completion.search.StepRecord`.
         n_iter_: the number of steps.
         validation_error_: root mean square error at the held-out entries; nan without any.
-        model_: biases and factors as tensors.
+        model_: the blend of completed matrices, as tensors.
 
     Source: Yaras, Wang, Balzano, Qu, ICML 2024 (arXiv 2406.04112), for depth and the "descent" solver; Ilin, Raiko,
     JMLR 11 (2010), for posterior means.
@@ -99,6 +106,8 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
         validation_fraction: float = 0.05,
         fit_bias: bool | Literal["auto"] = "auto",
         clip: Any = "auto",
+        candidates: Literal["all", "low_rank"] = "all",
+        error: Literal["auto", "absolute", "relative"] = "auto",
         max_iter: int = 500,
         tol: float = 1e-6,
         warm_start: bool = False,
@@ -115,6 +124,8 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
         self.validation_fraction = validation_fraction
         self.fit_bias = fit_bias
         self.clip = clip
+        self.candidates = candidates
+        self.error = error
         self.max_iter = max_iter
         self.tol = tol
         self.warm_start = warm_start

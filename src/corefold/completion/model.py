@@ -12,7 +12,7 @@ from corefold.completion.biases import Biases, Shrinkage
 from corefold.completion.distributed import RowPartition
 from corefold.completion.factors import LowRank
 from corefold.completion.observed import Observed
-from corefold.completion.units import Units, units_from
+from corefold.completion.units import LinearUnits, Units, units_from
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,14 @@ class CompletedMatrix:
     seen_rows: Bool[Tensor, " height"]
     regression: RowRegression
 
+    def low_rank_part(self) -> LowRank:
+        """In units of the data where these are linear, else the scores'."""
+        if not isinstance(self.units, LinearUnits) or bool((self.units.scale == 1).all()):
+            return self.factors
+        scaled = self.factors.v * self.units.scale.to(self.factors.v)[:, None]
+        left = self.factors.u * self.factors.s
+        return LowRank.product(left, scaled, RowPartition())
+
     def in_units(self, observed: Observed) -> Observed:
         """The entries with scores in place of values."""
         return observed.with_values(self.units.forward(observed.values, observed.columns))
@@ -141,10 +149,6 @@ class CompletedMatrix:
             "shrink": factors.s.new_tensor([biases.shrinkage.row, biases.shrinkage.column]),
             "row_bias": biases.row,
             "column_bias": biases.column,
-            "cold_mean": factors.s.new_tensor(cold.mean),
-            "cold_shrink": factors.s.new_tensor([cold.shrinkage.row, cold.shrinkage.column]),
-            "cold_row_bias": cold.row,
-            "cold_column_bias": cold.column,
             "u": factors.u,
             "s": factors.s,
             "v": factors.v,
@@ -154,6 +158,13 @@ class CompletedMatrix:
             "seen_rows": self.seen_rows,
             **self.units.tensors(),
         }
+        if cold.column is not biases.column:
+            named |= {
+                "cold_mean": factors.s.new_tensor(cold.mean),
+                "cold_shrink": factors.s.new_tensor([cold.shrinkage.row, cold.shrinkage.column]),
+                "cold_row_bias": cold.row,
+                "cold_column_bias": cold.column,
+            }
         if regression.loadings is not factors.v:  # only after `partial_fit`
             named |= {"loadings": regression.loadings, "scales": regression.scales}
         return named

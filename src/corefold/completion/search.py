@@ -73,10 +73,10 @@ class _Search:
 
     def explore(self, start: LowRank | None) -> Records:
         """All walks over the first split; values that one of them meets need no other."""
-        first, bias = self.first, self.settings.bias
+        first, bias, several = self.first, self.settings.bias, self.settings.candidates == "all"
         choices = (False, True) if bias == "auto" and first.judged else (bias is True,)
         forms = [Form(TABLE, biased) for biased in choices]
-        if first.judged and not self.spread.alike:
+        if first.judged and several and not self.spread.alike:
             forms += [Form(COLUMNS, biased) for biased in choices]
         for form in forms:
             if first.judged and (form.biased or form.units == COLUMNS) and not first.exact:
@@ -88,7 +88,7 @@ class _Search:
         others = [Form(units, biased) for units in self.other_units() for biased in choices]
         for form in [*forms, *others]:
             yield from first.posteriors(form)
-            if form == Form(COLUMNS, False) or (form.units == TABLE and form.biased):
+            if several and (form == Form(COLUMNS, False) or form == Form(TABLE, True)):
                 yield from first.covariance(form)
         linear = [end for walk, end in first.ends.items() if walk.form.units in (TABLE, COLUMNS)]
         if RESIDUALS in self.other_units(RESIDUALS) and not first.exact:
@@ -100,7 +100,7 @@ class _Search:
 
     def other_units(self, *last: str) -> list[str]:
         """Units in which no path is walked; those of normal scores need all rows in one process."""
-        if self.entries > MOST_FOR_ALL_UNITS:
+        if self.entries > MOST_FOR_ALL_UNITS or self.settings.candidates != "all":
             return []
         normal = [NORMAL_SCORES] if self.partition.process_count == 1 else []
         powers = powers_of(self.observed, self.partition)
@@ -160,7 +160,7 @@ class _Search:
         weights /= weights.sum()
         alone = float(gram.diagonal().amin())
         gain = 1 - math.sqrt(float(weights @ gram @ weights) / alone) if alone > 0 else 0.0
-        if gain < MIN_BLEND_GAIN or numbers > MOST_FOR_A_BLEND:
+        if gain < MIN_BLEND_GAIN or self.settings.candidates != "all" or numbers > MOST_FOR_A_BLEND:
             return [(1.0, walks[int(gram.diagonal().argmin())])]
         return sorted(
             ((weight, walk) for weight, walk in zip(weights.tolist(), walks, strict=True) if weight),

@@ -34,7 +34,9 @@ class FitSettings:
     tol: float
     seed: int
     posterior_rank: int
-    error: Literal["auto", "absolute", "relative"] = "auto"
+    max_rank: int | None
+    candidates: Literal["all", "low_rank"]
+    error: Literal["auto", "absolute", "relative"]
 
     def absolute(self, spread: ColumnSpread) -> bool:
         """Whether errors mean the same in all columns."""
@@ -68,8 +70,17 @@ def settings_of(parameters: Mapping[str, Any], observed: Observed, partition: Ro
     solver = solver_of(parameters["solver"], parameters["depth"])
     seed = int(check_random_state(parameters["random_state"]).randint(2**31))
     seed = int(partition.broadcast(observed.starts.new_tensor(seed)))
+    candidates = parameters["candidates"]
+    if candidates not in ("all", "low_rank"):
+        raise ValueError(f'candidates must be "all" or "low_rank"; got {candidates!r}')
+    if not isinstance(solver, Schatten):
+        candidates = "low_rank"
+    error = parameters["error"]
+    if error not in ("auto", "absolute", "relative"):
+        raise ValueError(f'error must be "auto", "absolute" or "relative"; got {error!r}')
+    bound = None if isinstance(max_rank, str) else rank
     wide = min(height, observed.shape[1], max(rank, LEAST_POSTERIOR_RANK)) if isinstance(max_rank, str) else rank
-    return FitSettings(solver, rank, float(share), bias, int(parameters["max_iter"]), float(tol), seed, wide)
+    return FitSettings(solver, rank, float(share), bias, int(parameters["max_iter"]), float(tol), seed, wide, bound, candidates, error)
 
 
 def start_rank(max_rank: Any, height: int, width: int, entries: int) -> int:

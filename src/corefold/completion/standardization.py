@@ -55,7 +55,7 @@ class Standardization:
     ) -> Standardization:
         """From the entries to fit; `spread` is that of all entries, or of the residuals."""
         if form.units == TABLE:
-            units: Units = LinearUnits.of_table(observed, partition)
+            units: Units = LinearUnits.of_data(observed.shape[1], observed.values.device)
         elif form.units in (COLUMNS, RESIDUALS):
             units = LinearUnits.of_columns(spread)
         elif form.units == NORMAL_SCORES:
@@ -112,9 +112,11 @@ def in_units(observed: Observed, units: Units) -> Observed:
 
 
 def rms(values: Tensor, partition: RowPartition) -> float:
-    """The root of the mean square over all processes; 0 of none."""
-    total = partition.sum(torch.stack([values.square().sum(), values.new_tensor(float(len(values)))]))
-    return float((total[0] / total[1].clamp(min=1)).sqrt())
+    """The root of the mean square over all processes, of numbers of any size; 0 of none."""
+    peak = partition.max((values.abs().amax() if len(values) else values.new_zeros(())).double())
+    squares = (values.double() / peak).square().sum() if float(peak) > 0 else peak
+    total = partition.sum(torch.stack([squares, squares.new_tensor(float(len(values)))]))
+    return float(peak * (total[0] / total[1].clamp(min=1)).sqrt())
 
 
 def _column_shares(observed: Observed, partition: RowPartition) -> Float[Tensor, " width"]:

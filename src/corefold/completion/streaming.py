@@ -36,6 +36,10 @@ class ColumnEquations:
         self, model: CompletedMatrix, observed: Observed, partition: RowPartition
     ) -> tuple[CompletedMatrix, ColumnEquations]:
         """The model after these rows, whose matrix is theirs alone, and the equations with them."""
+        if not len(model.regression.scales):
+            rows = model.fold_in(observed)
+            none = LowRank(rows.coordinates, model.factors.s, model.factors.v)
+            return replace(model, biases=rows.biases, cold=rows.cold, factors=none, seen_rows=rows.seen_rows), self
         before, scales = model.regression.loadings, model.regression.scales
         # The model's ridge is on coordinates of rows, which have the data's units; loadings have none.
         ridge = (model.regression.ridge * scales.square()).clamp(min=torch.finfo(scales.dtype).tiny)

@@ -8,7 +8,7 @@ costs digits.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -79,6 +79,7 @@ class ColumnSpread:
         return high / low if low else 1.0
 
 
+@runtime_checkable
 class Units(Protocol):
     """An increasing map of each column's values to scores."""
 
@@ -99,7 +100,7 @@ class Units(Protocol):
 
 @dataclass(frozen=True)
 class LinearUnits:
-    """`(value - center) / scale`."""
+    """`(value - center) / scale`, with a center and a scale for each column."""
 
     center: Float[Tensor, " width"]
     scale: Float[Tensor, " width"]
@@ -109,15 +110,6 @@ class LinearUnits:
         """Scores are the values."""
         one = torch.ones(width, dtype=torch.float64, device=device)
         return cls(torch.zeros_like(one), one)
-
-    @classmethod
-    def of_table(cls, observed: Observed, partition: RowPartition) -> LinearUnits:
-        """Values over their root mean square: one unit for all, without a center, which would add to the rank."""
-        peak = _peak(observed, partition)
-        squares = (observed.values.double() / peak).square()
-        total = partition.sum(torch.stack([squares.sum(), squares.new_tensor(float(len(squares)))]))
-        units = cls.of_data(observed.shape[1], observed.values.device)
-        return cls(units.center, units.scale * (peak * float((total[0] / total[1]).sqrt()) or 1.0))
 
     @classmethod
     def of_columns(cls, spread: ColumnSpread) -> LinearUnits:
@@ -132,7 +124,8 @@ class LinearUnits:
         return values.to(scores.dtype)
 
     def tensors(self) -> dict[str, Tensor]:
-        return {"center": self.center, "scale": self.scale}
+        own = bool((self.center == 0).all() and (self.scale == 1).all())
+        return {} if own else {"center": self.center, "scale": self.scale}
 
 
 @dataclass(frozen=True)

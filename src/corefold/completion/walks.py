@@ -175,7 +175,7 @@ class Split:
         """A covariance of columns, for narrow matrices; of strengths next to one, or of all."""
         standardization = self.standardization(form)
         problem = standardization.problem(self.training, self.settings.seed)
-        if covariance.affordable(problem):
+        if covariance.affordable(problem, self.settings.max_rank):
             steps = covariance.path(problem, near)
             yield from self._read(steps, Walk(form, COVARIANCE), standardization, COVARIANCE_PATIENCE)
 

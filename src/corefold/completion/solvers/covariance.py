@@ -56,8 +56,10 @@ class CovarianceStep(Step):
         return replace(self, factors=factors, covariance=self.covariance * ratio**2)
 
 
-def affordable(problem: CompletionProblem) -> bool:
-    """Whether the matrix is narrow enough, and in one process."""
+def affordable(problem: CompletionProblem, max_rank: int | None) -> bool:
+    """Whether the matrix is narrow enough, all of it in one process and its rank within the bound."""
+    if max_rank is not None and max_rank < min(problem.height, problem.width):
+        return False
     return problem.partition.process_count == 1 and problem.height * problem.width**3 <= MAX_WORK
 
 
@@ -107,7 +109,7 @@ def _step(problem: CompletionProblem, covariance: Tensor, strength: float) -> St
     floor = FLOOR_SHARE * float(size[0].clamp(min=torch.finfo(size.dtype).eps * size[-1]))
     ridge = floor / (size - floor).clamp(min=torch.finfo(size.dtype).tiny)
     observed = problem.observed
-    coordinates = observed.fit_rows(loadings, ridge)
+    coordinates = observed.fit_rows(loadings, ridge[None])
     factors = LowRank.product(coordinates, loadings, problem.partition).above()
     error = math.sqrt(problem.square(problem.residual(factors)) / problem.entries)
     spread, own_ridge = torch.zeros_like(factors.v), torch.zeros_like(factors.s)
