@@ -12,7 +12,7 @@ from torch import Tensor
 from corefold.completion.distributed import RowPartition
 from corefold.completion.observed import Observed
 
-SWEEPS = 10
+SWEEPS, LAST_SWEEPS = 12, 4  # the last ones with the same shrinkage
 PRIOR_ENTRIES = 5.0  # of the first sweep
 MIN_SHRINKAGE, MAX_SHRINKAGE = 1e-9, 1e6
 
@@ -62,7 +62,7 @@ class Biases:
         column_counts = partition.sum(observed.column_starts.diff().to(values))
         shrinkage = Shrinkage(PRIOR_ENTRIES, PRIOR_ENTRIES)
         row, column = (values.new_zeros(side) for side in observed.shape)
-        for _ in range(SWEEPS):
+        for sweep in range(SWEEPS):
             residual = values - mean - row[row_of]
             by_column = _segment_sums(residual.index_select(0, observed.order), observed.column_starts)
             column = partition.sum(by_column) / (column_counts + shrinkage.column)
@@ -75,9 +75,10 @@ class Biases:
             column_freedom = float((column_counts / (column_counts + shrinkage.column)).sum())
             noise = square / max(entries - freedom - column_freedom, 1.0)
             column_square = float(column.square().sum())
-            shrinkage = Shrinkage(
-                _likeliest(noise, freedom, row_square), _likeliest(noise, column_freedom, column_square)
-            )
+            if sweep < SWEEPS - LAST_SWEEPS:
+                shrinkage = Shrinkage(
+                    _likeliest(noise, freedom, row_square), _likeliest(noise, column_freedom, column_square)
+                )
         return cls(mean * peak, row * peak, column * peak, shrinkage)
 
     @property

@@ -146,7 +146,7 @@ class CompletedMatrix:
         biases, cold, factors, regression = self.biases, self.cold, self.factors, self.regression
         named = {
             "mean": factors.s.new_tensor(biases.mean),
-            "shrink": factors.s.new_tensor([biases.shrinkage.row, biases.shrinkage.column]),
+            "shrink": _plain_shrinkage(biases.shrinkage, factors.s),
             "row_bias": biases.row,
             "column_bias": biases.column,
             "u": factors.u,
@@ -155,13 +155,14 @@ class CompletedMatrix:
             "ridge": regression.ridge,
             "spread": regression.spread,
             "seen": self.column_shares,
-            "seen_rows": self.seen_rows,
             **self.units.tensors(),
         }
+        if not bool(self.seen_rows.all()):
+            named["seen_rows"] = self.seen_rows
         if cold.column is not biases.column:
             named |= {
                 "cold_mean": factors.s.new_tensor(cold.mean),
-                "cold_shrink": factors.s.new_tensor([cold.shrinkage.row, cold.shrinkage.column]),
+                "cold_shrink": _plain_shrinkage(cold.shrinkage, factors.s),
                 "cold_row_bias": cold.row,
                 "cold_column_bias": cold.column,
             }
@@ -180,6 +181,12 @@ class CompletedMatrix:
         regression = RowRegression(loadings, scales, named["ridge"], named["spread"])
         seen_rows = named.get("seen_rows", torch.ones(len(factors.u), dtype=torch.bool))
         return cls(units_from(named, width), biases, cold, factors, named["seen"], seen_rows, regression)
+
+
+def _plain_shrinkage(shrinkage: Shrinkage, like: Tensor) -> Tensor:
+    """One number where rows and columns have the same, as in files of versions before."""
+    same = shrinkage.row == shrinkage.column
+    return like.new_tensor(shrinkage.row if same else [shrinkage.row, shrinkage.column])
 
 
 def _biases(named: dict[str, Tensor], prefix: str) -> Biases:

@@ -20,7 +20,7 @@ from corefold.completion.factors import LowRank
 from corefold.completion.model import CompletedMatrix
 from corefold.completion.observed import Observed
 from corefold.completion.settings import FitSettings
-from corefold.completion.solvers import covariance
+from corefold.completion.solvers import Schatten, covariance
 from corefold.completion.solvers.covariance import CovarianceStep
 from corefold.completion.split import folds
 from corefold.completion.standardization import (
@@ -41,6 +41,9 @@ Records = Iterator[tuple[StepRecord, Blend]]
 MAX_TRUNCATION_SHARE = 0.02
 MOST_FOR_ALL_UNITS = 1_000_000  # observed entries up to which units beside the table's and the columns' are tried
 PRIOR_RESIDUALS, MAX_RESIDUAL_RATIO = 10.0, 4.0  # of the residuals' deviations, towards one of all columns
+# Columns have one unit if their deviations, but for the outer tenths, differ by less; in large tables, where a path takes
+# minutes, by much less than could decide.
+ALIKE_RATIO, LARGE_ALIKE_RATIO = 1.3, 5.0
 CONTENDER_RATIO, MAX_CONTENDERS = 1.15, 5  # walks that are near enough to the best one to be compared by all folds
 MIN_WEIGHT, MIN_BLEND_GAIN = 0.1, 0.005  # A blend has members of at least this weight, and gains at least this share.
 MOST_FOR_A_BLEND = 2**22  # numbers in the factors of each member
@@ -71,15 +74,21 @@ class _Search:
         self.first = self.splits[0]
         self.entries = self.first.judged + self.first.trained
 
+    @property
+    def alike(self) -> bool:
+        """Whether the columns' own units would differ too little from the table's to be worth a path."""
+        return self.spread.ratio <= (ALIKE_RATIO if self.entries <= MOST_FOR_ALL_UNITS else LARGE_ALIKE_RATIO)
+
     def explore(self, start: LowRank | None) -> Records:
         """All walks over the first split; values that one of them meets need no other."""
         first, bias, several = self.first, self.settings.bias, self.settings.candidates == "all"
+        nulls = isinstance(self.settings.solver, Schatten)  # The rank of other solvers is the user's.
         choices = (False, True) if bias == "auto" and first.judged else (bias is True,)
         forms = [Form(TABLE, biased) for biased in choices]
-        if first.judged and several and not self.spread.alike:
+        if first.judged and several and not self.alike:
             forms += [Form(COLUMNS, biased) for biased in choices]
         for form in forms:
-            if first.judged and (form.biased or form.units == COLUMNS) and not first.exact:
+            if first.judged and nulls and (form.biased or form.units == COLUMNS) and not first.exact:
                 yield from first.biases(form)
             if not first.exact:
                 yield from first.path(form, start)
@@ -100,7 +109,7 @@ class _Search:
 
     def other_units(self, *last: str) -> list[str]:
         """Units in which no path is walked; those of normal scores need all rows in one process."""
-        if self.entries > MOST_FOR_ALL_UNITS or self.settings.candidates != "all":
+        if self.entries > MOST_FOR_ALL_UNITS or not self.spread.common or self.settings.candidates != "all":
             return []
         normal = [NORMAL_SCORES] if self.partition.process_count == 1 else []
         powers = powers_of(self.observed, self.partition)

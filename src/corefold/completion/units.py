@@ -18,8 +18,7 @@ from corefold.completion.distributed import RowPartition
 from corefold.completion.observed import Observed
 
 PRIOR_ENTRIES = 2.0  # entries of the common deviation that each column's own counts as well
-ALIKE_RATIO = 1.3  # Columns have one unit if their deviations, but for the outer tenths, differ by less.
-# They have several if the deviations differ by more, or the means by more deviations.
+# Columns have several units if their deviations differ by more, but for the outer tenths, or their means by more deviations.
 MAX_RATIO, MAX_OFFSET = 12.0, 5.0
 MIN_VARIATION = 0.7  # deviation over mean from which on roots and logarithms differ enough from the values to be tried
 KNOTS = 33  # of normal scores
@@ -62,19 +61,15 @@ class ColumnSpread:
         return cls(_shrunken_means(mean, counts, common) * peak, deviation * peak, common * peak)
 
     @property
-    def alike(self) -> bool:
-        """Whether the columns may have one unit, as far as their deviations tell."""
-        return self._ratio <= ALIKE_RATIO
-
-    @property
     def one_unit(self) -> bool:
         """Whether an error can be taken to mean the same in all columns: none is much larger or wider than others."""
         if not self.common:
             return True
-        return self._ratio <= MAX_RATIO and float(self.mean.std(correction=0)) <= MAX_OFFSET * self.common
+        return self.ratio <= MAX_RATIO and float(self.mean.std(correction=0)) <= MAX_OFFSET * self.common
 
     @property
-    def _ratio(self) -> float:
+    def ratio(self) -> float:
+        """Of the deviations at their outer tenths."""
         low, high = torch.quantile(self.deviation, self.deviation.new_tensor([0.1, 0.9])).tolist()
         return high / low if low else 1.0
 
@@ -146,7 +141,7 @@ class PowerUnits:
     def of(cls, observed: Observed, partition: RowPartition, power: float) -> PowerUnits:
         """In which the mean value is 1."""
         values = observed.values.double()
-        low = -float(partition.max((-values).amax()))
+        low = _least(values, partition)
         total = partition.sum(torch.stack([values.sum(), values.new_tensor(float(len(values)))]))
         return cls(power, low, float(total[0] / total[1]) or 1.0)
 
@@ -204,10 +199,9 @@ class NormalScores:
 
 def powers_of(observed: Observed, partition: RowPartition) -> tuple[float, ...]:
     """The powers that values of one sign and of different size may be better fitted in; none of others."""
-    values = observed.values.double()
-    low = -float(partition.max((-values).amax()))
     peak = _peak(observed, partition)
-    values = values / peak
+    values = observed.values.double() / peak
+    low = _least(values, partition)
     sums = torch.stack([values.sum(), values.square().sum(), values.new_tensor(float(len(values)))])
     total, squares, count = partition.sum(sums).tolist()
     if low < 0 or squares * count < (1 + MIN_VARIATION**2) * total**2:
@@ -222,6 +216,11 @@ def units_from(named: dict[str, Tensor], width: int) -> Units:
     if "power" in named:
         return PowerUnits(*named["power"].tolist())
     return LinearUnits(named["center"], named["scale"]) if "center" in named else LinearUnits.of_data(width)
+
+
+def _least(values: Tensor, partition: RowPartition) -> float:
+    """The least value of all processes, at most 0 if this one has none."""
+    return -float(partition.max((-values).amax() if len(values) else values.new_zeros(())))
 
 
 def _peak(observed: Observed, partition: RowPartition) -> float:
