@@ -68,12 +68,13 @@ def wide_case(name: str, seed: int) -> WideCase:
     spread = np.array(
         [np.nanstd(column) if count > 1 else 0.0 for column, count in zip(seen.T, counts, strict=True)]
     )
-    judged = (hidden & (spread > 0)).nonzero()  # A column without spread has no error over its spread.
+    # A column without spread has no error over its spread.
+    judged_rows, judged_columns = (hidden & (spread > 0)).nonzero()
     return WideCase(
         chosen.kind,
         (truth.shape[0], truth.shape[1]),
         (rows, columns, truth[rows, columns]),
-        (*judged, truth[judged]),
+        (judged_rows, judged_columns, truth[judged_rows, judged_columns]),
         units=chosen.units,
         spread=np.where(spread > 0, spread, 1.0),
     )

@@ -30,7 +30,7 @@ def ratio_dots(cells: Iterable[Cell], ax: Axes) -> None:
     ax.set_xscale("log")
     ax.set_xlim(LOWEST * 0.95, HIGHEST * 1.05)
     ax.set_xticks(TICKS)
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}×"))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}×{' or more' if x == HIGHEST else ''}"))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.axvline(1, color=GREY, linewidth=1, zorder=1)
     ax.set_yticks(range(len(tables)), [_label(table.name, table.peer) for table in tables])

@@ -25,7 +25,9 @@ from corefold.completion.observed import Observed
 
 NOMINAL = 0.9
 MOST_HELD, FEWEST_HELD, WANTED_HELD = 0.25, 0.05, 200  # shares of the seen entries, and a number
-TUNING_SECONDS = 5.0  # in which a peer tries settings of one table; it finishes the one at which they end
+TUNING_SECONDS = (
+    5.0  # of the processor, in which a peer tries settings; it finishes the one at which they end
+)
 SHRINKAGES = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 25.0, 100.0)
 SWEEPS = 20
 
@@ -80,9 +82,9 @@ class ScaledTask(WideTask):
 
 
 def _in_time(settings: Iterable[dict[str, Any]], seconds: float) -> Iterator[dict[str, Any]]:
-    began = time.perf_counter()
+    began = time.process_time()
     for count, setting in enumerate(settings):
-        if count and time.perf_counter() - began > seconds:
+        if count and time.process_time() - began > seconds:
             return
         yield setting
 

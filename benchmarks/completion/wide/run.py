@@ -8,8 +8,9 @@
 
 `catalogue` has the tables and their two groups. Without --last, ours does not run on those of the group "judge", and no
 result of theirs is printed. Peers need a Python that has them: pip install cmfrec myfm gcimpute; a peer that is not
-installed, fails or takes longer than --limit is recorded as absent, with the reason. Cells that the file holds stay,
-and so do the methods within a cell, unless --again. Every cell is one table and one draw of hidden entries.
+installed, fails or takes more than --limit (slow ones have some times as much) is recorded as absent, with the
+reason. Cells that the file holds stay, and so do the methods within a cell, unless --again. Every cell is one table and
+one draw of hidden entries.
 """
 
 from __future__ import annotations
@@ -59,7 +60,9 @@ def arguments(line: list[str] | None = None) -> argparse.Namespace:
         "--methods", default="all", help=f"separated by commas, or {', '.join(GROUPS_OF_METHODS)}"
     )
     parser.add_argument("--seeds", type=int, default=1, help="draws of hidden entries")
-    parser.add_argument("--limit", type=float, default=20, help="seconds of a method on one table; 0: none")
+    parser.add_argument(
+        "--limit", type=float, default=20, help="processor seconds of a method on one table; 0: none"
+    )
     parser.add_argument("--workers", type=int, default=1, help="processes, a table each")
     parser.add_argument("--again", action="store_true", help="measure what the file holds, too")
     parser.add_argument("--summary", action="store_true", help="measure nothing")
