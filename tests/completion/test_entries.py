@@ -117,12 +117,6 @@ REFUSED = {
     "infinity": (infinite(), {}, ValueError, "infinity"),
     "infinity stored": (sp.csr_array([[np.inf, 0], [0, 1]]), {}, ValueError, "infinity"),
     "strings": (np.array([["good", "bad"], ["bad", "good"]]), {}, ValueError, "could not convert string"),
-    "labels": (
-        (["ann", "bob"], [0, 1], [1.0, 2.0]),
-        {},
-        TypeError,
-        r"rows of triples must be integers.*factorize",
-    ),
     "string values": (([0, 1], [0, 1], ["a", "b"]), {}, TypeError, "values of triples must be numbers"),
     "fractional": (([0.0, 1.0], [0, 1], [1.0, 2.0]), {}, TypeError, "rows of triples must be integers"),
     "negative": (
