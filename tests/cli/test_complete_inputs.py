@@ -198,7 +198,7 @@ def test_a_value_far_from_all_others_is_said(tmp_path, marker):
 
 
 def test_a_marker_in_one_column_of_many_is_said_by_its_name(tmp_path):
-    table = (WIDE + 60) * [1000.0, *[1.0] * 11]
+    table = (WIDE + 60) * [-1000.0, *[1.0] * 11]
     table["c4"] = table["c4"].fillna(-9)
     table.to_csv(tmp_path / "w.csv", index=False)
     assert "entries of column 'c4' are -9" in notes(done(tmp_path / "w.csv", "--holdout", 0.1))

@@ -67,7 +67,7 @@ def is_triples(X: Any) -> bool:
     return isinstance(X, tuple) and len(X) == 3 and all(np.ndim(part) == 1 for part in X)
 
 
-def observed_entries(X: Any, mask: Any = None, duplicates: Duplicates = "mean") -> Observed:
+def observed_entries(X: Any, mask: Any = None, duplicates: str = "mean") -> Observed:
     """The observed entries of a checked numpy array or sparse matrix.
 
     In an array these are the entries that are not NaN, or where `mask` is true; in a sparse matrix the stored ones,
@@ -147,7 +147,7 @@ def _stored(X: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return rows[is_number], columns[is_number], values[is_number]
 
 
-def once(observed: Observed, duplicates: Duplicates = "mean") -> Observed:
+def once(observed: Observed, duplicates: str = "mean") -> Observed:
     """Every place once; the entries of a place stand in the order in which they came."""
     again = torch.zeros(len(observed), dtype=torch.bool)  # whether an entry has the place of the one before
     again[1:] = observed.columns[1:] == observed.columns[:-1]

@@ -82,7 +82,7 @@ def refuse_entries(X: Any) -> None:
         _refuse_long_frame(X)
     elif isinstance(X, list) and X and all(isinstance(each, tuple) and len(each) == 3 for each in X):
         text = any(_has_text(each[:2]) for each in X)
-        if text or _looks_long(*zip(*X, strict=True)):
+        if text or looks_long(*list(zip(*X, strict=True))[:2]):
             raise ValueError(f"a list of tuples is a matrix with three columns; {HOW_TO_PASS_TRIPLES}")
 
 
@@ -93,7 +93,7 @@ def _is_list_of_triples(X: list[Any]) -> bool:
         return True
     kinds = [np.asarray(part).dtype.kind for part in X[:2]]
     whole = all(kind in "iu" for kind in kinds)
-    return whole and (not all(isinstance(part, list) for part in X) or _looks_long(*X))
+    return whole and (not all(isinstance(part, list) for part in X) or looks_long(*X[:2]))
 
 
 def _has_text(part: Any) -> bool:
@@ -104,15 +104,14 @@ def _refuse_long_frame(X: Any) -> None:
     names = [str(name) for name in X.columns]
     if not 3 <= len(names) <= 4:
         return
-    first, second, third = (X.iloc[:, place] for place in range(3))
-    named = sum(NAMES_OF_ENTRIES.fullmatch(name) is not None for name in names[:3]) >= 2
-    text = any(_has_text(column) for column in (first, second))
-    if text or (named and _looks_long(first, second, third)):
+    first, second = X.iloc[:, 0], X.iloc[:, 1]
+    long, text = looks_long(first, second), any(_has_text(column) for column in (first, second))
+    if text or (long and named_as_entries(names)):
         raise ValueError(
             f"X has the columns {', '.join(names)} and looks like an entry a row, not like a matrix; pass "
             f"columns={tuple(names[:3])}, or X.to_numpy() if it is a matrix"
         )
-    if _looks_long(first, second, third):
+    if long:
         warnings.warn(
             f"X has {len(names)} columns, and the first two never repeat a pair: if each row is one entry, pass "
             f"columns={tuple(names[:3])}",
@@ -120,7 +119,12 @@ def _refuse_long_frame(X: Any) -> None:
         )
 
 
-def _looks_long(rows: Sequence[Any], columns: Sequence[Any], values: Sequence[Any]) -> bool:
+def named_as_entries(names: Sequence[str]) -> bool:
+    """Whether two of the first three columns have names as those of rows, columns and values of entries."""
+    return sum(NAMES_OF_ENTRIES.fullmatch(name) is not None for name in names[:3]) >= 2
+
+
+def looks_long(rows: Any, columns: Any) -> bool:
     """Whether whole numbers repeat in each of two columns and never as a pair, as places of entries do."""
     rows, columns = np.asarray(rows), np.asarray(columns)
     if len(rows) < MIN_ROWS or not all(

@@ -20,7 +20,7 @@ from corefold.completion.distributed import (
     errors_in_every_process,
     gather_objects,
 )
-from corefold.completion.entries import Duplicates, is_triples, observed_entries, triples
+from corefold.completion.entries import is_triples, observed_entries, triples
 from corefold.completion.factors import LowRank
 from corefold.completion.inputs import matrix_input
 from corefold.completion.labelled_input import FittedLabels, Labels, labelled_entries
@@ -61,7 +61,7 @@ def read_first(
     mask: Any,
     shape: tuple[int, int] | None,
     columns: Sequence[Any] | None,
-    duplicates: Duplicates,
+    duplicates: str,
 ) -> FirstInput:
     """The entries to fit to, and the rows of this process; an error in one process is raised in all.
 
@@ -150,7 +150,7 @@ def read_labelled(estimator: Any, X: Any, mask: Any) -> tuple[Observed, Labels |
     return _validated(estimator, X, mask, reset=False), row_labels
 
 
-def _validated(estimator: Any, X: Any, mask: Any, reset: bool, duplicates: Duplicates = "mean") -> Observed:
+def _validated(estimator: Any, X: Any, mask: Any, reset: bool, duplicates: str = "mean") -> Observed:
     dtype = estimator.dtype
     if dtype not in (None, "float32", "float64"):
         raise ValueError(f'dtype must be "float32", "float64" or None; got {dtype!r}')

@@ -60,6 +60,7 @@ class Numbers:
         values: a number for each cell, NaN for a gap and for a cell that is no number.
         bad: for the place of each column with a cell that is no number, where these are.
         filled: for the same columns, how many cells are no gap.
+        word_counts: for the same columns, how many cells are not even numbers with a comma.
         notes: a line for each guess.
     """
 
@@ -68,11 +69,12 @@ class Numbers:
     values: Float[np.ndarray, "rows columns"]
     bad: dict[int, Bool[np.ndarray, " rows"]] = field(default_factory=dict)
     filled: dict[int, int] = field(default_factory=dict)
+    word_counts: dict[int, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def words(self) -> list[int]:
         """The places of columns in which more cells are words than numbers: they hold names, not mistakes."""
-        return [place for place, bad in self.bad.items() if 2 * bad.sum() >= self.filled[place]]
+        return [place for place, count in self.word_counts.items() if 2 * count >= self.filled[place]]
 
     def require_numbers(self, places: Sequence[int]) -> None:
         """Raise InputError for the first cell of these columns that is no finite number."""
@@ -115,6 +117,8 @@ def numbers_of(table: pd.DataFrame, source: str, spelling: Spelling) -> Numbers:
         numbers.values[:, place] = column.values
         if column.bad.any():
             numbers.bad[place], numbers.filled[place] = column.bad, int(column.filled.sum())
+            commas = sum(COMMA_NUMBER.fullmatch(cell) is not None for _, cell in column.bad_texts())
+            numbers.word_counts[place] = int(column.bad.sum()) - commas
     for number in spelling.gap_numbers:
         numbers.values[numbers.values == number] = np.nan
     return numbers
@@ -254,9 +258,9 @@ def _require_no_points(column: _Spelled, source: str) -> None:
 def _cure(column: pd.Series, bad: Bool[np.ndarray, " rows"]) -> str:
     """What to do about a cell that is no number."""
     words = {str(cell).strip() for cell in column[bad].tolist()}
-    if len(words) > 1:
-        return ""
-    word = words.pop()
-    if COMMA_NUMBER.fullmatch(word):
+    if all(COMMA_NUMBER.fullmatch(word) for word in words):
         return "; add --decimal , if its comma is a decimal comma"
+    word = words.pop()
+    if words:
+        return ""
     return f"; if it marks a gap, add --missing '{word}'" if len(word) <= MAX_MARKER_LETTERS else ""

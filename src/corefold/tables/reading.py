@@ -92,7 +92,7 @@ def _fast_table(source: str, reading: Reading, notes: list[str]) -> pd.DataFrame
     with _one_line(source):
         dialect = _dialect(path, kind, reading, guesses)
         table = unquoted_table(path, dialect, source)
-    if table is None or table.empty:
+    if table is None:
         return None
     if kind == ".tsv":
         _note_quotes(table, source, guesses)

@@ -58,6 +58,8 @@ def unquoted_table(path: Path, dialect: Dialect, source: str) -> pd.DataFrame | 
         UnicodeError,
     ):  # among them rows that are not as wide as the header
         return None
+    if not table.num_rows:
+        return None
     kind = pd.StringDtype("pyarrow", na_value=np.nan)
     # Without a cast each column stays the memory that Arrow has read it into.
     columns = {name: pd.array(table.column(place), dtype=kind) for place, name in enumerate(names)}

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from corefold.completion.entries import Duplicates
 from corefold.completion.files.labelled import LabelledMatrix, checked_entries
 from corefold.errors import InputError, reason
 from corefold.tables.atomic import atomic_write
@@ -20,9 +19,7 @@ ROW_LABELS, COLUMN_LABELS = "row_labels", "column_labels"  # arrays beside the m
 TRIPLES = ("rows", "columns", "values")
 
 
-def read_arrays(
-    path: Path, gap_numbers: Sequence[float] = (), duplicates: Duplicates = "mean"
-) -> LabelledMatrix:
+def read_arrays(path: Path, gap_numbers: Sequence[float] = (), duplicates: str = "mean") -> LabelledMatrix:
     """The matrix of an npz file.
 
     Args:

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
-from corefold.completion.entries import Duplicates
 from corefold.completion.files.labelled import LabelledMatrix, checked_entries
 from corefold.completion.files.row_labels import (
     UNNAMED,
@@ -18,10 +17,11 @@ from corefold.completion.files.row_labels import (
     label_index,
     require_words_left_out,
 )
+from corefold.completion.inputs import looks_long, named_as_entries
 from corefold.completion.labels import in_order
 from corefold.errors import InputError
 from corefold.tables.columns import empty_cells, require_columns, require_scalars, row_number
-from corefold.tables.number_cells import Spelling, numbers_of
+from corefold.tables.number_cells import Numbers, Spelling, numbers_of
 from corefold.tables.unquoted import release_memory
 
 HINT = "if each row of the file is one entry, name its columns with --row, --col and --value"
@@ -40,7 +40,7 @@ class TableReading:
 
     drop: Sequence[str] = ()
     spelling: Spelling = Spelling()
-    duplicates: Duplicates = "mean"
+    duplicates: str = "mean"
 
 
 def matrix_of_entries(
@@ -76,6 +76,20 @@ def matrix_of_entries(
     release_memory()
     observed = checked_entries((row_of, column_of, values), source, shape, reading.duplicates)
     return LabelledMatrix(source, observed, rows, columns, names, notes=notes)
+
+
+def _refuse_entries(numbers: Numbers, kept: list[int], source: str) -> None:
+    """Raise InputError for a table that has an entry in each row, by the names and the first two of its columns."""
+    names = [str(numbers.table.columns[place]) for place in kept]
+    first = numbers.values[:, kept[:2]]
+    if not 3 <= len(names) <= 4 or np.isnan(first).any() or not (first == np.floor(first)).all():
+        return
+    rows, columns = first.astype(np.int64).T
+    if named_as_entries(names) and looks_long(rows, columns):
+        raise InputError(
+            f"{source} looks like an entry a row: add --row {names[0]} --col {names[1]} --value {names[2]}; if it is a "
+            "matrix, add --row none"
+        )
 
 
 def _require_once(
@@ -169,6 +183,8 @@ def wide_matrix(
         numbers.require_numbers(kept)
     except InputError as error:
         raise InputError(f"{error}; {HINT}") from error
+    if row is None:
+        _refuse_entries(numbers, kept, source)
     values = numbers.values if len(kept) == data.shape[1] else numbers.values[:, kept]
     observed = checked_entries(values, source)
     columns = pd.Index(data.columns[kept].map(str), dtype=object)

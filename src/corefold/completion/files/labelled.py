@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from corefold.completion.entries import Duplicates, observed_entries, triples
+from corefold.completion.entries import observed_entries, triples
 from corefold.completion.observed import Observed
 from corefold.completion.reading import IMPLICIT
 from corefold.errors import InputError
@@ -38,7 +38,7 @@ class LabelledMatrix:
 
 
 def checked_entries(
-    X: Any, source: str, shape: tuple[int, int] | None = None, duplicates: Duplicates = "mean"
+    X: Any, source: str, shape: tuple[int, int] | None = None, duplicates: str = "mean"
 ) -> Observed:
     """The observed entries of an array, a sparse matrix or `(rows, columns, values)`.
 
