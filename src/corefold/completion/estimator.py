@@ -294,7 +294,7 @@ class DeepMatrixCompletion(FittedMatrix, OneToOneFeatureMixin, TransformerMixin,
                 f"intervals of coverage {coverage} need more held-out entries than "
                 f"{len(self.model_.held_out_errors)}; fit with a larger validation_fraction"
             )
-        margin = torch.where(cold, math.nan, margin)
+        margin = torch.where(cold, math.nan, predicted.new_tensor(margin))
         ends = (clipped(predicted + side * margin, self.bounds_, columns) for side in (-1, 1))
         lower, upper = (end.cpu().numpy() for end in ends)
         return lower, upper

@@ -45,9 +45,9 @@ class FittedMatrix:
 
     def _kept(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """What `_keep` kept, as metadata and tensors of a file."""
-        tensors = {f"means_{name}": tensor for name, tensor in vars(self.means_).items()}
         if self.observed_ is None:
-            return self.labels_.to_plain(), tensors
+            return self.labels_.to_plain(), {}
+        tensors = {f"means_{name}": tensor for name, tensor in vars(self.means_).items()}
         tensors |= {"observed_starts": torch.from_numpy(self.observed_.starts)}
         tensors |= {"observed_columns": torch.from_numpy(self.observed_.columns)}
         tensors |= {"observed_constant": torch.tensor(self.observed_.constant, dtype=torch.float64)}
@@ -138,7 +138,8 @@ class FittedMatrix:
         best, predicted = recommended(self.model_, self.means_, self.bounds_, place.numpy(), int(n), excluded)
         if self.labels_.columns is None:
             return best, predicted
-        named = np.append(self.labels_.columns.array(), None)
+        named = np.empty(len(self.labels_.columns.values) + 1, dtype=object)  # The last is None.
+        named[:-1] = self.labels_.columns.values
         return named[best], predicted
 
     def _predicted(

@@ -36,8 +36,8 @@ def matrix_input(X: Any, mask: Any) -> tuple[Any, Any]:
                 "X is a masked array, whose own mask says what is missing; give no mask beside it"
             )
         kept = X.dtype if X.dtype.kind == "f" else np.float64
-        return X.astype(kept).filled(np.nan), None
-    of_frames = mask is not None and hasattr(X, "columns") and hasattr(mask, "columns")
+        return np.ma.filled(X.astype(kept), np.nan), None
+    of_frames = hasattr(X, "columns") and hasattr(mask, "columns")
     if of_frames and (list(X.columns) != list(mask.columns) or list(X.index) != list(mask.index)):
         raise ValueError("mask must have the rows and columns of X, by name and in the same order")
     return _sparse_columns(X), mask

@@ -88,7 +88,7 @@ def read_first(
             raise ValueError("shape goes with triples (rows, columns, values); X has its own")
         observed = _validated(estimator, X, mask, reset=True, duplicates=duplicates)
         if sp.issparse(X):
-            _warn_of_equal_values(X.data)
+            _warn_of_equal_values(observed.values.cpu().numpy())
         if not isinstance(X, Observed):
             _warn_of_suspects(observed)
     kinds = gather_objects((observed.shape[1], str(observed.values.dtype)), shared)

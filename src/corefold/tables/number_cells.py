@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -78,9 +79,9 @@ class Numbers:
 
     def require_numbers(self, places: Sequence[int]) -> None:
         """Raise InputError for the first cell of these columns that is no finite number."""
-        infinite = np.isinf(self.values)
+        infinite: np.ndarray = np.isinf(self.values)
         no_numbers = np.array([place in self.bad for place in places], dtype=bool)
-        for place, no_number in zip(places, no_numbers | infinite.any(axis=0)[list(places)], strict=True):
+        for place, no_number in zip(places, no_numbers | np.any(infinite, axis=0)[list(places)], strict=True):
             if not no_number:
                 continue
             column = self.table.iloc[:, place]
@@ -147,18 +148,18 @@ def _cast(columns: list[pd.Series], spelling: Spelling) -> Float[np.ndarray, " c
         return None
     try:
         import pyarrow as pa
-        import pyarrow.compute as pc
     except ImportError:
         return None
+    compute: Any = import_module("pyarrow.compute")  # It makes its functions when it is loaded.
     chunks = []
     for column in columns:
         array = pa.array(column.array, type=pa.large_string(), from_pandas=True)
         chunks += array.chunks if isinstance(array, pa.ChunkedArray) else [array]
-    cells = pc.utf8_trim_whitespace(pa.chunked_array(chunks, pa.large_string()))
-    gaps = pc.is_in(cells, value_set=pa.array(sorted(spelling.gap_words), pa.large_string()))
-    cells = pc.if_else(gaps, pa.scalar(None, pa.large_string()), cells)
+    cells = compute.utf8_trim_whitespace(pa.chunked_array(chunks, pa.large_string()))
+    gaps = compute.is_in(cells, value_set=pa.array(sorted(spelling.gap_words), pa.large_string()))
+    cells = compute.if_else(gaps, pa.scalar(None, pa.large_string()), cells)
     try:
-        return np.asarray(pc.cast(cells, pa.float64()), dtype=np.float64)
+        return np.asarray(compute.cast(cells, pa.float64()), dtype=np.float64)
     except pa.ArrowInvalid:
         return None
 

@@ -12,8 +12,9 @@ from typing import IO, Any
 import numpy as np
 import pandas as pd
 
+from corefold.errors import InputError
 from corefold.tables.delimited import DECLARATION, TEXT, Dialect
-from corefold.tables.formats import open_bytes
+from corefold.tables.formats import open_bytes, open_text
 from corefold.tables.header import column_names, with_written_names
 
 PIECE_BYTES = 2**24  # searched at a time
@@ -82,15 +83,15 @@ def _is_plain(path: Path, dialect: Dialect) -> bool:
 
 def _header(path: Path, delimiter: str) -> tuple[list[str], int]:
     """The cells of the header, and how many lines it and those before it take."""
-    with open_bytes(path) as file:
-        for count, line in enumerate(file, 1):
-            try:
-                text = line.decode("utf-8-sig" if count == 1 else "utf-8").rstrip("\r\n")
-            except UnicodeDecodeError:
-                return [], 0
-            cells = next(csv.reader([text], delimiter=delimiter, quoting=csv.QUOTE_NONE))
-            if cells and cells != DECLARATION:
-                return cells, count
+    try:
+        with open_text(path, "utf-8") as file:
+            for count, line in enumerate(file, 1):
+                row = line.rstrip("\r\n")
+                cells = next(csv.reader([row], delimiter=delimiter, quoting=csv.QUOTE_NONE), [])
+                if cells and cells != DECLARATION:
+                    return cells, count
+    except InputError:  # bytes that are no text, which the other way names
+        pass
     return [], 0
 
 
