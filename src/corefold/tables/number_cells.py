@@ -189,9 +189,8 @@ class _Spelled:
 
     def bad_texts(self) -> list[tuple[int, str]]:
         """The places of texts that are no numbers, and these."""
-        return [
-            (place, cell) for place in np.flatnonzero(self.bad) if isinstance(cell := self.cells[place], str)
-        ]
+        found = ((int(place), self.cells[place]) for place in np.flatnonzero(self.bad))
+        return [(place, cell) for place, cell in found if isinstance(cell, str)]
 
     def read_truths(self, numbers: Numbers) -> None:
         """Read truth values as 1 and 0 where a column holds nothing else."""
