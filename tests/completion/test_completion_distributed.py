@@ -37,7 +37,14 @@ FITS = {
 def estimator(**settings):
     few = Schatten(products=6)  # each product with the matrix is a few words between the processes
     return DeepMatrixCompletion(
-        **{"max_rank": 5, "random_state": 0, "solver": few, "max_iter": 8, "candidates": "low_rank", **settings}
+        **{
+            "max_rank": 5,
+            "random_state": 0,
+            "solver": few,
+            "max_iter": 8,
+            "candidates": "low_rank",
+            **settings,
+        }
     )
 
 

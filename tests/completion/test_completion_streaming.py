@@ -19,7 +19,9 @@ BATCHES = [HOLES[60:120], HOLES[120:135], HOLES[135:138], HOLES[138:139]]
 
 
 def unfitted(**settings):
-    return DeepMatrixCompletion(**{"max_rank": 6, "random_state": 0, "clip": None, "candidates": "low_rank", **settings})
+    return DeepMatrixCompletion(
+        **{"max_rank": 6, "random_state": 0, "clip": None, "candidates": "low_rank", **settings}
+    )
 
 
 def estimator(**settings):

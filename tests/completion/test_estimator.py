@@ -60,7 +60,9 @@ def test_fold_in_of_new_rows(done):
 
 
 def test_a_row_of_nothing_gets_the_columns_biases():
-    model = estimator(fit_bias=True, clip=None, candidates="low_rank").fit(with_holes(NOISY + np.arange(40), 0.5))
+    model = estimator(fit_bias=True, clip=None, candidates="low_rank").fit(
+        with_holes(NOISY + np.arange(40), 0.5)
+    )
     biases = model.model_.biases
     got = model.transform(np.full((1, 40), np.nan))
     np.testing.assert_allclose(got[0], biases.mean + biases.column, rtol=1e-10)

@@ -78,10 +78,14 @@ class Blend:
     def calibrated(self, observed: Observed, partition: RowPartition) -> Blend:
         """With the held-out errors of all processes, and what the fitted entries say of columns and of cold places."""
         spread = ColumnSpread.of(observed, partition).deviation.to(observed.values)
-        errors, columns = (partition.gather(each) for each in (self.calibration.errors, self.calibration.columns))
+        errors, columns = (
+            partition.gather(each) for each in (self.calibration.errors, self.calibration.columns)
+        )
         deviation = _deviations(errors, columns.long(), spread)
         column = observed.columns
-        cold_row = summary(partition.gather((observed.values - self.main.without_row(column)) / deviation[column]))
+        cold_row = summary(
+            partition.gather((observed.values - self.main.without_row(column)) / deviation[column])
+        )
         sums = torch.stack([observed.values.sum(), observed.values.new_tensor(float(len(observed)))])
         total, count = partition.sum(sums)
         cold_column = summary(partition.gather(observed.values - total / count))
@@ -102,11 +106,17 @@ class Blend:
     def margins(
         self, rows: Int[Tensor, " n"], columns: Int[Tensor, " n"], coverage: float
     ) -> Float[Tensor, " n"]:
-        """Half the widths of intervals that cover single entries with this probability; infinite of too few errors."""
-        margin = self.calibration.margins(coverage)[columns]
+        """Half the widths of intervals that cover single entries with this probability, -1 for none of the fit's.
+
+        Infinite where there are too few errors.
+        """
         cold_row, cold_column = self.calibration.cold_margins(coverage)
-        margin = torch.where(self.main.seen_rows[rows], margin, cold_row[columns].maximum(margin))
-        return torch.where(self.main.column_shares[columns] > 0, margin, margin.clamp(min=cold_column))
+        row, column = rows.clamp(min=0), columns.clamp(min=0)
+        margin = self.calibration.margins(coverage)[column]
+        seen_row = (rows >= 0) & self.main.seen_rows[row]
+        seen_column = (columns >= 0) & (self.main.column_shares[column] > 0)
+        margin = torch.where(seen_row, margin, cold_row[column].maximum(margin))
+        return torch.where(seen_column, margin, margin.clamp(min=cold_column))
 
     def tensors(self) -> dict[str, Tensor]:
         """All of its tensors by the names that a file gives them: those of the main member, then of the others."""

@@ -59,7 +59,10 @@ class Calibration:
             if len(everywhere) > GRID:
                 everywhere = np.quantile(everywhere, (np.arange(GRID) + 0.5) / GRID)
             borrowed = np.full(len(everywhere), min(BORROWED, len(relative)) / len(everywhere))
-            own = np.split(relative[np.argsort(columns, kind="stable")], np.bincount(columns, minlength=width).cumsum()[:-1])
+            own = np.split(
+                relative[np.argsort(columns, kind="stable")],
+                np.bincount(columns, minlength=width).cumsum()[:-1],
+            )
             for column, errors in enumerate(own):
                 if len(errors) >= FEWEST_OWN:
                     both, weights = np.append(errors, everywhere), np.append(np.ones(len(errors)), borrowed)
@@ -93,7 +96,9 @@ class Calibration:
         errors = named["misses"]
         if "missed_columns" not in named:
             return cls.of(errors, torch.zeros(len(errors), dtype=torch.int32), width)
-        return cls(errors, named["missed_columns"], named["deviation"], named["cold_row"], named["cold_column"])
+        return cls(
+            errors, named["missed_columns"], named["deviation"], named["cold_row"], named["cold_column"]
+        )
 
 
 def summary(errors: Float[Tensor, " n"]) -> Float[Tensor, " at_most_a_grid"]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,27 +12,28 @@ import numpy as np
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.metrics import r2_score
 from sklearn.utils.validation import check_is_fitted
-from torch import Tensor
 
 from corefold.completion import saving
+from corefold.completion.blend import Blend
 from corefold.completion.clipping import bounds_of, clipped
 from corefold.completion.distributed import errors_in_every_process
+from corefold.completion.entries import Duplicates
+from corefold.completion.fitted import FittedMatrix
 from corefold.completion.memory import require_memory, require_memory_for_fit
-from corefold.completion.blend import Blend
 from corefold.completion.progress import progress
-from corefold.completion.reading import partition_of, places, read, read_first
+from corefold.completion.reading import partition_of, read, read_first, read_labelled
 from corefold.completion.search import fit
 from corefold.completion.settings import SOLVERS, settings_of, warn_of_gaps
 from corefold.completion.solvers import Solver
 from corefold.completion.split import split
-from corefold.completion.walks import StepRecord
 from corefold.completion.streaming import WORKING_GRAMS, ColumnEquations
+from corefold.completion.walks import StepRecord
 
 Callback = Callable[[StepRecord], object]
 SCORED_SHARE = 0.1  # share of the observed entries that `score` hides and predicts
 
 
-class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+class DeepMatrixCompletion(FittedMatrix, OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     r"""Fills the gaps of a matrix by one of low rank, and finds the rank itself.
 
     The default minimises `1/2 sum (X - values)^2 + penalty sum_k s_k^(2/depth)` over the observed entries: weight decay
@@ -42,8 +43,10 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
 
     Rows are samples and columns features. Observed are, in an array or data frame, the entries that are not NaN (or
     where `mask` is true); in a SciPy sparse matrix the stored ones, explicit zeros too; in a tuple `(rows, columns,
-    values)` the listed ones. An entry that occurs more than once counts once, with its mean. `Observed` holds entries
-    that are sorted already, for several fits.
+    values)` the listed ones. Text in `rows` or `columns` is labels, integers are places from 0. A long frame, with an
+    entry in each row, goes with `fit(frame, columns=("user", "item", "rating"))`, whose rows and columns are labels
+    all. An entry that occurs more than once counts once, with its mean unless `duplicates` says otherwise. `Observed`
+    holds entries that are sorted already, for several fits.
 
     Args:
         max_rank: an upper bound of the rank. "auto": as many directions as the observed entries can settle, at most 64,
@@ -81,6 +84,7 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
         n_iter_: the number of steps.
         validation_error_: root mean square error at the held-out entries; nan without any.
         model_: the blend of completed matrices, as tensors.
+        row_labels_, column_labels_: labels of rows and columns, if the data fitted have some.
 
     Source: Yaras, Wang, Balzano, Qu, ICML 2024 (arXiv 2406.04112), for depth and the "descent" solver; Ilin, Raiko,
     JMLR 11 (2010), for posterior means.
@@ -137,7 +141,14 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
         self.verbose = verbose
 
     def fit(
-        self, X: Any, y: Any = None, *, mask: Any = None, shape: tuple[int, int] | None = None
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        mask: Any = None,
+        shape: tuple[int, int] | None = None,
+        columns: Sequence[Any] | None = None,
+        duplicates: Duplicates = "mean",
     ) -> DeepMatrixCompletion:
         """Find the matrix behind the observed entries.
 
@@ -146,13 +157,18 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
             y: ignored.
             mask: true where an entry of a dense X is observed.
             shape: of the matrix that the triples belong to; by default just large enough.
+            columns: of a frame with an entry in each row, the names of the columns of row labels, column labels and
+                values.
+            duplicates: what counts of an entry that occurs more than once: the "mean", "last" or "first" of its
+                values, or "error" to refuse it.
 
         Raises:
             ValueError: no observed entry, an infinity, or a setting out of its range.
             MemoryError: the fit would take more memory than is free.
             KeyboardInterrupt: the estimator is then fitted as well as it was at the interrupt.
         """
-        observed, partition = read_first(self, X, mask, shape)
+        first = read_first(self, X, mask, shape, columns, duplicates)
+        observed, partition = first.observed, first.partition
         settings = settings_of(self.get_params(deep=False), observed, partition)
         with errors_in_every_process(self.distributed):
             require_memory_for_fit(observed, settings.start_rank)
@@ -162,6 +178,7 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
             start = last.main.start_for(observed, partition)
         warn_of_gaps(observed, partition, settings.start_rank)
         vars(self).pop("_column_equations", None)
+        self._keep(observed, partition, first.labels)
         self.path_ = []
         with progress(self.verbose and partition.is_first) as advance:
             best = None
@@ -186,7 +203,7 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
         if not hasattr(self, "model_"):
             return self.fit(X, mask=mask)
         with errors_in_every_process(self.distributed):
-            observed = read(self, X, mask)
+            observed, row_labels = read_labelled(self, X, mask)
             width, rank = self.model_.main.regression.loadings.shape
             require_memory(
                 f"learning {width} columns at rank {rank}",
@@ -199,6 +216,7 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
         partition = partition_of(observed, self.distributed)
         member, self._column_equations = self._column_equations.learn(self.model_.main, observed, partition)
         self.model_ = Blend((member,), (1.0,), self.model_.calibration)
+        self._keep(observed, partition, replace(self.labels_, rows=row_labels))
         return self
 
     def save(self, path: str | Path) -> None:
@@ -211,10 +229,11 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
         """
         check_is_fitted(self)
         settings = saving.settings_to_plain(self.get_params(deep=False), SOLVERS)
-        metadata = {"settings": settings, "path": self.path_, "columns": self.n_features_in_}
+        kept, tensors = self._kept()
+        metadata = {"settings": settings, "path": self.path_, "columns": self.n_features_in_, **kept}
         if hasattr(self, "feature_names_in_"):
             metadata["names"] = [str(name) for name in self.feature_names_in_]
-        tensors = self.model_.tensors()
+        tensors |= self.model_.tensors()
         if self.bounds_ is not None:
             tensors |= dict(zip(("low", "high"), self.bounds_, strict=True))
         saving.write(path, metadata, tensors)
@@ -230,31 +249,11 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
         loaded = cls(**saving.settings_from_plain(metadata["settings"], SOLVERS))
         loaded.bounds_ = (tensors.pop("low"), tensors.pop("high")) if "low" in tensors else None
         loaded.model_, loaded.path_ = Blend.from_tensors(tensors), metadata["path"]
+        loaded._restore(metadata, tensors)
         loaded.n_features_in_ = metadata["columns"]
         if "names" in metadata:
             loaded.feature_names_in_ = np.array(metadata["names"], dtype=object)
         return loaded
-
-    @property
-    def rank_(self) -> int:
-        return self.model_.factors.rank
-
-    @property
-    def singular_values_(self) -> np.ndarray:
-        return self.model_.factors.s.cpu().numpy()
-
-    @property
-    def components_(self) -> np.ndarray:
-        return self.model_.factors.v.mT.cpu().numpy()
-
-    @property
-    def n_iter_(self) -> int:
-        return len(self.path_)
-
-    @property
-    def validation_error_(self) -> float:
-        errors = self.model_.calibration.errors
-        return float(errors.square().mean().sqrt()) if len(errors) else math.nan
 
     def transform(self, X: Any, *, mask: Any = None) -> np.ndarray:
         """Fill the gaps of rows: observed entries stay, and the others are predicted from them.
@@ -281,6 +280,9 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
     def entries(self, rows: Any, columns: Any) -> np.ndarray:
         """Predictions of single entries of the fitted matrix, by their rows and columns in the data fitted.
 
+        Rows and columns are labels where the data have some, else places from 0. Means predict where a label is new:
+        the column's, the row's or that of all entries.
+
         Raises:
             ValueError: indices out of range, or not as many of both.
         """
@@ -290,25 +292,13 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
         """Lower and upper ends of intervals that hold new entries with this probability, on average over entries.
 
         Split-conformal: their width comes from the errors at held-out entries. So they need no model of the noise, but
-        the new entries must be missing at random as the held-out ones were.
+        the new entries must be missing at random as the held-out ones were. Labels that the data fitted do not have get
+        NaN.
 
         Raises:
             ValueError: nothing was held out, or too little for this coverage.
         """
-        if not 0 < coverage < 1:
-            raise ValueError(f"coverage must lie between 0 and 1; got {coverage!r}")
-        check_is_fitted(self)
-        rows, columns = places(rows, columns, self.model_.factors)
-        margins = self.model_.margins(rows, columns, coverage)
-        if not bool(margins.isfinite().all()):
-            raise ValueError(
-                f"intervals of coverage {coverage} need more held-out entries than "
-                f"{len(self.model_.calibration)}; fit with a larger validation_fraction"
-            )
-        predicted = self.model_.entries(rows, columns)
-        ends = (clipped(predicted + side * margins, self.bounds_, columns) for side in (-1, 1))
-        lower, upper = (end.cpu().numpy() for end in ends)
-        return lower, upper
+        return self.ends_around(*self._predicted(rows, columns), coverage)
 
     def score(self, X: Any, y: Any = None, *, mask: Any = None) -> float:
         """R^2 at a tenth of the observed entries, each predicted from the rest of its row; 1 is best."""
@@ -323,12 +313,6 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "model_")
-
-    def _predicted(self, rows: Any, columns: Any) -> tuple[Tensor, Tensor]:
-        """Predictions of single entries, and their columns."""
-        check_is_fitted(self)
-        rows, columns = places(rows, columns, self.model_.factors)
-        return clipped(self.model_.entries(rows, columns), self.bounds_, columns), columns
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

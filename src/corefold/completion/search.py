@@ -39,13 +39,21 @@ Records = Iterator[tuple[StepRecord, Blend]]
 
 # The directions left out of the refit may add up to this share of the best error.
 MAX_TRUNCATION_SHARE = 0.02
-MOST_FOR_ALL_UNITS = 1_000_000  # observed entries up to which units beside the table's and the columns' are tried
+MOST_FOR_ALL_UNITS = (
+    1_000_000  # observed entries up to which units beside the table's and the columns' are tried
+)
 PRIOR_RESIDUALS, MAX_RESIDUAL_RATIO = 10.0, 4.0  # of the residuals' deviations, towards one of all columns
 # Columns have one unit if their deviations, but for the outer tenths, differ by less; in large tables, where a path takes
 # minutes, by much less than could decide.
 ALIKE_RATIO, LARGE_ALIKE_RATIO = 1.3, 5.0
-CONTENDER_RATIO, MAX_CONTENDERS = 1.15, 5  # walks that are near enough to the best one to be compared by all folds
-MIN_WEIGHT, MIN_BLEND_GAIN = 0.1, 0.005  # A blend has members of at least this weight, and gains at least this share.
+CONTENDER_RATIO, MAX_CONTENDERS = (
+    1.15,
+    5,
+)  # walks that are near enough to the best one to be compared by all folds
+MIN_WEIGHT, MIN_BLEND_GAIN = (
+    0.1,
+    0.005,
+)  # A blend has members of at least this weight, and gains at least this share.
 MOST_FOR_A_BLEND = 2**22  # numbers in the factors of each member
 
 

@@ -13,12 +13,14 @@ from sklearn.utils import check_random_state
 from corefold.completion.distributed import RowPartition
 from corefold.completion.memory import WORKING_COPIES
 from corefold.completion.observed import Observed
-from corefold.completion.units import ColumnSpread
 from corefold.completion.solvers import ALS, Descent, Schatten, Solver
+from corefold.completion.units import ColumnSpread
 
 MAX_AUTO_RANK = 64
 MAX_AUTO_BYTES = 2**29  # "auto" keeps a solver's working copies below,
-LEAST_POSTERIOR_RANK = 12  # where "auto" starts a posterior, which drops the directions that entries do not settle
+LEAST_POSTERIOR_RANK = (
+    12  # where "auto" starts a posterior, which drops the directions that entries do not settle
+)
 SMALL_AUTO_RANK = 16  # unless the rank is at most this
 
 
@@ -79,8 +81,22 @@ def settings_of(parameters: Mapping[str, Any], observed: Observed, partition: Ro
     if error not in ("auto", "absolute", "relative"):
         raise ValueError(f'error must be "auto", "absolute" or "relative"; got {error!r}')
     bound = None if isinstance(max_rank, str) else rank
-    wide = min(height, observed.shape[1], max(rank, LEAST_POSTERIOR_RANK)) if isinstance(max_rank, str) else rank
-    return FitSettings(solver, rank, float(share), bias, int(parameters["max_iter"]), float(tol), seed, wide, bound, candidates, error)
+    wide = (
+        min(height, observed.shape[1], max(rank, LEAST_POSTERIOR_RANK)) if isinstance(max_rank, str) else rank
+    )
+    return FitSettings(
+        solver,
+        rank,
+        float(share),
+        bias,
+        int(parameters["max_iter"]),
+        float(tol),
+        seed,
+        wide,
+        bound,
+        candidates,
+        error,
+    )
 
 
 def start_rank(max_rank: Any, height: int, width: int, entries: int) -> int:

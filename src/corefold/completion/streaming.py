@@ -39,7 +39,9 @@ class ColumnEquations:
         if not len(model.regression.scales):
             rows = model.fold_in(observed)
             none = LowRank(rows.coordinates, model.factors.s, model.factors.v)
-            return replace(model, biases=rows.biases, cold=rows.cold, factors=none, seen_rows=rows.seen_rows), self
+            return replace(
+                model, biases=rows.biases, cold=rows.cold, factors=none, seen_rows=rows.seen_rows
+            ), self
         before, scales = model.regression.loadings, model.regression.scales
         # The model's ridge is on coordinates of rows, which have the data's units; loadings have none.
         ridge = (model.regression.ridge * scales.square()).clamp(min=torch.finfo(scales.dtype).tiny)

@@ -20,7 +20,9 @@ from corefold.completion.observed import Observed
 PRIOR_ENTRIES = 2.0  # entries of the common deviation that each column's own counts as well
 # Columns have several units if their deviations differ by more, but for the outer tenths, or their means by more deviations.
 MAX_RATIO, MAX_OFFSET = 12.0, 5.0
-MIN_VARIATION = 0.7  # deviation over mean from which on roots and logarithms differ enough from the values to be tried
+MIN_VARIATION = (
+    0.7  # deviation over mean from which on roots and logarithms differ enough from the values to be tried
+)
 KNOTS = 33  # of normal scores
 FEWEST_SCORED = 20  # observed entries of a column that normal scores are made of
 BLOCK_ENTRIES = 2**16  # mapped at a time by normal scores
@@ -191,7 +193,9 @@ class NormalScores:
         if isinstance(columns, slice):
             columns = torch.arange(len(self.values), device=scores.device)[columns]
         columns = columns.expand(scores.shape)
-        return _mapped(scores.reshape(-1), columns.reshape(-1), self.scores, self.values).reshape(scores.shape)
+        return _mapped(scores.reshape(-1), columns.reshape(-1), self.scores, self.values).reshape(
+            scores.shape
+        )
 
     def tensors(self) -> dict[str, Tensor]:
         return {"knot_values": self.values, "knot_scores": self.scores}
@@ -230,7 +234,9 @@ def _peak(observed: Observed, partition: RowPartition) -> float:
     return float(partition.max(peak.double())) or 1.0
 
 
-def _moments(observed: Observed, counts: Tensor, peak: float, partition: RowPartition) -> tuple[Tensor, Tensor]:
+def _moments(
+    observed: Observed, counts: Tensor, peak: float, partition: RowPartition
+) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each column over `peak`; 0 where it has no entry."""
     values = (observed.values.double() / peak).index_select(0, observed.order)
     mean = partition.sum(column_sums(observed, values)) / counts.clamp(min=1)
@@ -249,7 +255,9 @@ def _shrunken_means(mean: Tensor, counts: Tensor, common: float) -> Tensor:
     """Means nearer to that of all columns, as far as columns of these counts differ by chance."""
     share = counts / counts.sum()
     total = (share * mean).sum()
-    among = (share * (mean - total).square()).sum() - common**2 * float((counts > 0).sum()) / float(counts.sum())
+    among = (share * (mean - total).square()).sum() - common**2 * float((counts > 0).sum()) / float(
+        counts.sum()
+    )
     weight = counts / (counts + common**2 / among.clamp(min=TINY))
     return total + weight * (mean - total)
 
@@ -278,9 +286,7 @@ def _mapped(x: Tensor, columns: Tensor, ends: Tensor, images: Tensor) -> Tensor:
         numbers, column = x[block].double()[:, None], columns[block].long()
         place = torch.searchsorted(ends[column], numbers).clamp(1, ends.shape[1] - 1)
         low, high, image, next_image = (
-            table[column].gather(1, place + shift)[:, 0]
-            for table in (ends, images)
-            for shift in (-1, 0)
+            table[column].gather(1, place + shift)[:, 0] for table in (ends, images) for shift in (-1, 0)
         )
         out[block] = (image + (numbers[:, 0] - low) * (next_image - image) / (high - low)).to(x.dtype)
     return out

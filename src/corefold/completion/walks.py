@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Container, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from corefold.completion.distributed import RowPartition
-from corefold.completion.factors import LowRank
 from corefold.completion.blend import Blend
 from corefold.completion.calibration import Calibration
+from corefold.completion.distributed import RowPartition
+from corefold.completion.factors import LowRank
 from corefold.completion.observed import Observed
 from corefold.completion.settings import FitSettings
 from corefold.completion.solvers import covariance
@@ -80,7 +80,11 @@ class Walk:
 
     @property
     def name(self) -> str:
-        return self.stage + f" {self.number}" * bool(self.number) + " with biases" * (self.form.biased and self.stage != BIASES)
+        return (
+            self.stage
+            + f" {self.number}" * bool(self.number)
+            + " with biases" * (self.form.biased and self.stage != BIASES)
+        )
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,11 @@ class Split:
         self.spread, self.settings, self.partition, self.fold = spread, settings, partition, fold
         counts = torch.tensor([len(part) for part in parts] + [parts[0].shape[0]])
         self.trained, self.judged, self.height = partition.sum(counts.to(spread.mean.device)).tolist()
-        unit = torch.full_like(spread.deviation, spread.common) if settings.absolute(spread) else spread.deviation
+        unit = (
+            torch.full_like(spread.deviation, spread.common)
+            if settings.absolute(spread)
+            else spread.deviation
+        )
         weights = torch.where(unit > 0, 1 / unit, 1.0)
         self.weights = weights.to(self.held_out.values)[self.held_out.columns]
         self.spreads: dict[str, ColumnSpread] = {}
@@ -186,7 +194,9 @@ class Split:
             )
         return self._standardizations[form]
 
-    def _read(self, steps: Iterator[Step], walk: Walk, standardization: Standardization, patience: int) -> Found:
+    def _read(
+        self, steps: Iterator[Step], walk: Walk, standardization: Standardization, patience: int
+    ) -> Found:
         waited, lowest, before, end = 0, math.inf, math.inf, None
         scores = self.scores(walk.form, self.held_out)
         for count, step in enumerate(steps, 1):
@@ -206,7 +216,11 @@ class Split:
             hopeless = descended and score >= HOPELESS_RATIO * lowest
             stalled = waited >= (patience * HOPELESS_PATIENCE_SHARE if hopeless else patience)
             # Far behind another walk, and not on its way to it.
-            behind = walk.stage == POSTERIOR and count > MIN_DESCENT_STEPS and score > BEHIND_RATIO * self.best.score
+            behind = (
+                walk.stage == POSTERIOR
+                and count > MIN_DESCENT_STEPS
+                and score > BEHIND_RATIO * self.best.score
+            )
             stalled |= behind and score > CATCHING_UP_RATIO * before
             before = score
             if self.meets(score, standardization) or stalled or count >= self.settings.max_iter:

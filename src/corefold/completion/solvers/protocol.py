@@ -46,7 +46,11 @@ class Step:
         """The same for values `ratio` times as large."""
         factors = replace(self.factors, s=self.factors.s * ratio)
         return replace(
-            self, factors=factors, penalty=self.penalty * ratio**2, ridge=self.ridge * ratio, spread=self.spread * ratio
+            self,
+            factors=factors,
+            penalty=self.penalty * ratio**2,
+            ridge=self.ridge * ratio,
+            spread=self.spread * ratio,
         )
 
 

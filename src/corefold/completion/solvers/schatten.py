@@ -108,7 +108,9 @@ class Schatten:
     def settle(
         self, problem: CompletionProblem, start: LowRank, best: Step | None
     ) -> Iterator[Iterator[Step]]:
-        yield iter(()) if best is None else variational.walk(problem, variational.begin(problem, best.factors))
+        yield (
+            iter(()) if best is None else variational.walk(problem, variational.begin(problem, best.factors))
+        )
         wide = variational.begin(problem, self.wide(problem, start))
         yield variational.walk(problem, wide)
 
