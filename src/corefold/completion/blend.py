@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, reduce
 
 import torch
 from jaxtyping import Float, Int
@@ -38,12 +38,11 @@ class BlendedRows:
         return self._mean(member.dense() for member in self.members)
 
     def _mean(self, predictions: Iterable[Tensor]) -> Tensor:
-        total = None
-        for weight, each in zip(self.weights, predictions, strict=True):
-            part = each if weight == 1 else each * weight  # of one member, to the bit
-            total = part if total is None else total.add_(part)
-        assert total is not None
-        return total
+        parts = (
+            each if weight == 1 else each * weight
+            for weight, each in zip(self.weights, predictions, strict=True)
+        )
+        return reduce(Tensor.add_, parts)  # of one member, to the bit
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Widths of intervals from errors at held-out entries: split-conformal, the nearer to a column's own the more it has."""
+"""Widths of intervals from errors at held-out entries: split-conformal, by column where a column has enough of them."""
 
 from __future__ import annotations
 

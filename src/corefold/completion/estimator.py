@@ -58,10 +58,10 @@ class DeepMatrixCompletion(FittedMatrix, OneToOneFeatureMixin, TransformerMixin,
         fit_bias: whether mean, row and column biases come first. "auto": if they help on held-out entries.
         clip: bounds of the predictions: a pair of numbers, or of arrays with one for each column; None for none.
             "auto": the smallest and largest observed value, if both occur more than once, as on a rating scale.
-        candidates: "all": besides a low-rank matrix in the table's units, also matrices in units of each column, of roots
-            and of normal scores, and a covariance of the columns if they are few, each if it helps on held-out entries;
-            the best are blended. "low_rank": one low-rank matrix and biases in the table's units. Solvers but
-            "schatten" have these alone.
+        candidates: "all": besides a low-rank matrix in the table's units, also matrices in each column's own units, of
+            roots and of normal scores, and a covariance of the columns if they are few; the best on held-out entries
+            are blended. "low_rank": one low-rank matrix and biases, in the table's units. Solvers but "schatten" have
+            these alone.
         error: by which candidates are compared: "absolute" in units of the data, "relative" over each column's standard
             deviation. "auto": relative where columns differ so much in spread or mean that they have several units.
         max_iter: steps at most of each walk, be it a path or one of posterior means.
@@ -76,8 +76,8 @@ class DeepMatrixCompletion(FittedMatrix, OneToOneFeatureMixin, TransformerMixin,
         verbose: show a progress bar.
 
     Attributes:
-        rank_: rank of the low-rank part of the fitted matrix, in a blend of the member of the largest weight; in units of
-            the data, or in roots or scores where these are not linear in the data.
+        rank_: rank of the low-rank part of the fitted matrix, in a blend of the member of the largest weight; in units
+            of the data, or in roots or scores where these are not linear in the data.
         singular_values_: its singular values, largest first, (rank_,).
         components_: its right singular vectors, (rank_, n_features).
         path_: a dictionary for each step, see `corefold.completion.search.StepRecord`.

@@ -1,7 +1,7 @@
 """A fit: entries are held out, a solver walks over the others in several units, and the best walks are blended.
 
-With few entries, several folds are held out in turn, each walk's errors in all of them choose, and all of them calibrate
-the intervals. At the end the held-out entries take part.
+With few entries, several folds are held out in turn: their errors together choose, and calibrate the intervals. At the
+end the held-out entries take part.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from corefold.completion.split import folds
 from corefold.completion.standardization import (
     COLUMNS,
     NORMAL_SCORES,
-    POWERS,
     RESIDUALS,
+    ROOTS,
     TABLE,
     Form,
     Standardization,
 )
-from corefold.completion.units import ColumnSpread, column_sums, powers_of
+from corefold.completion.units import ColumnSpread, RootUnits, column_sums
 from corefold.completion.walks import BIASES, COVARIANCE, PATH, POSTERIOR, End, Split, StepRecord, Walk
 
 Records = Iterator[tuple[StepRecord, Blend]]
@@ -43,8 +43,8 @@ MOST_FOR_ALL_UNITS = (
     1_000_000  # observed entries up to which units beside the table's and the columns' are tried
 )
 PRIOR_RESIDUALS, MAX_RESIDUAL_RATIO = 10.0, 4.0  # of the residuals' deviations, towards one of all columns
-# Columns have one unit if their deviations, but for the outer tenths, differ by less; in large tables, where a path takes
-# minutes, by much less than could decide.
+# Columns have one unit if their deviations, but for the outer tenths, differ by less; a larger ratio where a path takes
+# minutes.
 ALIKE_RATIO, LARGE_ALIKE_RATIO = 1.3, 5.0
 CONTENDER_RATIO, MAX_CONTENDERS = (
     1.15,
@@ -120,8 +120,8 @@ class _Search:
         if self.entries > MOST_FOR_ALL_UNITS or not self.spread.common or self.settings.candidates != "all":
             return []
         normal = [NORMAL_SCORES] if self.partition.process_count == 1 else []
-        powers = powers_of(self.observed, self.partition)
-        return [*normal, *(name for name, power in POWERS.items() if power in powers), *last]
+        roots = [ROOTS] if RootUnits.may_help(self.observed, self.partition) else []
+        return [*normal, *roots, *last]
 
     def residual_spread(self, end: End) -> ColumnSpread:
         """Columns' deviations in which the residuals of a walk are alike."""
@@ -161,8 +161,7 @@ class _Search:
     def besides(self, records: Records) -> Records:
         """The records of another split, with the model of the first one."""
         for record, _ in records:
-            assert self.first.model is not None
-            yield record, self.first.model
+            yield record, self.first.best_model
 
     def weighted(self, walks: list[Walk]) -> list[tuple[float, Walk]]:
         """The walks to blend and their weights, by their errors in all folds; the largest weight first."""
@@ -207,8 +206,7 @@ class _Search:
             for record, member in self.refitted(self.first.ends[walk]):
                 members[walk] = member
                 if len(members) < len(chosen):
-                    assert self.first.model is not None
-                    yield record, self.first.model
+                    yield record, self.first.best_model
                 else:
                     yield record, Blend(tuple(members[each] for _, each in chosen), weights, calibration)
 

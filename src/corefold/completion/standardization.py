@@ -15,10 +15,10 @@ from corefold.completion.model import CompletedMatrix, RowRegression
 from corefold.completion.observed import Observed
 from corefold.completion.solvers.covariance import CovarianceStep
 from corefold.completion.solvers.protocol import CompletionProblem, Step
-from corefold.completion.units import ColumnSpread, LinearUnits, NormalScores, PowerUnits, Units
+from corefold.completion.units import ColumnSpread, LinearUnits, NormalScores, RootUnits, Units
 
-TABLE, COLUMNS, RESIDUALS, NORMAL_SCORES = "table", "columns", "residuals", "normal scores"
-POWERS = {"roots": 0.5, "logarithms": 0.0}
+TABLE, COLUMNS, RESIDUALS = "table", "columns", "residuals"
+NORMAL_SCORES, ROOTS = "normal scores", "roots"
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,10 @@ class Form:
     """How values are prepared for a solver.
 
     Attributes:
-        units: "table" for one unit, "columns" for each column's mean and deviation, or "normal scores".
+        units: "table" for those of the data; "columns" for each column's mean and deviation; "residuals" likewise, with
+            deviations in which the residuals of a walk are alike, so that columns count the more, the better they are
+            known; "roots"; or "normal scores".
         biased: whether mean, row and column biases come first.
-
-    "residuals" are columns' units as well, in which each column's residual is about the same, so that columns count the
-    more, the better they are known; "roots" and "logarithms" are of the whole table.
     """
 
     units: str
@@ -61,7 +60,7 @@ class Standardization:
         elif form.units == NORMAL_SCORES:
             units = NormalScores.of(observed, spread)
         else:
-            units = PowerUnits.of(observed, partition, POWERS[form.units])
+            units = RootUnits.of(observed, partition)
         scores = in_units(observed, units)
         cold = Biases.fit(scores, partition)
         biases = cold if form.biased else Biases.none(scores)

@@ -1,13 +1,13 @@
-"""Units in which a matrix is fitted: those of the data, each column's own, or the normal scores of its values.
+"""Units in which a matrix is fitted: those of the data, each column's own, roots, or the normal scores of its values.
 
-Each is an increasing map of every column's values to scores, so that it turns predictions back, and the ends of intervals
-too. Statistics are in float64 and relative to the largest value, so that neither a large offset nor an extreme scale
-costs digits.
+Each is an increasing map of every column's values to scores, so that it turns predictions back. Statistics are in
+float64 and relative to the largest value, so that neither a large offset nor an extreme scale costs digits.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -18,11 +18,9 @@ from corefold.completion.distributed import RowPartition
 from corefold.completion.observed import Observed
 
 PRIOR_ENTRIES = 2.0  # entries of the common deviation that each column's own counts as well
-# Columns have several units if their deviations differ by more, but for the outer tenths, or their means by more deviations.
+# Columns have several units if their deviations, but for the outer tenths, or their means differ by more.
 MAX_RATIO, MAX_OFFSET = 12.0, 5.0
-MIN_VARIATION = (
-    0.7  # deviation over mean from which on roots and logarithms differ enough from the values to be tried
-)
+MIN_VARIATION = 0.7  # deviation over mean, from which on roots are tried
 KNOTS = 33  # of normal scores
 FEWEST_SCORED = 20  # observed entries of a column that normal scores are made of
 BLOCK_ENTRIES = 2**16  # mapped at a time by normal scores
@@ -126,38 +124,40 @@ class LinearUnits:
 
 
 @dataclass(frozen=True)
-class PowerUnits:
-    """Roots or logarithms of values over `scale`, which are not negative: errors may grow with the values.
+class RootUnits:
+    """Square roots of values over `scale`, none of which is negative: their errors may grow with the values.
 
     Attributes:
-        power: 1/2 for roots, 0 for logarithms.
         low: the least value; smaller ones of new rows count as it.
-        scale: the value of score 1, or of logarithm 0.
+        scale: the value of score 1.
     """
 
-    power: float
     low: float
     scale: float
 
     @classmethod
-    def of(cls, observed: Observed, partition: RowPartition, power: float) -> PowerUnits:
+    def of(cls, observed: Observed, partition: RowPartition) -> RootUnits:
         """In which the mean value is 1."""
         values = observed.values.double()
-        low = _least(values, partition)
         total = partition.sum(torch.stack([values.sum(), values.new_tensor(float(len(values)))]))
-        return cls(power, low, float(total[0] / total[1]) or 1.0)
+        return cls(_least(values, partition), float(total[0] / total[1]) or 1.0)
+
+    @staticmethod
+    def may_help(observed: Observed, partition: RowPartition) -> bool:
+        """Whether no value is negative, and they vary so much that roots differ from them."""
+        values = observed.values.double() / _peak(observed, partition)
+        sums = torch.stack([values.sum(), values.square().sum(), values.new_tensor(float(len(values)))])
+        total, squares, count = partition.sum(sums).tolist()
+        return _least(values, partition) >= 0 and squares * count >= (1 + MIN_VARIATION**2) * total**2
 
     def forward(self, values: Tensor, columns: Tensor) -> Tensor:
-        relative = values.double().clamp(min=self.low) / self.scale
-        return (relative.sqrt() if self.power else relative.log()).to(values.dtype)
+        return (values.double().clamp(min=self.low) / self.scale).sqrt().to(values.dtype)
 
     def backward(self, scores: Tensor, columns: Tensor | slice) -> Tensor:
-        scores64 = scores.double()
-        relative = scores64.clamp(min=0).square() if self.power else scores64.exp()
-        return (self.scale * relative).to(scores.dtype)
+        return (self.scale * scores.double().clamp(min=0).square()).to(scores.dtype)
 
     def tensors(self) -> dict[str, Tensor]:
-        return {"power": torch.tensor([self.power, self.low, self.scale], dtype=torch.float64)}
+        return {"roots": torch.tensor([self.low, self.scale], dtype=torch.float64)}
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ class NormalScores:
         values = spread.mean[:, None] + spread.deviation[:, None] * scores
         in_order = observed.values.double().index_select(0, observed.order)
         ends = observed.column_starts.tolist()
-        for column, (start, end) in enumerate(zip(ends[:-1], ends[1:], strict=True)):
+        for column, (start, end) in enumerate(pairwise(ends)):
             knots = _knots(in_order[start:end])
             if knots is not None:
                 values[column], scores[column] = knots
@@ -201,24 +201,12 @@ class NormalScores:
         return {"knot_values": self.values, "knot_scores": self.scores}
 
 
-def powers_of(observed: Observed, partition: RowPartition) -> tuple[float, ...]:
-    """The powers that values of one sign and of different size may be better fitted in; none of others."""
-    peak = _peak(observed, partition)
-    values = observed.values.double() / peak
-    low = _least(values, partition)
-    sums = torch.stack([values.sum(), values.square().sum(), values.new_tensor(float(len(values)))])
-    total, squares, count = partition.sum(sums).tolist()
-    if low < 0 or squares * count < (1 + MIN_VARIATION**2) * total**2:
-        return ()
-    return (0.5,)
-
-
 def units_from(named: dict[str, Tensor], width: int) -> Units:
     """The units with the tensors that `Units.tensors` returned; those of the data where a file keeps none."""
     if "knot_values" in named:
         return NormalScores(named["knot_values"], named["knot_scores"])
-    if "power" in named:
-        return PowerUnits(*named["power"].tolist())
+    if "roots" in named:
+        return RootUnits(*named["roots"].tolist())
     return LinearUnits(named["center"], named["scale"]) if "center" in named else LinearUnits.of_data(width)
 
 

@@ -233,6 +233,17 @@ class Split:
         return score <= self.settings.tol * (1.0 if self.judged else standardization.deviation)
 
     @property
+    def best_model(self) -> Blend:
+        """The model of the best step so far.
+
+        Raises:
+            RuntimeError: before the first step.
+        """
+        if self.model is None:
+            raise RuntimeError("no step was made")
+        return self.model
+
+    @property
     def exact(self) -> bool:
         """Whether the best step meets the values up to the tolerance."""
         return self.best is not None and self.meets(self.best.score, self.best.standardization)

@@ -6,11 +6,11 @@ Expectation maximisation takes the missing values of each row for their distribu
 matrix of many rows settles a covariance of full rank, whose columns may be known to very different degrees; a low rank
 with one noise for all columns is then the wrong model.
 
-With a floor below all eigenvalues of S = V diag(l) V^T + floor I, the conditional means of a row are V c, where c is the
-ridge regression of its observed values on V with the ridge floor / l: a completed matrix like any other.
+With a floor below all eigenvalues of S = V diag(l) V^T + floor I, the conditional means of a row are V c, where c is
+the ridge regression of its observed values on V with the ridge floor / l: a completed matrix like any other.
 
-Source: Little, Rubin, Statistical Analysis with Missing Data, section 11.2; Schneider, Journal of Climate 14 (2001), for
-the regularisation.
+Source: Little, Rubin, Statistical Analysis with Missing Data, section 11.2; Schneider, Journal of Climate 14 (2001),
+for the regularisation.
 """
 
 from __future__ import annotations
