@@ -64,7 +64,7 @@ def fit(
     search = _Search(observed, partition, settings)
     yield from search.explore(start)
     contenders = search.contenders()
-    for split in search.splits[1:]:
+    for split in () if search.first.exact else search.splits[1:]:
         yield from search.repeat(split, contenders)
     yield from search.refit(search.weighted(contenders))
 
@@ -213,7 +213,7 @@ class _Search:
     def refitted(self, end: End) -> Iterator[tuple[StepRecord, CompletedMatrix]]:
         """A step goes on with all entries."""
         settings, step, standardization = self.settings, end.step, end.standardization
-        if self.first.judged:
+        if self.first.judged and not self.first.exact:  # Other biases than the exact ones would be a step back.
             form = end.walk.form
             spread = self.first.spreads.get(form.units, self.spread)
             standardization = Standardization.of(form, self.observed, spread, self.partition)
