@@ -39,21 +39,17 @@ Records = Iterator[tuple[StepRecord, Blend]]
 
 # The directions left out of the refit may add up to this share of the best error.
 MAX_TRUNCATION_SHARE = 0.02
-MOST_FOR_ALL_UNITS = (
-    1_000_000  # observed entries up to which units beside the table's and the columns' are tried
-)
-PRIOR_RESIDUALS, MAX_RESIDUAL_RATIO = 10.0, 4.0  # of the residuals' deviations, towards one of all columns
+# Observed entries up to which other units than the table's and the columns' are tried.
+MOST_FOR_ALL_UNITS = 1_000_000
 # Columns have one unit if their deviations, but for the outer tenths, differ by less; a larger ratio where a path takes
 # minutes.
 ALIKE_RATIO, LARGE_ALIKE_RATIO = 1.3, 5.0
-CONTENDER_RATIO, MAX_CONTENDERS = (
-    1.15,
-    5,
-)  # walks that are near enough to the best one to be compared by all folds
-MIN_WEIGHT, MIN_BLEND_GAIN = (
-    0.1,
-    0.005,
-)  # A blend has members of at least this weight, and gains at least this share.
+# Residuals' deviations are drawn towards one of all columns, as if each column had so many more of them.
+PRIOR_RESIDUALS, MAX_RESIDUAL_RATIO = 10.0, 4.0
+# The walks that are near enough to the best one to be compared by all folds.
+CONTENDER_RATIO, MAX_CONTENDERS = 1.15, 5
+# A blend has members of at least this weight, and gains at least this share of the error.
+MIN_WEIGHT, MIN_BLEND_GAIN = 0.1, 0.005
 MOST_FOR_A_BLEND = 2**22  # numbers in the factors of each member
 
 
@@ -81,6 +77,7 @@ class _Search:
         ]
         self.first = self.splits[0]
         self.entries = self.first.judged + self.first.trained
+        self.residual_ratios = torch.ones_like(self.spread.deviation)
 
     @property
     def alike(self) -> bool:
@@ -110,9 +107,9 @@ class _Search:
         linear = [end for walk, end in first.ends.items() if walk.form.units in (TABLE, COLUMNS)]
         if RESIDUALS in self.other_units(RESIDUALS) and not first.exact:
             best = min(linear, key=lambda end: end.score)
-            spread = self.residual_spread(best)
+            self.residual_ratios = self.ratios_of(best)
             for split in self.splits:
-                split.spreads[RESIDUALS] = spread
+                split.spreads[RESIDUALS] = split.spreads[COLUMNS].times(self.residual_ratios)
             yield from first.posteriors(Form(RESIDUALS, best.walk.form.biased))
 
     def other_units(self, *last: str) -> list[str]:
@@ -123,18 +120,16 @@ class _Search:
         roots = [ROOTS] if RootUnits.may_help(self.observed, self.partition) else []
         return [*normal, *roots, *last]
 
-    def residual_spread(self, end: End) -> ColumnSpread:
-        """Columns' deviations in which the residuals of a walk are alike."""
-        training = self.first.training
+    def ratios_of(self, end: End) -> Tensor:
+        """By how much the columns' deviations are to change for the residuals of a walk to be alike in all of them."""
+        training, spread = self.first.training, self.first.spreads[COLUMNS]
         residual = end.standardization.errors(end.step, training, self.first.scores(end.walk.form, training))
-        relative = residual / self.spread.deviation.to(residual)[training.columns]
+        relative = (residual / spread.deviation.to(residual)[training.columns]).square()
         counts = self.partition.sum(training.column_starts.diff().to(residual))
-        squares = column_sums(training, relative.square().index_select(0, training.order))
-        squares = self.partition.sum(squares)
+        squares = self.partition.sum(column_sums(training, relative.index_select(0, training.order)))
         mean = squares.sum() / counts.sum()
-        ratio = ((squares / mean + PRIOR_RESIDUALS) / (counts + PRIOR_RESIDUALS)).sqrt()
-        ratio = ratio.clamp(1 / MAX_RESIDUAL_RATIO, MAX_RESIDUAL_RATIO).nan_to_num(1.0).double()
-        return replace(self.spread, deviation=self.spread.deviation * ratio)
+        ratios = ((squares / mean + PRIOR_RESIDUALS) / (counts + PRIOR_RESIDUALS)).sqrt()
+        return ratios.clamp(1 / MAX_RESIDUAL_RATIO, MAX_RESIDUAL_RATIO).nan_to_num(1.0).double()
 
     def contenders(self) -> list[Walk]:
         """The walks that the other folds are to compare, the best one first."""
@@ -213,9 +208,11 @@ class _Search:
     def refitted(self, end: End) -> Iterator[tuple[StepRecord, CompletedMatrix]]:
         """A step goes on with all entries."""
         settings, step, standardization = self.settings, end.step, end.standardization
-        if self.first.judged and not self.first.exact:  # Other biases than the exact ones would be a step back.
+        if (
+            self.first.judged and not self.first.exact
+        ):  # Other biases than the exact ones would be a step back.
             form = end.walk.form
-            spread = self.first.spreads.get(form.units, self.spread)
+            spread = self.spread.times(self.residual_ratios) if form.units == RESIDUALS else self.spread
             standardization = Standardization.of(form, self.observed, spread, self.partition)
             step = step.scaled(end.standardization.scale / standardization.scale)
         problem = standardization.problem(self.observed, settings.seed)

@@ -6,7 +6,7 @@ float64 and relative to the largest value, so that neither a large offset nor an
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Protocol, runtime_checkable
 
@@ -59,6 +59,10 @@ class ColumnSpread:
         constant = (1e-3 * mean.abs()).clamp(max=common).where(mean != 0, common)
         deviation = torch.where(several, shrunken, torch.where(counts >= 2, constant, common))
         return cls(_shrunken_means(mean, counts, common) * peak, deviation * peak, common * peak)
+
+    def times(self, ratios: Float[Tensor, " width"]) -> ColumnSpread:
+        """With deviations that much larger."""
+        return replace(self, deviation=self.deviation * ratios)
 
     @property
     def one_unit(self) -> bool:

@@ -19,7 +19,7 @@ from corefold.completion.observed import Observed
 from corefold.completion.settings import FitSettings
 from corefold.completion.solvers import covariance
 from corefold.completion.solvers.protocol import CompletionProblem, Step
-from corefold.completion.standardization import Form, Standardization, in_units, rms
+from corefold.completion.standardization import COLUMNS, Form, Standardization, in_units, rms
 from corefold.completion.units import ColumnSpread
 
 MIN_IMPROVEMENT = 1e-3  # share by which a held-out error must fall to count as better
@@ -39,8 +39,10 @@ class StepRecord:
 
     Attributes:
         stage: "biases" for mean, row and column biases alone, "path" while the penalty falls, "posterior" in a walk of
-            posterior means, either "with biases" beside them, and "refit" when the held-out entries take part.
-        units: "table" if all columns are fitted in one unit, "columns" where each has its own, "normal scores".
+            posterior means and "posterior 1" in the next, "covariance" for that of the columns, any of these "with
+            biases" beside it, and "refit" when the held-out entries take part.
+        units: "table" if all columns are fitted in one unit, "columns" or "residuals" where each has its own, "roots",
+            "normal scores".
         fold: which part of the entries is held out.
         penalty: weight of the regulariser, for values scaled to a root mean square of 1; of posterior means the
             variance of the noise.
@@ -70,7 +72,7 @@ class Walk:
 
     Attributes:
         form: of the values.
-        stage: "biases", "path" or "posterior".
+        stage: "biases", "path", "posterior" or "covariance".
         number: of the posterior walks of a form.
     """
 
@@ -80,11 +82,8 @@ class Walk:
 
     @property
     def name(self) -> str:
-        return (
-            self.stage
-            + f" {self.number}" * bool(self.number)
-            + " with biases" * (self.form.biased and self.stage != BIASES)
-        )
+        which = f"{self.stage} {self.number}" if self.number else self.stage
+        return f"{which} with biases" if self.form.biased and self.stage != BIASES else which
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ class End:
         step: the step.
         errors: at the held-out entries, in units of the data.
         score: the error that chooses.
-        relative: root mean square error of the scores at held-out entries.
+        relative: root mean square error of the scores at the fitted entries.
     """
 
     walk: Walk
@@ -134,14 +133,12 @@ class Split:
         self.spread, self.settings, self.partition, self.fold = spread, settings, partition, fold
         counts = torch.tensor([len(part) for part in parts] + [parts[0].shape[0]])
         self.trained, self.judged, self.height = partition.sum(counts.to(spread.mean.device)).tolist()
-        unit = (
-            torch.full_like(spread.deviation, spread.common)
-            if settings.absolute(spread)
-            else spread.deviation
-        )
+        absolute = settings.absolute(spread)
+        unit = torch.full_like(spread.deviation, spread.common) if absolute else spread.deviation
         weights = torch.where(unit > 0, 1 / unit, 1.0)
         self.weights = weights.to(self.held_out.values)[self.held_out.columns]
-        self.spreads: dict[str, ColumnSpread] = {}
+        # Units are those of the training entries: a mean that had seen the held-out ones would look better than it is.
+        self.spreads = {COLUMNS: ColumnSpread.of(self.training, partition)}
         self.ends: dict[Walk, End] = {}
         self.best: End | None = None
         self.model: Blend | None = None
@@ -190,7 +187,7 @@ class Split:
     def standardization(self, form: Form) -> Standardization:
         if form not in self._standardizations:
             self._standardizations[form] = Standardization.of(
-                form, self.training, self.spreads.get(form.units, self.spread), self.partition
+                form, self.training, self.spreads.get(form.units, self.spreads[COLUMNS]), self.partition
             )
         return self._standardizations[form]
 
@@ -215,13 +212,9 @@ class Split:
             descended = bool(self.judged) and count - waited > MIN_DESCENT_STEPS
             hopeless = descended and score >= HOPELESS_RATIO * lowest
             stalled = waited >= (patience * HOPELESS_PATIENCE_SHARE if hopeless else patience)
-            # Far behind another walk, and not on its way to it.
-            behind = (
-                walk.stage == POSTERIOR
-                and count > MIN_DESCENT_STEPS
-                and score > BEHIND_RATIO * self.best.score
-            )
-            stalled |= behind and score > CATCHING_UP_RATIO * before
+            if walk.stage == POSTERIOR and count > MIN_DESCENT_STEPS:
+                # Far behind another walk, and not on its way to it.
+                stalled |= score > max(BEHIND_RATIO * self.best.score, CATCHING_UP_RATIO * before)
             before = score
             if self.meets(score, standardization) or stalled or count >= self.settings.max_iter:
                 break
