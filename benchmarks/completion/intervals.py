@@ -51,7 +51,7 @@ def coverage(case: CompletionCase, seed: int) -> list[dict[str, Any]]:
                 "nominal": nominal,
                 "coverage": float(np.mean((low <= fresh) & (fresh <= high))),
                 "mean_width": float(np.mean(high - low)),
-                "calibrated_on": len(estimator.model_.held_out_errors),
+                "calibrated_on": len(estimator.model_.calibration),
             }
         )
     return levels

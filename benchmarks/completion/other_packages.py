@@ -15,7 +15,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from benchmarks.completion.planted import Predict
-from benchmarks.completion.task import Absent, Answer, CompletionTask, arrays, tuned
+from benchmarks.completion.task import Absent, Answer, CompletionTask, arrays
 from corefold.completion.observed import Observed
 
 MAX_LEVELS = 20  # different values, up to which a column counts as ordinal
@@ -27,7 +27,7 @@ def knn(task: CompletionTask) -> Answer:
     def fit(entries: Observed, setting: dict[str, Any]) -> Predict:
         return _filled(KNNImputer(**setting, keep_empty_features=True), entries)
 
-    return tuned(task, fit, [{"n_neighbors": count} for count in (3, 5, 10, 20, 40)])
+    return task.tuned(fit, [{"n_neighbors": count} for count in (3, 5, 10, 20, 40)])
 
 
 def iterative(task: CompletionTask) -> Answer:
@@ -39,7 +39,7 @@ def iterative(task: CompletionTask) -> Answer:
 
     width = task.case.shape[1]
     counts = [count for count in (10, 30) if count < width] + [None] * (width <= 100)  # None: all, by default
-    return tuned(task, fit, [{"n_nearest_features": count} for count in counts])
+    return task.tuned(fit, [{"n_nearest_features": count} for count in counts])
 
 
 def _filled(imputer: Any, entries: Observed) -> Predict:
@@ -65,7 +65,7 @@ def cmfrec(task: CompletionTask) -> Answer:
         return lambda rows, columns: mean + scale * np.nan_to_num(model.predict(rows, columns))
 
     settings = [{"k": k, "lambda_": weight} for k in (10, 40) for weight in (0.03, 0.3, 1.0, 3.0, 10.0)]
-    return tuned(task, fit, settings)
+    return task.tuned(fit, settings)
 
 
 def surprise(task: CompletionTask) -> Answer:
@@ -92,7 +92,7 @@ def surprise(task: CompletionTask) -> Answer:
         for weight in (0.02, 0.1)
         for epochs in (20, 60)
     ]
-    return tuned(task, fit, settings)
+    return task.tuned(fit, settings)
 
 
 def myfm(task: CompletionTask) -> Answer:
@@ -116,7 +116,7 @@ def myfm(task: CompletionTask) -> Answer:
         model.fit(coded(rows, columns), values, n_iter=setting["n_iter"])
         return lambda rows, columns: model.predict(coded(rows, columns))
 
-    return tuned(task, fit, [{"rank": rank, "n_iter": 200} for rank in (5, 10, 20)])
+    return task.tuned(fit, [{"rank": rank, "n_iter": 200} for rank in (5, 10, 20)])
 
 
 def gcimpute(task: CompletionTask) -> Answer:
@@ -128,8 +128,6 @@ def gcimpute(task: CompletionTask) -> Answer:
         LowRankGaussianCopula,
     )
 
-    kind = "ordinal" if len(np.unique(task.case.seen[2])) <= MAX_LEVELS else "continuous"
-
     def fit(entries: Observed, setting: dict[str, Any]) -> Predict:
         table = _table(entries)
         lowest, highest = (extreme(table, 0) for extreme in (np.fmin.reduce, np.fmax.reduce))
@@ -140,10 +138,21 @@ def gcimpute(task: CompletionTask) -> Answer:
         model = LowRankGaussianCopula(**setting, random_state=task.seed)
         # Its code for ordinal columns calls np.round_, which NumPy 2 has renamed.
         with mock.patch.object(np, "round_", np.round, create=True):
-            filled[:, varied] = model.fit_transform(table[:, varied], **{kind: list(range(varied.sum()))})
+            filled[:, varied] = model.fit_transform(table[:, varied], **_kinds(table[:, varied]))
         return lambda rows, columns: filled[rows, columns]
 
-    return tuned(task, fit, [{"rank": rank} for rank in (2, 5, 10, 20) if rank < task.case.shape[1]])
+    return task.tuned(fit, [{"rank": rank} for rank in (2, 5, 10, 20) if rank < task.case.shape[1]])
+
+
+def _kinds(table: np.ndarray) -> dict[str, list[int]]:
+    """The columns of few levels, which many entries share, and the others."""
+    kinds: dict[str, list[int]] = {"ordinal": [], "continuous": []}
+    for column, values in enumerate(table.T):
+        known = values[~np.isnan(values)]
+        levels = len(np.unique(known))
+        few = levels <= MAX_LEVELS and 2 * levels <= len(known)
+        kinds["ordinal" if few else "continuous"].append(column)
+    return {kind: columns for kind, columns in kinds.items() if columns}
 
 
 def implicit(task: CompletionTask) -> Answer:

@@ -82,8 +82,8 @@ def attempt(method: str, task: CompletionTask, limit: float) -> dict[str, Any]:
 
 
 @contextmanager
-def within(limit: float) -> Iterator[None]:
-    """Raise TimeoutError after `limit` seconds; 0 is no limit."""
+def within(limit: float, timer: int = signal.ITIMER_REAL, sent: int = signal.SIGALRM) -> Iterator[None]:
+    """Raise TimeoutError after `limit` seconds of a timer, which sends that signal; 0 is no limit."""
     if not limit:
         yield
         return
@@ -91,13 +91,13 @@ def within(limit: float) -> Iterator[None]:
     def end(*_: Any) -> None:
         raise TimeoutError
 
-    before = signal.signal(signal.SIGALRM, end)
-    signal.setitimer(signal.ITIMER_REAL, limit)
+    before = signal.signal(sent, end)
+    signal.setitimer(timer, limit)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(timer, 0)
+        signal.signal(sent, before)
 
 
 def summary(cells: Mapping[str, Cell]) -> str:

@@ -7,7 +7,7 @@ same entries that DeepMatrixCompletion holds out. It fits all seen entries at th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,11 +30,11 @@ class Absent(Exception):  # noqa: N818 - no error
 class CompletionTask:
     """A case as peers see it: entries to tune on, entries to choose by, and all of them."""
 
-    def __init__(self, case: CompletionCase, seed: int) -> None:
+    def __init__(self, case: CompletionCase, seed: int, held_out_share: float = HELD_OUT_SHARE) -> None:
         self.case, self.seed = case, seed
         self.observed = observed_entries(triples(case.seen, case.shape))
         drawn = int(check_random_state(seed).randint(2**31))  # as the estimator draws it
-        self.fitted, self.held = split(self.observed, HELD_OUT_SHARE, drawn)
+        self.fitted, self.held = split(self.observed, held_out_share, drawn)
         values = case.seen[2]
         ends = float(values.min()), float(values.max())
         repeated = all(np.count_nonzero(values == end) > 1 for end in ends)
@@ -51,29 +51,30 @@ class CompletionTask:
         rows, columns, values = arrays(self.held)
         return float(np.sqrt(np.mean((self.clipped(predict(rows, columns)) - values) ** 2)))
 
+    def tuned(
+        self, fit: Callable[[Observed, dict[str, Any]], Predict], settings: Iterable[dict[str, Any]]
+    ) -> Answer:
+        """The setting that is best on the held-out entries, fitted to all entries."""
+        tries: list[dict[str, Any]] = []
+        chosen: dict[str, Any] = {}
+        for setting in settings:
+            error = self.held_error(fit(self.fitted, setting))
+            if not tries or error < min(one["held_out"] for one in tries):
+                chosen = setting
+            tries.append({**setting, "held_out": error})
+        predict = fit(self.observed, chosen)
+        return Answer(self.judge(predict), tries, {"chosen": chosen})
+
 
 @dataclass(frozen=True)
 class Answer:
-    """Predictions at the judged entries, the tries before the fit, and further facts about the fit."""
+    """Predictions at the judged entries, the tries before the fit, further facts about the fit, and intervals."""
 
     predicted: np.ndarray
     tries: list[dict[str, Any]] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
+    interval: tuple[np.ndarray, np.ndarray] | None = None
 
 
 def arrays(observed: Observed) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return observed.row_of().numpy(), observed.columns.numpy(), observed.values.numpy()
-
-
-def tuned(
-    task: CompletionTask,
-    fit: Callable[[Observed, dict[str, Any]], Predict],
-    settings: Sequence[dict[str, Any]],
-) -> Answer:
-    """The setting that is best on the held-out entries, fitted to all entries."""
-    tries = []
-    for setting in settings:
-        tries.append({**setting, "held_out": task.held_error(fit(task.fitted, setting))})
-    chosen = min(range(len(tries)), key=lambda i: tries[i]["held_out"])
-    predict = fit(task.observed, settings[chosen])
-    return Answer(task.judge(predict), tries, {"chosen": settings[chosen]})

@@ -37,7 +37,14 @@ FITS = {
 def estimator(**settings):
     few = Schatten(products=6)  # each product with the matrix is a few words between the processes
     return DeepMatrixCompletion(
-        **{"max_rank": 5, "random_state": 0, "solver": few, "max_iter": 8, **settings}
+        **{
+            "max_rank": 5,
+            "random_state": 0,
+            "solver": few,
+            "max_iter": 8,
+            "candidates": "low_rank",
+            **settings,
+        }
     )
 
 
@@ -54,7 +61,7 @@ def fits(cuts):
             here = own(X, cut)
             model = estimator(distributed=True, **settings).fit(here)
             rank, path = model.rank_, [{**step, "seconds": 0} for step in model.path_]
-            margins = None if not len(model.model_.held_out_errors) else model.model_.margin(0.8)
+            margins = model.model_.calibration.margins(0.8) if len(model.model_.calibration) else None
             alike = (
                 rank,
                 str(path),
@@ -87,8 +94,8 @@ def test_two_processes_fit_as_one_does(both, name, cut):
     assert first_alike[5] == str(alone.bounds_)
     np.testing.assert_allclose(np.concatenate([first, second]), fitted(alone, X.shape), atol=1e-8, rtol=0)
     np.testing.assert_allclose(first_alike[4], alone.validation_error_, atol=1e-8)
-    if len(alone.model_.held_out_errors):
-        np.testing.assert_allclose(first_alike[3], alone.model_.margin(0.8), atol=1e-8)
+    if len(alone.model_.calibration):
+        np.testing.assert_allclose(first_alike[3], alone.model_.calibration.margins(0.8), atol=1e-8)
 
 
 def algebra(heights):
@@ -191,6 +198,20 @@ def test_errors_are_raised_in_every_process(tmp_path):
         assert "torch.float32" in single
 
 
+def in_units_of_columns():
+    X = with_holes(low_rank(60, 12, 2) * np.geomspace(1, 1000, 12) + np.arange(12) * 50, 0.7)
+    model = estimator(distributed=True, candidates="all", solver="schatten", max_iter=20).fit(own(X, 30))
+    kinds = {step["units"] for step in model.path_}
+    return kinds, str([{**step, "seconds": 0} for step in model.path_]), fitted(model, own(X, 30).shape)
+
+
+def test_other_units_are_alike_in_two_processes(tmp_path):
+    (kinds, path, _), (_, other, filled) = in_two_processes(in_units_of_columns, tmp_path)
+    assert kinds >= {"table", "columns"}
+    assert path == other
+    assert np.isfinite(filled).all()
+
+
 def held():
     """Bytes that the tensors of a fitted model, and of its observed entries, take here."""
     X = with_holes(low_rank(600, 20, 2), 0.5)
@@ -201,7 +222,7 @@ def held():
 def test_a_process_holds_its_rows_only(tmp_path):
     alone = estimator().fit(with_holes(low_rank(600, 20, 2), 0.5))
     tensors = alone.model_.tensors()
-    of_rows = tensors["u"].nbytes + tensors["row_bias"].nbytes
+    of_rows = sum(tensors[name].nbytes for name in ("u", "row_bias", "cold_row_bias"))
     everything = sum(tensor.nbytes for tensor in tensors.values())
     for here in in_two_processes(held, tmp_path):
         assert here == everything - of_rows / 2

@@ -32,11 +32,16 @@ def test_intervals_cover_as_much_as_they_say(coverage):
 def test_intervals_are_as_wide_as_the_errors_held_out():
     holes = with_holes(NOISY, 0.5)
     model = estimator(clip=None).fit(holes)
-    misses = model.model_.held_out_errors.numpy()
+    calibration = model.model_.calibration
+    deviation = calibration.deviation.numpy()
+    misses = calibration.errors.numpy() / deviation[calibration.columns.numpy()]
     place = int(np.ceil((len(misses) + 1) * 0.9))
-    lower, upper = model.intervals([3, 4], [5, 6], 0.9)
-    np.testing.assert_allclose((upper - lower) / 2, np.sort(misses)[place - 1], rtol=1e-12)
-    for bad, says in ((0.999, "larger validation_fraction"), (1.0, "between 0 and 1")):
+    lower, upper = model.intervals(
+        [3, 4], [5, 6], 0.9
+    )  # columns of too few errors to have quantiles of their own
+    expected = np.sort(misses)[place - 1] * deviation[[5, 6]]
+    np.testing.assert_allclose((upper - lower) / 2, expected, rtol=1e-12)
+    for bad, says in ((0.9999, "larger validation_fraction"), (1.0, "between 0 and 1")):
         with pytest.raises(ValueError, match=says):
             model.intervals([0], [0], bad)
     with pytest.raises(ValueError, match="more held-out entries than 0"):

@@ -46,7 +46,7 @@ def test_it_completes_a_matrix():
     assert relative(model.transform(HOLES)[gaps], WHOLE[gaps]) < 1e-2
     lower, upper = model.intervals([0], [0])
     assert lower < upper
-    assert model.partial_fit(HOLES[:20]).rank_ == model.model_.regression.loadings.shape[1]
+    assert model.partial_fit(HOLES[:20]).rank_ == model.model_.main.regression.loadings.shape[1]
 
 
 def test_an_object_without_the_methods_is_refused():

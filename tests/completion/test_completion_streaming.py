@@ -19,7 +19,9 @@ BATCHES = [HOLES[60:120], HOLES[120:135], HOLES[135:138], HOLES[138:139]]
 
 
 def unfitted(**settings):
-    return DeepMatrixCompletion(**{"max_rank": 6, "random_state": 0, "clip": None, **settings})
+    return DeepMatrixCompletion(
+        **{"max_rank": 6, "random_state": 0, "clip": None, "candidates": "low_rank", **settings}
+    )
 
 
 def estimator(**settings):
@@ -104,9 +106,9 @@ def test_each_batch_is_the_dense_recursive_least_squares():
     from corefold.completion.solvers import ALS
 
     model = estimator(fit_bias=False, solver=ALS(0.5))
-    regression = model.model_.regression
+    regression = model.model_.main.regression
     loadings, scales, ridge = (getattr(regression, name).numpy() for name in ("loadings", "scales", "ridge"))
-    grams = model.model_.column_shares.numpy()[:, None, None] * np.diag(scales**2)
+    grams = model.model_.main.column_shares.numpy()[:, None, None] * np.diag(scales**2)
     for batch in BATCHES:
         expected, loadings, grams = dense_partial_fit(loadings, scales, ridge, grams, batch)
         assert relative(fitted(model.partial_fit(batch), batch.shape), expected) < 1e-8
@@ -154,7 +156,7 @@ def test_partial_fit_of_two_halves_is_close_to_a_fit_of_all():
 def test_partial_fit_remembers_what_was_held_out():
     holes = with_holes(NOISY_RANK_2, 0.5)
     model = unfitted(validation_fraction=0.5, fit_bias=False, max_iter=1).fit(holes)
-    np.testing.assert_allclose(model.model_.column_shares, (~np.isnan(holes)).mean(0), rtol=1e-12)
+    np.testing.assert_allclose(model.model_.main.column_shares, (~np.isnan(holes)).mean(0), rtol=1e-12)
 
 
 def test_partial_fit_knows_no_units():

@@ -117,12 +117,6 @@ REFUSED = {
     "infinity": (infinite(), {}, ValueError, "infinity"),
     "infinity stored": (sp.csr_array([[np.inf, 0], [0, 1]]), {}, ValueError, "infinity"),
     "strings": (np.array([["good", "bad"], ["bad", "good"]]), {}, ValueError, "could not convert string"),
-    "labels": (
-        (["ann", "bob"], [0, 1], [1.0, 2.0]),
-        {},
-        TypeError,
-        r"rows of triples must be integers.*factorize",
-    ),
     "string values": (([0, 1], [0, 1], ["a", "b"]), {}, TypeError, "values of triples must be numbers"),
     "fractional": (([0.0, 1.0], [0, 1], [1.0, 2.0]), {}, TypeError, "rows of triples must be integers"),
     "negative": (
@@ -189,7 +183,9 @@ def test_rows_and_columns_without_an_entry_are_predicted_by_biases():
     X = with_holes(whole, 0.7)
     X[4], X[:, 5] = np.nan, np.nan
     with pytest.warns(UserWarning, match="no observed entry") as warned:
-        model = DeepMatrixCompletion(1, fit_bias=True, clip=None, random_state=0).fit(X)
+        model = DeepMatrixCompletion(1, fit_bias=True, clip=None, candidates="low_rank", random_state=0).fit(
+            X
+        )
     assert [str(each.message) for each in warned] == [
         "1 rows have no observed entry; biases alone predict them",
         "1 columns have no observed entry; biases alone predict them",

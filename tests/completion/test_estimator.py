@@ -60,7 +60,9 @@ def test_fold_in_of_new_rows(done):
 
 
 def test_a_row_of_nothing_gets_the_columns_biases():
-    model = estimator(fit_bias=True, clip=None).fit(with_holes(NOISY + np.arange(40), 0.5))
+    model = estimator(fit_bias=True, clip=None, candidates="low_rank").fit(
+        with_holes(NOISY + np.arange(40), 0.5)
+    )
     biases = model.model_.biases
     got = model.transform(np.full((1, 40), np.nan))
     np.testing.assert_allclose(got[0], biases.mean + biases.column, rtol=1e-10)
@@ -87,7 +89,7 @@ def test_the_same_seed_gives_the_same_fit(done):
 @pytest.mark.parametrize("settings", [{}, {"solver": "als"}, {"solver": Descent(every=20), "max_iter": 3}])
 def test_float32_stays_float32(settings):
     model = estimator(**settings).fit(X.astype(np.float32))
-    assert all(t.dtype == torch.float32 for t in model.model_.tensors().values())
+    assert all(t.dtype == torch.float32 for t in model.model_.tensors().values() if t.is_floating_point())
     assert model.transform(X.astype(np.float32)).dtype == np.float32
     assert model.entries([0], [0]).dtype == np.float32
     assert estimator(dtype="float64", **settings).fit(X.astype(np.float32)).components_.dtype == np.float64
@@ -154,7 +156,7 @@ def test_a_warm_start_keeps_to_the_rank_bound():
     model = estimator(warm_start=True, max_iter=5).fit(with_holes(NOISY, 0.5))
     assert model.rank_ > 1
     model.set_params(max_rank=1).fit(with_holes(NOISY, 0.5))
-    assert {step["rank"] for step in model.path_} == {1}
+    assert {step["rank"] for step in model.path_} == {0, 1}
 
 
 def test_callbacks_see_and_stop():

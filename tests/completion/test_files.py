@@ -10,6 +10,7 @@ from observations import fitted, low_rank, with_holes
 from corefold.completion import DeepMatrixCompletion
 from corefold.completion.files.frames import matrix_of_entries
 from corefold.completion.files.labelled import LabelledMatrix
+from corefold.completion.files.places import Places
 from corefold.completion.files.reading import read_matrix, read_places
 from corefold.completion.files.results import filled_matrix, ranked_entries, row_blocks, single_entries
 from corefold.completion.files.writing import write_filled
@@ -67,9 +68,10 @@ def test_arrays_that_do_not_fit_each_other_are_refused(tmp_path, arrays, says):
 
 def test_places_are_found_by_label(matrix, tmp_path):
     pd.DataFrame({"col": [107.0, 100.0], "row": ["r3", "r0"], "other": 1}).to_csv(tmp_path / "p.csv")
-    table, rows, columns = read_places(tmp_path / "p.csv", matrix)
-    assert list(table.columns) == ["row", "col"]
-    assert (rows.tolist(), columns.tolist()) == ([3, 0], [7, 0])
+    places = read_places(tmp_path / "p.csv", matrix)
+    assert list(places.labels.columns) == ["row", "col"]
+    assert (places.rows.tolist(), places.columns.tolist()) == ([3, 0], [7, 0])
+    assert "'107.0' as '107'" in places.notes[0]
 
 
 def test_rows_in_blocks_are_the_fitted_matrix(matrix, estimator):
@@ -94,7 +96,7 @@ def test_more_than_there_are_ranks_all_that_are_missing(matrix, estimator):
 def test_without_entries_held_out_there_is_a_reason_in_place_of_intervals(matrix):
     exact = DeepMatrixCompletion(2, validation_fraction=0, random_state=0).fit(matrix.observed)
     labels = pd.DataFrame({"row": ["r1"], "col": [101]})
-    table, reason = single_entries(exact, matrix, labels, np.array([1]), np.array([1]))
+    table, reason = single_entries(exact, matrix, Places(labels, np.array([1]), np.array([1])))
     assert reason is not None
     assert "validation_fraction" in reason
     assert table[["lower", "upper"]].isna().all(axis=None)

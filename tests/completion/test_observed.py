@@ -197,3 +197,29 @@ def test_a_part_is_what_its_entries_make(shape):
             assert torch.equal(tensor, getattr(made, name)), name
             assert tensor.dtype == getattr(made, name).dtype, name
     assert observed.part(observed.values < torch.inf) is observed
+
+
+@pytest.mark.parametrize("height", [12, 3000])
+def test_small_loops_run_on_one_thread(monkeypatch, height):
+    if numba_kernels.get_num_threads() == 1:
+        pytest.skip("one thread is all there is")
+    monkeypatch.setattr(numba_kernels, "MIN_PARALLEL_WORK", 2000)
+    observed, _, _ = sparse(height, 9, 0.9)
+    left, right = gaussian(height, 3, seed=5), gaussian(9, 3, seed=6)
+    before, threads = numba_kernels.get_num_threads(), []
+    for name in ("products", "times", "ridge_regression", "normal_equations"):
+        kernel = getattr(numba_kernels, name)
+        monkeypatch.setattr(
+            numba_kernels,
+            name,
+            lambda *arguments, kernel=kernel: (
+                threads.append(numba_kernels.get_num_threads()),
+                kernel(*arguments),
+            ),
+        )
+    observed.products(left, right)
+    observed.times(right)
+    observed.fit_rows(right, torch.ones(1, 3, dtype=torch.float64))
+    observed.column_equations(left)
+    assert threads == [1 if height == 12 else before] * 4
+    assert numba_kernels.get_num_threads() == before

@@ -232,9 +232,10 @@ def test_biases_are_the_ridge_regression_on_rows_and_columns():
     rows, columns = shown.nonzero(as_tuple=True)
     design = torch.zeros(len(rows), 26, dtype=torch.float64)
     design[torch.arange(len(rows)), rows] = design[torch.arange(len(rows)), 15 + columns] = 1
-    gram = design.mT @ design + 5 * torch.eye(26, dtype=torch.float64)
-    expected = torch.linalg.solve(gram, design.mT @ (observed.values - observed.values.mean()))
     found = Biases.fit(observed, ROWS)
+    shrinkage = torch.tensor([found.shrinkage.row] * 15 + [found.shrinkage.column] * 11, dtype=torch.float64)
+    gram = design.mT @ design + shrinkage.diag()
+    expected = torch.linalg.solve(gram, design.mT @ (observed.values - observed.values.mean()))
     assert found.mean == pytest.approx(float(observed.values.mean()))
     torch.testing.assert_close(found.row, expected[:15], atol=2e-3, rtol=0)
     torch.testing.assert_close(found.column, expected[15:], atol=2e-3, rtol=0)

@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
+from corefold.cli.complete_options import (
+    Clip,
+    Col,
+    CompleteOptions,
+    Decimal,
+    Delimiter,
+    Depth,
+    Device,
+    Drop,
+    Duplicates,
+    Encoding,
+    Entries,
+    Force,
+    Holdout,
+    MaxRank,
+    Missing,
+    Output,
+    Ratings,
+    Report,
+    Row,
+    Seed,
+    SolverName,
+    Top,
+    Value,
+    parse_bounds,
+    parse_device,
+)
 from corefold.cli.console import console, number, show_table
 from corefold.cli.step_progress import step_progress
 from corefold.errors import InputError
@@ -16,15 +40,18 @@ if TYPE_CHECKING:
     from corefold.completion.examples import CompletedExample
     from corefold.completion.files.labelled import LabelledMatrix
     from corefold.completion.holdout import MeasuredFit
+    from corefold.completion.observed import Observed
+    from corefold.completion.ranking_scores import RankingScores
 
 NAME = "complete"
 HELP = """Fill the gaps of a matrix with a matrix of low rank; the rank is found from the entries.
 
 Example: `corefold complete ratings.csv --row user --col item --value rating -o filled.parquet`
 
-RATINGS is a csv, parquet or npz file. With --row, --col and --value each of its rows is one entry. Without them it is a
-wide table with gaps; a first column of text holds the row labels. An npz file holds a SciPy sparse matrix, arrays
-`rows`, `columns` and `values`, or one array with NaN. An entry that occurs twice counts once, with its mean.
+RATINGS is a table: csv, tsv, jsonl, parquet, xlsx and others, compressed or not. With --row, --col and --value each of
+its rows is one entry. Without them it is a wide table with gaps, of which a column of words, of keys or of different
+whole numbers holds the row labels; a note says which. An npz file holds a SciPy sparse matrix, arrays `rows`, `columns`
+and `values`, or one array with NaN. Labels stay as they are written.
 
 Without RATINGS the command removes entries of a photograph and of a table of gene expressions, completes them, and
 writes the results into a folder `corefold-complete`.
@@ -33,89 +60,6 @@ writes the results into a folder `corefold-complete`.
 EXAMPLES_FOLDER = Path("corefold-complete")
 PICTURE_INCHES = 12.0  # width of the examples' pictures
 
-Ratings = Annotated[Path | None, typer.Argument(help="A csv, parquet or npz file.")]
-Output = Annotated[
-    Path | None,
-    typer.Option(
-        "--output", "-o", help="File for the result: .csv, .parquet or .npz. Without RATINGS: a folder."
-    ),
-]
-Row = Annotated[str | None, typer.Option("--row", help="Column of row labels.")]
-Col = Annotated[str | None, typer.Option("--col", help="Column of column labels.")]
-Value = Annotated[str | None, typer.Option("--value", help="Column of values.")]
-Top = Annotated[
-    int | None,
-    typer.Option(
-        min=1, help="Write only this many predictions for each row: the highest of its missing entries."
-    ),
-]
-Entries = Annotated[
-    Path | None,
-    typer.Option(
-        help="Write only the entries that this table lists (row and column labels), with 90 % intervals."
-    ),
-]
-Holdout = Annotated[
-    float | None,
-    typer.Option(help="Share of the observed entries that the fit never sees and that measure its error."),
-]
-Report = Annotated[Path | None, typer.Option(help="Write a page with pictures to this .html file.")]
-MaxRank = Annotated[
-    int | None,
-    typer.Option(
-        help="Upper bound of the rank. [default: as many directions as the entries can determine, at most 64]"
-    ),
-]
-Depth = Annotated[int, typer.Option(help="Layers of the factorization. More layers prefer lower ranks.")]
-SolverName = Annotated[str, typer.Option(help="Solver: schatten, descent or als.")]
-Seed = Annotated[
-    int,
-    typer.Option(min=0, max=2**32 - 1, help="Seed of the start and of the entries that are held out."),
-]
-Clip = Annotated[
-    str,
-    typer.Option(help="Bounds of the predictions: LOW,HIGH; none; or auto, the ends of a rating scale."),
-]
-Device = Annotated[str, typer.Option(help="Device that computes: cpu, cuda, cuda:1, mps.")]
-Force = Annotated[bool, typer.Option("--force", "--overwrite", help="Replace files that exist.")]
-
-
-@dataclass(frozen=True)
-class CompleteOptions:
-    """The options that say what to read, write and measure; None for those that are not set."""
-
-    row: str | None
-    col: str | None
-    value: str | None
-    top: int | None
-    entries: Path | None
-    holdout: float | None
-    report: Path | None
-
-    def check(self, output: Path | None, force: bool) -> None:
-        """Raise InputError for every fault that shows before anything is read."""
-        from corefold.completion.files.reading import SUFFIXES
-        from corefold.tables.writing import check_file
-
-        if self.top is not None and self.entries is not None:
-            raise InputError("--top and --entries are two results; ask for one at a time")
-        if output is not None:
-            check_file(output, force, SUFFIXES, "--force")
-        elif self.top is not None or self.entries is not None:
-            raise InputError("-o must name the file for the result")
-        elif self.holdout is None and self.report is None:
-            raise InputError(
-                "nothing asked for: give -o for a result, --holdout for the error or --report for a page"
-            )
-        if self.report is not None:
-            check_file(self.report, force, (".html",), "--force")
-
-    def check_unset(self) -> None:
-        """Raise InputError for an option that needs a file of ratings, where there is none."""
-        for name, value in vars(self).items():
-            if value is not None:
-                raise InputError(f"--{name} goes with a file of ratings, which is missing")
-
 
 def run(
     ratings: Ratings = None,
@@ -123,6 +67,12 @@ def run(
     row: Row = None,
     col: Col = None,
     value: Value = None,
+    drop: Drop = None,
+    missing: Missing = None,
+    decimal: Decimal = None,
+    duplicates: Duplicates = "mean",
+    encoding: Encoding = None,
+    delimiter: Delimiter = None,
     top: Top = None,
     entries: Entries = None,
     holdout: Holdout = None,
@@ -147,7 +97,9 @@ def run(
         raise InputError(f"--max-rank must be at least 1; got {max_rank}")
     if holdout is not None and not 0 < holdout < 1:
         raise InputError(f"--holdout must lie between 0 and 1; got {holdout}")
-    options = CompleteOptions(row, col, value, top, entries, holdout, report)
+    chosen = None if duplicates == "mean" else duplicates
+    reading = (drop or None, missing or None, decimal, chosen, encoding, delimiter)
+    options = CompleteOptions(row, col, value, *reading, top, entries, holdout, report)
     if ratings is None:
         options.check_unset()
         _complete_examples(output or EXAMPLES_FOLDER, settings, seed, force)
@@ -156,64 +108,32 @@ def run(
         _complete_file(ratings, output, options, settings, seed)
 
 
-def parse_bounds(clip: str) -> Any:
-    """`--clip` as the estimator takes it.
-
-    Raises:
-        InputError: neither auto, none nor two numbers.
-    """
-    if clip in ("auto", "none"):
-        return None if clip == "none" else clip
-    try:
-        low, high = (float(end) for end in clip.split(","))
-    except ValueError as error:
-        raise InputError(f"--clip takes LOW,HIGH, none or auto; got {clip!r}") from error
-    if not low <= high:
-        raise InputError(f"--clip takes LOW,HIGH with LOW at most HIGH; got {clip!r}")
-    return low, high
-
-
-def parse_device(device: str) -> dict[str, str]:
-    """`--device` as the estimator takes it, with a dtype where PyTorch has no float64.
-
-    Raises:
-        InputError: PyTorch does not know it, or cannot compute there.
-    """
-    import torch
-
-    try:
-        torch.ones(1, device=device).add(1).cpu()  # a name that is known may still stand for no device here
-    except (RuntimeError, AssertionError, ImportError) as error:  # each kind of device has its own error
-        there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-        there += ["mps"] * torch.backends.mps.is_available()
-        raise InputError(f"--device {device!r} cannot be used here; there is {', '.join(there)}") from error
-    on_mps = torch.device(device).type == "mps"
-    return {"device": device, **({"dtype": "float32"} if on_mps else {})}
-
-
 def _complete_file(
     path: Path, output: Path | None, options: CompleteOptions, settings: dict[str, Any], seed: int
 ) -> None:
+    from corefold.completion.files.labelled import require_different_values
     from corefold.completion.files.reading import read_matrix, read_places
     from corefold.completion.files.writing import check_filled_fits
     from corefold.completion.holdout import fit_and_measure
 
-    matrix = read_matrix(path, options.row, options.col, options.value)
+    reading = options.reading()
+    matrix = read_matrix(path, options.row, options.col, options.value, reading)
     height, width = matrix.observed.shape
     if len(matrix.observed) == height * width and options.holdout is None:
         raise InputError(
             f"{matrix.source} has no gap to fill; if each row of it is one entry, name its columns with --row, --col "
             "and --value"
         )
-    places = None if options.entries is None else read_places(options.entries, matrix)
+    require_different_values(matrix)
+    places = None if options.entries is None else read_places(options.entries, matrix, reading)
     if output is not None and places is None and options.top is None:
         check_filled_fits(matrix, output)
     with step_progress() as advance:
         fit = fit_and_measure(matrix.observed, settings, options.holdout or 0.0, seed, [advance])
-    for note in (*matrix.notes, *fit.notes):
+    for note in (*matrix.notes, *(places.notes if places else ()), *fit.notes):
         console.print(f"note: {note}")
     console.print(f"{len(matrix.observed):,} of {height:,} x {width:,} entries observed; {fit.summary()}")
-    _show_scores(fit)
+    _show_scores(fit, matrix.observed, options, seed)
     if output is not None:
         console.print(f"{_write_result(matrix, fit, output, options.top, places)}: {output}")
     if options.report is not None:
@@ -223,13 +143,46 @@ def _complete_file(
         raise KeyboardInterrupt
 
 
-def _show_scores(fit: MeasuredFit) -> None:
-    """Print the errors at the entries held out."""
-    if fit.errors is not None:
-        show_table(
-            [f"{len(fit.errors):,} entries held out", "RMSE", "MAE"],
-            [[name, *map(number, pair)] for name, pair in fit.errors.scores().items()],
+def _show_scores(fit: MeasuredFit, observed: Observed, options: CompleteOptions, seed: int) -> None:
+    """Print the errors at the entries held out, and how well they are put in order."""
+    from corefold.completion.notes import behind_note
+    from corefold.completion.ranking_scores import ranking_scores
+    from corefold.completion.split import split
+
+    if fit.errors is None:
+        note = behind_note(fit.estimator.validation_error_, observed)
+        if note is not None:
+            console.print(f"note: {note}")
+        return
+    errors = fit.errors.scores()
+    show_table(
+        [f"{len(fit.errors):,} entries held out", "RMSE", "MAE"],
+        [[name, *map(number, pair)] for name, pair in errors.items()],
+    )
+    fitted, held = split(observed, options.holdout or 0.0, seed)
+    values = held.values.numpy()
+    predicted = {name: values - residual for name, residual in fit.errors.residuals.items()}
+    _show_ranking(ranking_scores(predicted, fitted, held, options.top))
+    (name, (best, _)), (ours, _) = min(errors.items(), key=lambda each: each[1][0]), errors["completed"]
+    if best < ours:
+        console.print(
+            f"note: the root mean square error is behind that of {name}: {ours:.4g}, not {best:.4g}"
         )
+
+
+def _show_ranking(ranking: RankingScores | None) -> None:
+    """Print how well the held-out entries of rows are put in order, where rows have enough of them."""
+    if ranking is None:
+        return
+    names = [f"precision@{ranking.k}", f"nDCG@{ranking.k}"]
+    rows = [
+        [name, *(number(pair[place]) for pair in ranking.scores.values())] for place, name in enumerate(names)
+    ]
+    show_table([f"order in {ranking.rows:,} rows", *ranking.scores], rows)
+    console.print(
+        f"of the held-out entries in rows with more than {ranking.k}; relevant is above {number(ranking.relevant)}, "
+        "the mean of the fitted ones"
+    )
 
 
 def _write_result(
@@ -239,7 +192,7 @@ def _write_result(
     from corefold.completion.files import results, writing
 
     if places is not None:
-        table, reason = results.single_entries(fit.estimator, matrix, *places)
+        table, reason = results.single_entries(fit.estimator, matrix, places)
         if reason is not None:
             console.print(f"note: {reason}")
         writing.write_entries(table, output)

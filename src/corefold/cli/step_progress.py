@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 if TYPE_CHECKING:
-    from corefold.completion.search import StepRecord
+    from corefold.completion.walks import StepRecord
 
 
 @contextmanager

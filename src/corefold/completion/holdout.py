@@ -16,8 +16,8 @@ from corefold.completion.distributed import RowPartition
 from corefold.completion.estimator import DeepMatrixCompletion
 from corefold.completion.notes import warnings_as_notes
 from corefold.completion.observed import Observed
-from corefold.completion.search import StepRecord
 from corefold.completion.split import split
+from corefold.completion.walks import StepRecord
 from corefold.errors import InputError
 
 LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)  # nominal coverage of the intervals that are measured
@@ -126,7 +126,7 @@ def _measured(estimator: DeepMatrixCompletion, fitted: Observed, held: Observed)
         except ValueError:  # too few entries were held out for so wide an interval
             break
         inside = (lower <= values) & (values <= upper)
-        coverage.append((level, float(inside.mean()), estimator.model_.margin(level)))
+        coverage.append((level, float(inside.mean()), float((upper - lower).mean() / 2)))
     return HoldoutErrors({name: values - each for name, each in predicted.items()}, coverage)
 
 

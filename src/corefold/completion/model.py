@@ -2,36 +2,53 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from corefold.completion.biases import Biases
+from corefold.completion.biases import Biases, Shrinkage
 from corefold.completion.distributed import RowPartition
 from corefold.completion.factors import LowRank
 from corefold.completion.observed import Observed
+from corefold.completion.units import LinearUnits, Units, units_from
 
 
 @dataclass(frozen=True)
 class PredictedRows:
-    """Rows of predictions, `mean + row bias + column bias + coordinates loadings^T`."""
+    """Rows of predictions: scores `mean + row bias + column bias + coordinates loadings^T`, in units of the data.
 
+    Where a row or a column has no observed entry, the biases `cold` alone predict.
+    """
+
+    units: Units
     biases: Biases
+    cold: Biases
     coordinates: Float[Tensor, "height rank"]
     loadings: Float[Tensor, "width rank"]
+    seen_rows: Bool[Tensor, " height"]
+    seen_columns: Bool[Tensor, " width"]
+
+    def scores(self, rows: Int[Tensor, " n"], columns: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """Scores of single entries."""
+        low = torch.linalg.vecdot(self.coordinates[rows], self.loadings[columns])
+        known = self.biases.mean + self.biases.row[rows] + self.biases.column[columns] + low
+        cold = self.cold.mean + self.cold.row[rows] + self.cold.column[columns]
+        return known.where(self.seen_rows[rows] & self.seen_columns[columns], cold)
 
     def entries(self, rows: Int[Tensor, " n"], columns: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
         """Single entries."""
-        low = torch.linalg.vecdot(self.coordinates[rows], self.loadings[columns])
-        return self.biases.mean + self.biases.row[rows] + self.biases.column[columns] + low
+        return self.units.backward(self.scores(rows, columns), columns)
 
     def dense(self) -> Float[Tensor, "height width"]:
         """All entries."""
         low = self.coordinates @ self.loadings.mT
-        return low.add_(self.biases.row[:, None] + self.biases.mean).add_(self.biases.column)
+        low.add_(self.biases.row[:, None] + self.biases.mean).add_(self.biases.column)
+        cold = self.cold
+        for rows, columns in ((~self.seen_rows, slice(None)), (slice(None), ~self.seen_columns)):
+            low[rows, columns] = cold.mean + cold.row[rows][:, None] + cold.column[columns]
+        return self.units.backward(low, slice(None))
 
 
 @dataclass(frozen=True)
@@ -53,71 +70,83 @@ class RowRegression:
 
     def coordinates(self, residual: Observed) -> Float[Tensor, "height rank"]:
         """The coordinates of rows, from their observed values less the biases."""
+        if not len(self.scales):
+            return residual.values.new_zeros(residual.shape[0], 0)
         coefficients = residual.fit_rows(self.loadings, self.ridge + residual.counts(self.spread))
         return torch.where(self.scales > 0, coefficients, 0)
 
 
 @dataclass(frozen=True)
 class CompletedMatrix:
-    """`mean + row bias + column bias + u diag(s) v^T`, in the units of the data.
+    """Scores `mean + row bias + column bias + u diag(s) v^T`, and the units in which they are values.
 
     Attributes:
+        units: how scores become values.
         biases: all zero where the fit had none.
-        factors: the low-rank part.
+        cold: biases that predict rows and columns without an observed entry.
+        factors: the low-rank part of the scores.
         column_shares: the share of the fitted rows in which each column is observed.
+        seen_rows: the rows that have an observed entry.
         regression: how other rows get their coordinates.
-        held_out_errors: absolute errors at held-out entries, ascending; the fit used these entries only to choose where
-            to stop.
     """
 
+    units: Units
     biases: Biases
+    cold: Biases
     factors: LowRank
     column_shares: Float[Tensor, " width"]
+    seen_rows: Bool[Tensor, " height"]
     regression: RowRegression
-    held_out_errors: Float[Tensor, " held_out"]
 
-    def with_errors_of_all(self, partition: RowPartition) -> CompletedMatrix:
-        """With the held-out errors of all processes."""
-        if partition.process_count == 1:
-            return self
-        return replace(self, held_out_errors=partition.gather(self.held_out_errors).sort().values)
+    def low_rank_part(self) -> LowRank:
+        """In units of the data where these are linear, else the scores'."""
+        if not isinstance(self.units, LinearUnits) or bool((self.units.scale == 1).all()):
+            return self.factors
+        scaled = self.factors.v * self.units.scale.to(self.factors.v)[:, None]
+        left = self.factors.u * self.factors.s
+        return LowRank.product(left, scaled, RowPartition())
+
+    def in_units(self, observed: Observed) -> Observed:
+        """The entries with scores in place of values."""
+        return observed.with_values(self.units.forward(observed.values, observed.columns))
 
     def predicted(self, rows: Int[Tensor, " n"] | slice = slice(None)) -> PredictedRows:
         """Predictions of these of its rows."""
-        biases = replace(self.biases, row=self.biases.row[rows])
-        return PredictedRows(biases, self.factors.u[rows] * self.factors.s, self.factors.v)
+        biases, cold = (replace(each, row=each.row[rows]) for each in (self.biases, self.cold))
+        coordinates, seen = self.factors.u[rows] * self.factors.s, self.seen_rows[rows]
+        return PredictedRows(
+            self.units, biases, cold, coordinates, self.factors.v, seen, self.column_shares > 0
+        )
 
     def entries(self, rows: Int[Tensor, " n"], columns: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
         """Single entries."""
         return self.predicted(rows).entries(torch.arange(len(rows), device=rows.device), columns)
 
+    def without_row(self, columns: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """Predictions of entries of these columns in a row of which nothing is known."""
+        return self.units.backward(self.cold.mean + self.cold.column[columns], columns)
+
     def fold_in(self, observed: Observed) -> PredictedRows:
         """Predictions of other rows with the same columns: each row's bias, then its ridge regression."""
-        biases = replace(self.biases, row=self.biases.rows_of(observed))
-        residual = observed.with_values(observed.values - biases.at(observed))
-        return PredictedRows(biases, self.regression.coordinates(residual), self.regression.loadings)
+        scores = self.in_units(observed)
+        biases, cold = (replace(each, row=each.rows_of(scores)) for each in (self.biases, self.cold))
+        residual = scores.with_values(scores.values - biases.at(scores))
+        coordinates, seen = self.regression.coordinates(residual), observed.starts.diff() > 0
+        return PredictedRows(
+            self.units, biases, cold, coordinates, self.regression.loadings, seen, self.column_shares > 0
+        )
 
     def start_for(self, observed: Observed, partition: RowPartition) -> LowRank:
-        """The start of a fit to other rows: their coordinates among these columns."""
+        """The start of a fit to other rows: the scores of their coordinates among these columns."""
         rows = self.fold_in(observed)
         return LowRank.product(rows.coordinates, rows.loadings, partition)
 
-    def margin(self, coverage: float) -> float:
-        """Half the width of an interval that covers a new entry with this probability (split-conformal).
-
-        Infinite if that takes more held-out entries than there are.
-
-        Source: Lei, G'Sell, Rinaldo, Tibshirani, Wasserman 2018, section 2.2.
-        """
-        place = math.ceil((len(self.held_out_errors) + 1) * coverage)
-        return float(self.held_out_errors[place - 1]) if place <= len(self.held_out_errors) else math.inf
-
     def tensors(self) -> dict[str, Tensor]:
         """All of its tensors by the names that a file gives them."""
-        biases, factors, regression = self.biases, self.factors, self.regression
+        biases, cold, factors, regression = self.biases, self.cold, self.factors, self.regression
         named = {
             "mean": factors.s.new_tensor(biases.mean),
-            "shrink": factors.s.new_tensor(biases.shrink),
+            "shrink": _plain_shrinkage(biases.shrinkage, factors.s),
             "row_bias": biases.row,
             "column_bias": biases.column,
             "u": factors.u,
@@ -126,17 +155,41 @@ class CompletedMatrix:
             "ridge": regression.ridge,
             "spread": regression.spread,
             "seen": self.column_shares,
-            "misses": self.held_out_errors,
+            **self.units.tensors(),
         }
+        if not bool(self.seen_rows.all()):
+            named["seen_rows"] = self.seen_rows
+        if cold.column is not biases.column:
+            named |= {
+                "cold_mean": factors.s.new_tensor(cold.mean),
+                "cold_shrink": _plain_shrinkage(cold.shrinkage, factors.s),
+                "cold_row_bias": cold.row,
+                "cold_column_bias": cold.column,
+            }
         if regression.loadings is not factors.v:  # only after `partial_fit`
             named |= {"loadings": regression.loadings, "scales": regression.scales}
         return named
 
     @classmethod
     def from_tensors(cls, named: dict[str, Tensor]) -> CompletedMatrix:
-        """The matrix with the tensors that `tensors` returned."""
-        biases = Biases(float(named["mean"]), named["row_bias"], named["column_bias"], float(named["shrink"]))
+        """The matrix with the tensors that `tensors` returned; older files have no units and one shrinkage."""
+        biases = _biases(named, "")
+        cold = _biases(named, "cold_") if "cold_mean" in named else biases
         factors = LowRank(named["u"], named["s"], named["v"])
+        width = len(factors.v)
         loadings, scales = named.get("loadings", factors.v), named.get("scales", factors.s)
         regression = RowRegression(loadings, scales, named["ridge"], named["spread"])
-        return cls(biases, factors, named["seen"], regression, named["misses"])
+        seen_rows = named.get("seen_rows", torch.ones(len(factors.u), dtype=torch.bool))
+        return cls(units_from(named, width), biases, cold, factors, named["seen"], seen_rows, regression)
+
+
+def _plain_shrinkage(shrinkage: Shrinkage, like: Tensor) -> Tensor:
+    """One number where rows and columns have the same, as in files of versions before."""
+    same = shrinkage.row == shrinkage.column
+    return like.new_tensor(shrinkage.row if same else [shrinkage.row, shrinkage.column])
+
+
+def _biases(named: dict[str, Tensor], prefix: str) -> Biases:
+    shrink = named[f"{prefix}shrink"].expand(2).tolist()
+    row, column = named[f"{prefix}row_bias"], named[f"{prefix}column_bias"]
+    return Biases(float(named[f"{prefix}mean"]), row, column, Shrinkage(*shrink))

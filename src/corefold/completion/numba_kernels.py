@@ -5,10 +5,44 @@ The entries of row i are `starts[i]` to `starts[i + 1]`, and `columns` says wher
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
-from numba import njit, prange
+from numba import get_num_threads, njit, prange, set_num_threads
 
 BLOCK_COUNT = 64  # Blocks hold about equally many entries, because rows may differ much in length.
+# Products in a loop that takes one thread about 1.5 ms. The end of a parallel loop waits for its last thread, and where
+# other programs keep all cores busy that thread gets its turn after 10 to 16 ms, however small its part.
+MIN_PARALLEL_WORK = 2**22
+
+
+@contextmanager
+def threads_for(work: int) -> Iterator[None]:
+    """Run the loops of the block with one thread unless they have enough work, counted in products of numbers."""
+    if work >= MIN_PARALLEL_WORK:
+        yield
+        return
+    before = get_num_threads()
+    set_num_threads(1)
+    try:
+        yield
+    finally:
+        set_num_threads(before)
+
+
+def work_of(name: str, arrays: list[np.ndarray], out: np.ndarray) -> int:
+    """About how many products the loop of this name computes for these arguments."""
+    rank = arrays[-1].shape[-1]
+    match name:
+        case "products":
+            return out.size * rank
+        case "times":
+            return arrays[2].size * rank
+        case "solve_normal_equations":
+            return arrays[0].size * rank
+        case _:
+            return (arrays[2].size + out.shape[0] * rank) * rank**2
 
 
 @njit(nogil=True, cache=True)

@@ -159,10 +159,11 @@ class Observed:
 
 
 def _run(name: str, *tensors: Tensor, out: Tensor) -> Tensor:
-    """Call the kernel of this name: numba's on the CPU, PyTorch's elsewhere."""
+    """Call the kernel of this name: numba's on the CPU, in parallel where that pays, PyTorch's elsewhere."""
     if out.device.type == "cpu":
-        arrays = (tensor.detach().contiguous().numpy() for tensor in tensors)
-        getattr(numba_kernels, name)(*arrays, out.numpy())
+        arrays, result = [tensor.detach().contiguous().numpy() for tensor in tensors], out.numpy()
+        with numba_kernels.threads_for(numba_kernels.work_of(name, arrays, result)):
+            getattr(numba_kernels, name)(*arrays, result)
         return out
     return getattr(torch_kernels, name)(*tensors, out)
 

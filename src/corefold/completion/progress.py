@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from tqdm.auto import tqdm
 
-from corefold.completion.search import StepRecord
+from corefold.completion.walks import StepRecord
 
 
 @contextmanager

@@ -22,7 +22,7 @@ def write(path: str | Path, metadata: dict[str, Any], tensors: dict[str, Tensor]
     """Write tensors, and metadata as JSON."""
     text = json.dumps(metadata, default=_plain)
     with atomic_write(path) as new:
-        save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, new, {FORMAT: text})
+        save_file(_unshared(tensors), new, {FORMAT: text})
 
 
 def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -40,6 +40,17 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             return json.loads(metadata), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(wrong) from error
+
+
+def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """On the CPU, each in memory of its own, as the format asks for."""
+    kept: dict[str, Tensor] = {}
+    places = set()
+    for name, tensor in tensors.items():
+        plain = tensor.contiguous().cpu()
+        kept[name] = plain.clone() if plain.numel() and plain.data_ptr() in places else plain
+        places.add(plain.data_ptr())
+    return kept
 
 
 def settings_to_plain(settings: dict[str, Any], solvers: dict[str, Any]) -> dict[str, Any]:

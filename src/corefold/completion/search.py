@@ -1,239 +1,230 @@
-"""A fit: it holds entries out, walks the solver's paths, chooses the best step and refits it to all entries."""
+"""A fit: entries are held out, a solver walks over the others in several units, and the best walks are blended.
+
+With few entries, several folds are held out in turn: their errors together choose, and calibrate the intervals. At the
+end the held-out entries take part.
+"""
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from corefold.completion.biases import Biases
+from corefold.completion.blend import Blend, blend_weights
+from corefold.completion.calibration import Calibration
 from corefold.completion.distributed import RowPartition
 from corefold.completion.factors import LowRank
-from corefold.completion.model import CompletedMatrix, RowRegression
+from corefold.completion.model import CompletedMatrix
 from corefold.completion.observed import Observed
-from corefold.completion.solvers.protocol import CompletionProblem, Solver, Step
-from corefold.completion.split import split
-
-MIN_IMPROVEMENT = 1e-3  # share by which a held-out error must fall to count as better
-# A walk that has improved for some steps, and whose error then rises to this ratio of its best, gets less patience.
-HOPELESS_RATIO, HOPELESS_PATIENCE_SHARE, MIN_DESCENT_STEPS = 1.2, 1 / 3, 5
-MAX_PATH_RATIO = 1.05  # paths that end at a larger ratio of the best error are not followed further
-MAX_TRUNCATION_SHARE = (
-    0.02  # The directions left out of the refit may add up to this share of the best error.
+from corefold.completion.settings import FitSettings
+from corefold.completion.solvers import Schatten, covariance
+from corefold.completion.solvers.covariance import CovarianceStep
+from corefold.completion.split import folds
+from corefold.completion.standardization import (
+    COLUMNS,
+    NORMAL_SCORES,
+    RESIDUALS,
+    ROOTS,
+    TABLE,
+    Form,
+    Standardization,
 )
-POSTERIOR_PATIENCE = 5  # steps without a better error that end a walk of posterior means
+from corefold.completion.units import ColumnSpread, RootUnits, column_sums
+from corefold.completion.walks import BIASES, COVARIANCE, PATH, POSTERIOR, End, Split, StepRecord, Walk
 
+Records = Iterator[tuple[StepRecord, Blend]]
 
-@dataclass(frozen=True)
-class FitSettings:
-    """The settings of a fit, decided; see `DeepMatrixCompletion`."""
-
-    solver: Solver
-    start_rank: int
-    validation_share: float
-    bias: bool | Literal["auto"]
-    max_iter: int
-    tol: float
-    seed: int
-
-
-@dataclass(frozen=True)
-class StepRecord:
-    """One step of a fit.
-
-    Attributes:
-        stage: "path" while the penalty falls, "posterior" in a walk of posterior means, either "with biases" beside
-            mean, row and column biases, and "refit" when the held-out entries take part.
-        penalty: weight of the regulariser, for values scaled to a root mean square of 1; of posterior means the
-            variance of the noise.
-        objective: the solver's objective at this penalty, for the same values; of posterior means the free energy.
-        error: root mean square error at the fitted entries, in units of the data.
-        held_out: the same at the held-out entries; nan without any, and in the refit.
-        rank: rank of the low-rank part.
-        seconds: since the fit began.
-    """
-
-    stage: str
-    penalty: float
-    objective: float
-    error: float
-    held_out: float
-    rank: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class _Standardization:
-    """Values less their biases, over their root mean square: from the data's units to the solver's and back."""
-
-    biases: Biases
-    scale: float
-    partition: RowPartition
-    column_shares: Tensor
-
-    @classmethod
-    def of(cls, observed: Observed, biases: Biases, partition: RowPartition) -> _Standardization:
-        scale = _rms(observed.values - biases.at(observed), partition) or 1.0
-        return cls(biases, scale, partition, _column_shares(observed, partition))
-
-    def problem(self, observed: Observed, seed: int) -> CompletionProblem:
-        values = (observed.values - self.biases.at(observed)) / self.scale
-        return CompletionProblem(observed.with_values(values), self.partition, seed)
-
-    def model(self, step: Step, errors: Tensor) -> CompletedMatrix:
-        factors = replace(step.factors, s=step.factors.s * self.scale)
-        size = step.factors.s.clamp(min=torch.finfo(step.factors.s.dtype).eps)  # it is 0 where all values are
-        regression = RowRegression(factors.v, factors.s, step.ridge / size, step.spread / size)
-        held_out_errors = errors.abs().sort().values
-        return CompletedMatrix(self.biases, factors, self.column_shares, regression, held_out_errors)
-
-    def errors(self, step: Step, validation: Observed) -> Tensor:
-        return validation.values - self.biases.at(validation) - self.scale * step.factors.at(validation)
+# The directions left out of the refit may add up to this share of the best error.
+MAX_TRUNCATION_SHARE = 0.02
+# Observed entries up to which other units than the table's and the columns' are tried.
+MOST_FOR_ALL_UNITS = 1_000_000
+# Columns have one unit if their deviations, but for the outer tenths, differ by less; a larger ratio where a path takes
+# minutes.
+ALIKE_RATIO, LARGE_ALIKE_RATIO = 1.3, 5.0
+# Residuals' deviations are drawn towards one of all columns, as if each column had so many more of them.
+PRIOR_RESIDUALS, MAX_RESIDUAL_RATIO = 10.0, 4.0
+# The walks that are near enough to the best one to be compared by all folds.
+CONTENDER_RATIO, MAX_CONTENDERS = 1.15, 5
+# A blend has members of at least this weight, and gains at least this share of the error.
+MIN_WEIGHT, MIN_BLEND_GAIN = 0.1, 0.005
+MOST_FOR_A_BLEND = 2**22  # numbers in the factors of each member
 
 
 def fit(
     observed: Observed, partition: RowPartition, settings: FitSettings, start: LowRank | None = None
-) -> Iterator[tuple[StepRecord, CompletedMatrix]]:
+) -> Records:
     """Each step with the best model so far; the last one is the result."""
-    search, ends = _Search(observed, partition, settings), []
-    for biased in _bias_candidates(settings.bias, search.has_validation):
-        ends += yield from search.path(biased, start)
-    for end in ends:
-        if end.lowest <= MAX_PATH_RATIO * min(each.lowest for each in ends):
-            yield from search.settle(end)
-    yield from search.refit(observed)
-
-
-@dataclass(frozen=True)
-class _PathEnd:
-    """The best step of a path, its error, and the stage that follows."""
-
-    next_stage: str
-    standardization: _Standardization
-    step: Step
-    lowest: float
+    search = _Search(observed, partition, settings)
+    yield from search.explore(start)
+    contenders = search.contenders()
+    for split in () if search.first.exact else search.splits[1:]:
+        yield from search.repeat(split, contenders)
+    yield from search.refit(search.weighted(contenders))
 
 
 class _Search:
-    """Walks the solver's paths, without and with biases, and keeps the step with the lowest held-out error."""
+    """The walks over all splits of the entries, and the choice among them."""
 
     def __init__(self, observed: Observed, partition: RowPartition, settings: FitSettings) -> None:
-        self.began = time.perf_counter()
-        self.partition, self.settings = partition, settings
-        share, seed, offset = settings.validation_share, settings.seed, partition.offset
-        self.training, self.validation = split(observed, share, seed, offset)
-        self.has_validation = 0 < _count(self.validation, partition) < _count(observed, partition)
-        if not self.has_validation:  # Chance may hold out none of few entries, or all.
-            self.training, self.validation = split(observed, 0.0, seed, offset)
-        self.best: tuple[Step, _Standardization, CompletedMatrix] | None = None
-        self.lowest = math.inf
-
-    def path(
-        self, biased: bool, start: LowRank | None
-    ) -> Generator[tuple[StepRecord, CompletedMatrix], None, list[_PathEnd]]:
-        """The solver's path with biases, or without; no step if an earlier path is exact."""
-        if self.exact:
-            return []
-        suffix = " with biases" if biased else ""
-        biases = Biases.fit(self.training, self.partition) if biased else Biases.none(self.training)
-        standardization = _Standardization.of(self.training, biases, self.partition)
-        problem, solver = standardization.problem(self.training, self.settings.seed), self.settings.solver
-        rank = self.settings.start_rank
-        if start is None:
-            scaled = problem.leading(rank)
-        else:
-            scaled = replace(start, s=start.s / standardization.scale).keep(rank)
-        steps = solver.path(problem, scaled)
-        step, lowest = yield from self.walk(steps, f"path{suffix}", standardization, solver.patience)
-        return [] if step is None else [_PathEnd(f"posterior{suffix}", standardization, step, lowest)]
-
-    def settle(self, end: _PathEnd) -> Iterator[tuple[StepRecord, CompletedMatrix]]:
-        """The solver's further walks, for values that no path meets."""
-        if not self.has_validation or self.exact:
-            return
-        problem = end.standardization.problem(self.training, self.settings.seed)
-        start = problem.leading(self.settings.start_rank)
-        for steps in self.settings.solver.settle(problem, start, end.step):
-            yield from self.walk(steps, end.next_stage, end.standardization, POSTERIOR_PATIENCE)
-
-    def walk(
-        self, steps: Iterator[Step], stage: str, standardization: _Standardization, patience: int
-    ) -> Generator[tuple[StepRecord, CompletedMatrix], None, tuple[Step | None, float]]:
-        """Read steps until the error, held out if possible, stops falling; return the best step and its error."""
-        waited, lowest, best = 0, math.inf, None
-        for count, step in enumerate(steps, 1):
-            errors = standardization.errors(step, self.validation)
-            held_out = _rms(errors, self.partition) if self.has_validation else math.nan
-            error = held_out if self.has_validation else step.error * standardization.scale
-            waited = 0 if error < lowest * (1 - MIN_IMPROVEMENT) else waited + 1
-            best = step if best is None or not waited else best
-            lowest = min(error, lowest)
-            if self.best is None or error < self.lowest * (1 - MIN_IMPROVEMENT):
-                model = standardization.model(step, errors)
-                self.best, self.lowest = (step, standardization, model), error
-            yield self.record(step, stage, standardization, held_out), self.best[2]
-            # Only after a descent, because at first the strongest penalty may raise the error above the start's.
-            descended = self.has_validation and count - waited > MIN_DESCENT_STEPS
-            hopeless = descended and error >= HOPELESS_RATIO * lowest
-            stalled = waited >= (patience * HOPELESS_PATIENCE_SHARE if hopeless else patience)
-            exact = error <= self.settings.tol * standardization.scale
-            if exact or stalled or count >= self.settings.max_iter:
-                break
-        return best, lowest
-
-    def refit(self, observed: Observed) -> Iterator[tuple[StepRecord, CompletedMatrix]]:
-        """The best step, without its smallest directions, goes on with all entries."""
-        if self.best is None:
-            return
-        step, standardization, model = self.best
-        standardization = replace(standardization, column_shares=_column_shares(observed, self.partition))
-        if self.has_validation and standardization.biases.shrink < math.inf:
-            standardization = replace(standardization, biases=Biases.fit(observed, self.partition))
-        problem, tol = standardization.problem(observed, self.settings.seed), self.settings.tol
-        if self.has_validation:
-            loss = max(MAX_TRUNCATION_SHARE * self.lowest / standardization.scale, tol)
-            step = step.keep(step.factors.rank_within(loss * math.sqrt(problem.height * problem.width)))
-        for last in self.settings.solver.refit(problem, step):
-            record = self.record(last, "refit", standardization, math.nan)
-            yield record, standardization.model(last, model.held_out_errors)
-            if last.error <= tol:
-                break
+        self.observed, self.partition, self.settings = observed, partition, settings
+        self.spread = ColumnSpread.of(observed, partition)
+        self.splits = [
+            Split(parts, self.spread, settings, partition, fold)
+            for fold, parts in enumerate(folds(observed, settings, partition))
+        ]
+        self.first = self.splits[0]
+        self.entries = self.first.judged + self.first.trained
+        self.residual_ratios = torch.ones_like(self.spread.deviation)
 
     @property
-    def exact(self) -> bool:
-        """Whether the best step meets the values up to the tolerance."""
-        return self.best is not None and self.lowest <= self.settings.tol * self.best[1].scale
+    def alike(self) -> bool:
+        """Whether the columns' own units would differ too little from the table's to be worth a path."""
+        return self.spread.ratio <= (ALIKE_RATIO if self.entries <= MOST_FOR_ALL_UNITS else LARGE_ALIKE_RATIO)
 
-    def record(
-        self, step: Step, stage: str, standardization: _Standardization, held_out: float
-    ) -> StepRecord:
-        seconds, error = time.perf_counter() - self.began, step.error * standardization.scale
-        return StepRecord(stage, step.penalty, step.objective, error, held_out, step.factors.rank, seconds)
+    def explore(self, start: LowRank | None) -> Records:
+        """All walks over the first split; values that one of them meets need no other."""
+        first, bias, several = self.first, self.settings.bias, self.settings.candidates == "all"
+        nulls = isinstance(self.settings.solver, Schatten)  # The rank of other solvers is the user's.
+        choices = (False, True) if bias == "auto" and first.judged else (bias is True,)
+        forms = [Form(TABLE, biased) for biased in choices]
+        if first.judged and several and not self.alike:
+            forms += [Form(COLUMNS, biased) for biased in choices]
+        for form in forms:
+            if first.judged and nulls and (form.biased or form.units == COLUMNS) and not first.exact:
+                yield from first.biases(form)
+            if not first.exact:
+                yield from first.path(form, start)
+        if not first.judged or first.exact:
+            return
+        others = [Form(units, biased) for units in self.other_units() for biased in choices]
+        for form in [*forms, *others]:
+            yield from first.posteriors(form)
+            if several and (form == Form(COLUMNS, False) or form == Form(TABLE, True)):
+                yield from first.covariance(form)
+        linear = [end for walk, end in first.ends.items() if walk.form.units in (TABLE, COLUMNS)]
+        if RESIDUALS in self.other_units(RESIDUALS) and not first.exact:
+            best = min(linear, key=lambda end: end.score)
+            self.residual_ratios = self.ratios_of(best)
+            for split in self.splits:
+                split.spreads[RESIDUALS] = split.spreads[COLUMNS].times(self.residual_ratios)
+            yield from first.posteriors(Form(RESIDUALS, best.walk.form.biased))
 
+    def other_units(self, *last: str) -> list[str]:
+        """Units in which no path is walked; those of normal scores need all rows in one process."""
+        if self.entries > MOST_FOR_ALL_UNITS or not self.spread.common or self.settings.candidates != "all":
+            return []
+        normal = [NORMAL_SCORES] if self.partition.process_count == 1 else []
+        roots = [ROOTS] if RootUnits.may_help(self.observed, self.partition) else []
+        return [*normal, *roots, *last]
 
-def _bias_candidates(bias: bool | Literal["auto"], has_validation: bool) -> tuple[bool, ...]:
-    """Whether to fit biases, in turn; held-out entries are needed to choose between both."""
-    if bias != "auto":
-        return (bool(bias),)
-    return (False, True) if has_validation else (False,)
+    def ratios_of(self, end: End) -> Tensor:
+        """By how much the columns' deviations are to change for the residuals of a walk to be alike in all of them."""
+        training, spread = self.first.training, self.first.spreads[COLUMNS]
+        residual = end.standardization.errors(end.step, training, self.first.scores(end.walk.form, training))
+        relative = (residual / spread.deviation.to(residual)[training.columns]).square()
+        counts = self.partition.sum(training.column_starts.diff().to(residual))
+        squares = self.partition.sum(column_sums(training, relative.index_select(0, training.order)))
+        mean = squares.sum() / counts.sum()
+        ratios = ((squares / mean + PRIOR_RESIDUALS) / (counts + PRIOR_RESIDUALS)).sqrt()
+        return ratios.clamp(1 / MAX_RESIDUAL_RATIO, MAX_RESIDUAL_RATIO).nan_to_num(1.0).double()
 
+    def contenders(self) -> list[Walk]:
+        """The walks that the other folds are to compare, the best one first."""
+        ends = sorted(self.first.ends.values(), key=lambda end: end.score)
+        if self.first.exact or not self.first.judged:
+            return [end.walk for end in ends[:1]]
+        return [end.walk for end in ends if end.score <= CONTENDER_RATIO * ends[0].score][:MAX_CONTENDERS]
 
-def _column_shares(observed: Observed, partition: RowPartition) -> Float[Tensor, " width"]:
-    """The share of all rows in which each column is observed."""
-    counts = partition.sum(observed.column_starts.diff().to(observed.values))
-    return counts / partition.sum(counts.new_tensor(float(observed.shape[0])))
+    def repeat(self, split: Split, walks: list[Walk]) -> Records:
+        """The same walks over another split."""
+        for form in dict.fromkeys(walk.form for walk in walks):
+            numbers = [walk.number for walk in walks if walk.form == form and walk.stage == POSTERIOR]
+            stages = {walk.stage for walk in walks if walk.form == form}
+            if BIASES in stages:
+                yield from self.besides(split.biases(form))
+            if PATH in stages or (0 in numbers and Walk(form, PATH) in self.first.ends):
+                yield from self.besides(split.path(form))
+            if COVARIANCE in stages:
+                near = self.first.ends[Walk(form, COVARIANCE)].step.penalty
+                yield from self.besides(split.covariance(form, near))
+            if numbers:
+                yield from self.besides(split.posteriors(form, numbers))
 
+    def besides(self, records: Records) -> Records:
+        """The records of another split, with the model of the first one."""
+        for record, _ in records:
+            yield record, self.first.best_model
 
-def _count(observed: Observed, partition: RowPartition) -> int:
-    return round(float(partition.sum(observed.values.new_tensor(float(len(observed))))))
+    def weighted(self, walks: list[Walk]) -> list[tuple[float, Walk]]:
+        """The walks to blend and their weights, by their errors in all folds; the largest weight first."""
+        walks = [walk for walk in walks if all(walk in split.ends for split in self.splits)]
+        if len(walks) < 2:
+            return [(1.0, walk) for walk in walks]
+        errors = torch.stack([self.errors(walk, weighted=True) for walk in walks]).double()
+        gram = self.partition.sum(errors @ errors.mT).cpu()
+        weights = blend_weights(gram)
+        numbers = self.settings.start_rank * (self.first.height + self.observed.shape[1])
+        weights = torch.where(weights >= MIN_WEIGHT, weights, 0.0)
+        weights /= weights.sum()
+        alone = float(gram.diagonal().amin())
+        gain = 1 - math.sqrt(float(weights @ gram @ weights) / alone) if alone > 0 else 0.0
+        if gain < MIN_BLEND_GAIN or self.settings.candidates != "all" or numbers > MOST_FOR_A_BLEND:
+            return [(1.0, walks[int(gram.diagonal().argmin())])]
+        return sorted(
+            ((weight, walk) for weight, walk in zip(weights.tolist(), walks, strict=True) if weight),
+            key=lambda each: -each[0],
+        )
 
+    def errors(self, walk: Walk, *, weighted: bool = False) -> Tensor:
+        """A walk's errors in all folds; weighted, as they choose."""
+        return torch.cat(
+            [
+                split.ends[walk].errors * (split.weights if weighted else 1.0)
+                for split in self.splits
+                if walk in split.ends
+            ]
+        )
 
-def _rms(values: Tensor, partition: RowPartition) -> float:
-    total = partition.sum(torch.stack([values.square().sum(), values.new_tensor(float(len(values)))]))
-    return float((total[0] / total[1]).sqrt())
+    def refit(self, chosen: list[tuple[float, Walk]]) -> Records:
+        """The steps of the chosen walks, without their smallest directions, go on with all entries."""
+        if not chosen:
+            return
+        columns = torch.cat([split.held_out.columns for split in self.splits if chosen[0][1] in split.ends])
+        errors = sum((weight * self.errors(walk) for weight, walk in chosen), torch.zeros(()))
+        calibration = Calibration.of(errors, columns, self.observed.shape[1])
+        weights = tuple(weight for weight, _ in chosen)
+        members: dict[Walk, CompletedMatrix] = {}
+        for _, walk in reversed(chosen):  # the main one last, so that the path ends with its steps
+            for record, member in self.refitted(self.first.ends[walk]):
+                members[walk] = member
+                if len(members) < len(chosen):
+                    yield record, self.first.best_model
+                else:
+                    yield record, Blend(tuple(members[each] for _, each in chosen), weights, calibration)
+
+    def refitted(self, end: End) -> Iterator[tuple[StepRecord, CompletedMatrix]]:
+        """A step goes on with all entries."""
+        settings, step, standardization = self.settings, end.step, end.standardization
+        if (
+            self.first.judged and not self.first.exact
+        ):  # Other biases than the exact ones would be a step back.
+            form = end.walk.form
+            spread = self.spread.times(self.residual_ratios) if form.units == RESIDUALS else self.spread
+            standardization = Standardization.of(form, self.observed, spread, self.partition)
+            step = step.scaled(end.standardization.scale / standardization.scale)
+        problem = standardization.problem(self.observed, settings.seed)
+        if self.first.judged and step.factors.rank:
+            loss = max(MAX_TRUNCATION_SHARE * end.relative / standardization.scale, settings.tol)
+            step = step.keep(step.factors.rank_within(loss * math.sqrt(problem.height * problem.width)))
+        if isinstance(step, CovarianceStep):
+            steps = covariance.refit(problem, step)
+        else:
+            steps = settings.solver.refit(problem, step) if step.factors.rank else iter([step])
+        for last in steps:
+            record = self.first.record(end.walk, last, standardization, None)
+            yield replace(record, stage="refit"), standardization.model(last, self.observed)
+            if last.error <= settings.tol:
+                break

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from sklearn.utils import check_random_state
@@ -12,12 +13,38 @@ from sklearn.utils import check_random_state
 from corefold.completion.distributed import RowPartition
 from corefold.completion.memory import WORKING_COPIES
 from corefold.completion.observed import Observed
-from corefold.completion.search import FitSettings
 from corefold.completion.solvers import ALS, Descent, Schatten, Solver
+from corefold.completion.units import ColumnSpread
 
 MAX_AUTO_RANK = 64
 MAX_AUTO_BYTES = 2**29  # "auto" keeps a solver's working copies below,
+LEAST_POSTERIOR_RANK = (
+    12  # where "auto" starts a posterior, which drops the directions that entries do not settle
+)
 SMALL_AUTO_RANK = 16  # unless the rank is at most this
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """The settings of a fit, decided; see `DeepMatrixCompletion`."""
+
+    solver: Solver
+    start_rank: int
+    validation_share: float
+    bias: bool | Literal["auto"]
+    max_iter: int
+    tol: float
+    seed: int
+    posterior_rank: int
+    max_rank: int | None
+    candidates: Literal["all", "low_rank"]
+    error: Literal["auto", "absolute", "relative"]
+
+    def absolute(self, spread: ColumnSpread) -> bool:
+        """Whether errors mean the same in all columns."""
+        return spread.one_unit if self.error == "auto" else self.error == "absolute"
+
+
 SOLVERS = {"schatten": Schatten, "descent": Descent, "als": ALS}
 
 
@@ -30,7 +57,8 @@ def settings_of(parameters: Mapping[str, Any], observed: Observed, partition: Ro
     height, entries = height_and_entries(observed, partition)
     if not entries:
         raise ValueError("nothing is observed: every entry of X is missing")
-    width = start_rank(parameters["max_rank"], height, observed.shape[1], entries)
+    max_rank = parameters["max_rank"]
+    rank = start_rank(max_rank, height, observed.shape[1], entries)
     for name, least in (("depth", 2), ("max_iter", 1)):
         if not isinstance(parameters[name], (int, np.integer)) or parameters[name] < least:
             raise ValueError(f"{name} must be an integer of {least} or more; got {parameters[name]!r}")
@@ -44,7 +72,31 @@ def settings_of(parameters: Mapping[str, Any], observed: Observed, partition: Ro
     solver = solver_of(parameters["solver"], parameters["depth"])
     seed = int(check_random_state(parameters["random_state"]).randint(2**31))
     seed = int(partition.broadcast(observed.starts.new_tensor(seed)))
-    return FitSettings(solver, width, float(share), bias, int(parameters["max_iter"]), float(tol), seed)
+    candidates = parameters["candidates"]
+    if candidates not in ("all", "low_rank"):
+        raise ValueError(f'candidates must be "all" or "low_rank"; got {candidates!r}')
+    if not isinstance(solver, Schatten):
+        candidates = "low_rank"
+    error = parameters["error"]
+    if error not in ("auto", "absolute", "relative"):
+        raise ValueError(f'error must be "auto", "absolute" or "relative"; got {error!r}')
+    bound = None if isinstance(max_rank, str) else rank
+    wide = (
+        min(height, observed.shape[1], max(rank, LEAST_POSTERIOR_RANK)) if isinstance(max_rank, str) else rank
+    )
+    return FitSettings(
+        solver,
+        rank,
+        float(share),
+        bias,
+        int(parameters["max_iter"]),
+        float(tol),
+        seed,
+        wide,
+        bound,
+        candidates,
+        error,
+    )
 
 
 def start_rank(max_rank: Any, height: int, width: int, entries: int) -> int:

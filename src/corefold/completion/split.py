@@ -4,7 +4,33 @@ from __future__ import annotations
 
 import torch
 
+from corefold.completion.distributed import RowPartition
 from corefold.completion.observed import Observed
+from corefold.completion.settings import FitSettings
+
+WANTED_HELD_OUT = 1000  # entries; where the share that is held out is fewer, several folds are
+FOLDS, MAX_FOLD_SHARE = 5, 0.2
+
+
+def folds(
+    observed: Observed, settings: FitSettings, partition: RowPartition
+) -> list[tuple[Observed, Observed]]:
+    """The parts to fit and to hold out, disjoint ones of the latter, so many that enough is held out to choose by."""
+    share, seed, offset = settings.validation_share, settings.seed, partition.offset
+    count = int(partition.sum(torch.tensor(len(observed), device=observed.values.device)))
+    if not share:
+        return [split(observed, 0.0, seed, offset)]
+    number = 1 if share * count >= WANTED_HELD_OUT else FOLDS
+    if number > 1:
+        share = min(max(share, WANTED_HELD_OUT / number / count), MAX_FOLD_SHARE)
+    place = _places(observed, offset)
+    drawn = _uniform(place, seed)
+    parts = [(fold * share <= drawn) & (drawn < (fold + 1) * share) for fold in range(number)]
+    held = [int(partition.sum(part.sum())) for part in parts]
+    chosen = [part for part, size in zip(parts, held, strict=True) if 0 < size < count]
+    if not chosen:  # Chance may hold out none of few entries, or all.
+        return [split(observed, 0.0, seed, offset)]
+    return [(observed.part(~part), observed.part(part)) for part in chosen]
 
 
 def split(observed: Observed, share: float, seed: int, offset: int = 0) -> tuple[Observed, Observed]:
@@ -16,9 +42,12 @@ def split(observed: Observed, share: float, seed: int, offset: int = 0) -> tuple
         seed: another seed draws other entries.
         offset: rows that other processes hold before these.
     """
-    place = (observed.row_of().long() + offset) * observed.shape[1] + observed.columns
-    held_out = _uniform(place, seed) < share
+    held_out = _uniform(_places(observed, offset), seed) < share
     return observed.part(~held_out), observed.part(held_out)
+
+
+def _places(observed: Observed, offset: int) -> torch.Tensor:
+    return (observed.row_of().long() + offset) * observed.shape[1] + observed.columns
 
 
 def _uniform(key: torch.Tensor, seed: int) -> torch.Tensor:

@@ -36,12 +36,19 @@ class ColumnEquations:
         self, model: CompletedMatrix, observed: Observed, partition: RowPartition
     ) -> tuple[CompletedMatrix, ColumnEquations]:
         """The model after these rows, whose matrix is theirs alone, and the equations with them."""
+        if not len(model.regression.scales):
+            rows = model.fold_in(observed)
+            none = LowRank(rows.coordinates, model.factors.s, model.factors.v)
+            return replace(
+                model, biases=rows.biases, cold=rows.cold, factors=none, seen_rows=rows.seen_rows
+            ), self
         before, scales = model.regression.loadings, model.regression.scales
         # The model's ridge is on coordinates of rows, which have the data's units; loadings have none.
         ridge = (model.regression.ridge * scales.square()).clamp(min=torch.finfo(scales.dtype).tiny)
+        scores = model.in_units(observed)
         for _ in range(SWEEPS):
             rows = model.fold_in(observed)
-            residual = observed.with_values(observed.values - rows.biases.at(observed))
+            residual = scores.with_values(scores.values - rows.biases.at(scores))
             gram, right = (partition.sum(part) for part in residual.column_equations(rows.coordinates))
             gram += self.gram
             right += (self.gram @ before[..., None])[..., 0] + ridge * before
@@ -52,4 +59,6 @@ class ColumnEquations:
         factors = LowRank.product(rows.coordinates, rows.loadings, partition)
         gram, _ = observed.column_equations(rows.coordinates)
         equations = ColumnEquations(self.gram + partition.sum(gram))
-        return replace(model, biases=rows.biases, factors=factors), equations
+        return replace(
+            model, biases=rows.biases, cold=rows.cold, factors=factors, seen_rows=rows.seen_rows
+        ), equations

@@ -81,7 +81,7 @@ def row_blocks(starts: Tensor, height: int) -> Iterator[tuple[slice, slice]]:
 
 def _entry_chunks(starts: Tensor, numbers_per_entry: int) -> Iterator[tuple[slice, Tensor]]:
     """Slices of the entries, each of `MAX_CHUNK_NUMBERS` numbers at most, and the rows of their entries."""
-    entries, size = int(starts[-1]), max(1, MAX_CHUNK_NUMBERS // numbers_per_entry)
+    entries, size = int(starts[-1]), max(1, MAX_CHUNK_NUMBERS // max(1, numbers_per_entry))
     for begin in range(0, entries, size):
         end = min(begin + size, entries)
         places = torch.arange(begin, end, device=starts.device)

@@ -94,7 +94,7 @@ def completion_report(
     return CompletionReport(
         fit.estimator.path_,
         fit.estimator.singular_values_,
-        fit.estimator.model_.held_out_errors.cpu().numpy(),
+        fit.estimator.model_.calibration.errors.cpu().numpy(),
         fit.errors,
         {**about, **settings},
         {name: version(name) for name in LIBRARIES},

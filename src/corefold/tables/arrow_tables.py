@@ -16,6 +16,8 @@ UNNAMED_INDEX = (
     "__index_level_"  # pyarrow's name, with a number behind it, for an index of pandas without one
 )
 
+INDEX = "index"  # The key of `DataFrame.attrs` under which the names of columns stand that were an index of pandas.
+
 
 def frame_of(table: pa.Table, first_row: int = 0) -> pd.DataFrame:
     """The columns of a table of Arrow, each with its type; an index of pandas that has a name is a column.
@@ -59,7 +61,10 @@ def _with_index(frame: pd.DataFrame, indices: list[Any], first_row: int) -> pd.D
         else:
             frame = frame.rename(columns={each: "index"})
             names.append("index")
-    return frame[[*names, *(name for name in frame.columns if name not in names)]]
+    frame = frame[[*names, *(name for name in frame.columns if name not in names)]]
+    if names:
+        frame.attrs[INDEX] = names
+    return frame
 
 
 def parquet_tables(path: Path, rows: int) -> Iterator[pd.DataFrame]:

@@ -24,6 +24,7 @@ TEXT = (
     "str" if int(pd.__version__.partition(".")[0]) >= 3 else "object"
 )  # pandas' type of a column of strings
 DECLARED = re.compile(r"sep=([^\r\n])[\r\n]*")
+DECLARATION = ["sep=", ""]  # its cells
 OTHER_DELIMITERS = (";", "\t", "|")
 LARGEST_CELL = min(sys.maxsize, 2**31 - 1)  # csv's own limit, 131072 letters, is below that of long documents
 
@@ -89,7 +90,7 @@ def delimited_tables(file: TextIO, dialect: Dialect, source: str, rows: int) -> 
     quoting = csv.QUOTE_MINIMAL if dialect.quoted else csv.QUOTE_NONE
     reader = csv.reader(lines, delimiter=dialect.delimiter, quoting=quoting, strict=True)
     with _long_cells():
-        rows_of_header = (row for _, row, _ in _rows(reader, lines, source) if row and row != ["sep=", ""])
+        rows_of_header = (row for _, row, _ in _rows(reader, lines, source) if row and row != DECLARATION)
         header = next(rows_of_header, None)
     if header is None:
         raise InputError(f"{source} is empty; expected a header and rows")

@@ -7,6 +7,7 @@ import codecs
 import gzip
 import io
 import lzma
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,8 @@ from corefold.errors import InputError
 TEXT_FORMATS = (".csv", ".tsv", ".jsonl", ".json")
 FORMATS = (*TEXT_FORMATS, ".parquet", ".feather", ".xlsx")
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
-FORMAT_LIST = f"{', '.join(FORMATS)} (those of text also with {', '.join(COMPRESSIONS)} behind)"
+ARCHIVE = ".zip"  # with one file of text in it; it is read and not written
+FORMAT_LIST = f"{', '.join(FORMATS)} (those of text also with {', '.join((*COMPRESSIONS, ARCHIVE))} behind)"
 ENCODING_MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),  # It begins with the mark of UTF-16, so it is looked for first.
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -29,9 +31,45 @@ ENCODING_MARKS = (
 def format_of(path: Path) -> str | None:
     """One of `FORMATS`, or None where the name ends in none of them."""
     name = path.name.lower()
+    if name.endswith(ARCHIVE) and path.is_file():
+        name = Path(only_member(path)).name.lower()
+        suffix = Path(name).suffix
+        return suffix if suffix in TEXT_FORMATS else None
     ending = next((each for each in COMPRESSIONS if name.endswith(each)), "")
     suffix = Path(name.removesuffix(ending)).suffix
     return suffix if suffix in (TEXT_FORMATS if ending else FORMATS) else None
+
+
+def only_member(path: Path) -> str:
+    """The name of the one file in a zip file.
+
+    Raises:
+        InputError: no zip file, or not one file in it.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [
+                each.filename
+                for each in archive.infolist()
+                # macOS puts files of its own beside those that were chosen.
+                if not each.is_dir() and not each.filename.startswith("__MACOSX/")
+            ]
+    except zipfile.BadZipFile as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+    if len(names) != 1:
+        shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        raise InputError(
+            f"{path} holds {len(names)} files; expected one of {', '.join(TEXT_FORMATS)} ({shown})"
+        )
+    return names[0]
+
+
+def _open_member(path: Path) -> IO[bytes]:
+    with zipfile.ZipFile(path) as archive:  # The file in it keeps what it needs open.
+        try:
+            return archive.open(only_member(path))
+        except RuntimeError as error:  # it has a password
+            raise InputError(f"{path} cannot be read: {error}") from error
 
 
 def load_openpyxl() -> Any:
@@ -61,6 +99,8 @@ def open_bytes(path: Path, mode: Literal["rb", "wb"] = "rb") -> IO[bytes]:
 
             make = pa.input_stream if mode == "rb" else pa.output_stream
             return make(str(path), compression="zstd")
+        case ".zip" if mode == "rb":
+            return _open_member(path)
         case _:
             return path.open(mode)
 

@@ -21,9 +21,10 @@ from corefold.errors import InputError
 from corefold.tables.arrow_tables import data_set_table, feather_table, parquet_tables
 from corefold.tables.delimited import Dialect, delimited_tables, guess_delimiter, parse_delimiter
 from corefold.tables.formats import FORMAT_LIST, format_of, open_text
-from corefold.tables.header import WRITTEN, require_unique
+from corefold.tables.header import require_unique
 from corefold.tables.json_rows import json_tables
 from corefold.tables.sheets import read_sheet
+from corefold.tables.unquoted import unquoted_table
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -70,10 +71,32 @@ def read_table(
         InputError: not found, not readable or empty.
     """
     notes = [] if notes is None else notes
-    blocks = list(blocks_of(source, BLOCK_ROWS, Reading(encoding, delimiter), notes))
+    reading = Reading(encoding, delimiter)
+    if (table := _fast_table(source, reading, notes)) is not None:
+        return table
+    blocks = list(blocks_of(source, BLOCK_ROWS, reading, notes))
     table = blocks[0] if len(blocks) == 1 else pd.concat(blocks, ignore_index=True)
-    if WRITTEN in blocks[0].attrs:
-        table.attrs[WRITTEN] = blocks[0].attrs[WRITTEN]
+    table.attrs.update(blocks[0].attrs)
+    return table
+
+
+def _fast_table(source: str, reading: Reading, notes: list[str]) -> pd.DataFrame | None:
+    """The table of a csv or tsv file that is as plain as most; None where the way for all files must be taken."""
+    path = Path(source)
+    kind = format_of(path)
+    if kind not in (".csv", ".tsv") or not path.is_file():
+        return None
+    if (reading.encoding or "utf-8").lower().replace("_", "-") not in ("utf-8", "utf8", "utf-8-sig"):
+        return None
+    guesses: list[str] = []
+    with _one_line(source):
+        dialect = _dialect(path, kind, reading, guesses)
+        table = unquoted_table(path, dialect, source)
+    if table is None:
+        return None
+    if kind == ".tsv":
+        _note_quotes(table, source, guesses)
+    notes.extend(guesses)
     return table
 
 

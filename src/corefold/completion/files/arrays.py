@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,13 @@ ROW_LABELS, COLUMN_LABELS = "row_labels", "column_labels"  # arrays beside the m
 TRIPLES = ("rows", "columns", "values")
 
 
-def read_arrays(path: Path) -> LabelledMatrix:
+def read_arrays(path: Path, gap_numbers: Sequence[float] = (), duplicates: str = "mean") -> LabelledMatrix:
     """The matrix of an npz file.
+
+    Args:
+        path: the file.
+        gap_numbers: values that stand for a gap.
+        duplicates: which value counts where an entry occurs more than once.
 
     Raises:
         InputError: not readable, no matrix in it, values that are no numbers, or too few or too many labels.
@@ -36,12 +42,28 @@ def read_arrays(path: Path) -> LabelledMatrix:
         X = values = _only_matrix(arrays, source)
     if values.dtype.kind not in "biuf":
         raise InputError(f"{source}: values must be numbers; got dtype {values.dtype}")
-    observed = checked_entries(X, source, shape)
+    if len(gap_numbers):
+        X = _with_gaps(X, gap_numbers)
+    observed = checked_entries(X, source, shape, duplicates)
     rows, columns = (
         _labels(arrays, name, size, source)
         for name, size in zip((ROW_LABELS, COLUMN_LABELS), observed.shape, strict=True)
     )
     return LabelledMatrix(source, observed, rows, columns, labelled=ROW_LABELS in arrays)
+
+
+def _with_gaps(X: Any, gap_numbers: Sequence[float]) -> Any:
+    """The matrix with NaN in the place of these values."""
+    if isinstance(X, tuple):
+        rows, columns, values = X
+        if values.shape != rows.shape:  # a fault to be named later
+            return X
+        return rows, columns, np.where(np.isin(values, gap_numbers), np.nan, values)
+    if sp.issparse(X):
+        X = sp.coo_array(X).astype(np.float64)
+        X.data[np.isin(X.data, gap_numbers)] = np.nan
+        return X
+    return np.where(np.isin(X, gap_numbers), np.nan, X)
 
 
 def _load(path: Path) -> tuple[dict[str, np.ndarray], Any]:

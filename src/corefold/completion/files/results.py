@@ -6,15 +6,17 @@ from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+import torch
+from jaxtyping import Float
 
 from corefold.completion.clipping import clipped
 from corefold.completion.estimator import DeepMatrixCompletion
 from corefold.completion.files.labelled import LabelledMatrix
+from corefold.completion.files.places import Places
 from corefold.completion.observed import Observed
+from corefold.completion.ranking import BLOCK_ENTRIES, ObservedPlaces, hide_observed, largest, row_steps
 from corefold.errors import InputError
 
-BLOCK_ENTRIES = 2**22  # predicted at a time
 COVERAGE = 0.9  # share of single entries that their intervals hold
 
 
@@ -23,9 +25,7 @@ def row_blocks(
 ) -> Iterator[tuple[slice, Float[np.ndarray, "rows width"]]]:
     """The rows of the fitted matrix, predicted, some at a time: about so many entries."""
     model = estimator.model_
-    height, step = len(model.factors.u), max(1, entries // len(model.factors.v))
-    for start in range(0, height, step):
-        rows = slice(start, min(start + step, height))
+    for rows in row_steps(len(model.factors.u), len(model.factors.v), entries):
         yield rows, clipped(model.predicted(rows).dense(), estimator.bounds_).cpu().numpy()
 
 
@@ -45,13 +45,11 @@ def ranked_entries(estimator: DeepMatrixCompletion, matrix: LabelledMatrix, top:
         InputError: a column of the matrix is called "rank".
     """
     _check_names(matrix, "rank")
-    starts, columns = matrix.observed.starts.numpy(), matrix.observed.columns.numpy()
     parts: list[tuple[np.ndarray, ...]] = []
+    places = ObservedPlaces.of(matrix.observed)
     for rows, predicted in row_blocks(estimator):
-        counts = np.diff(starts[rows.start : rows.stop + 1])
-        known = columns[starts[rows.start] : starts[rows.stop]]
-        predicted[np.repeat(np.arange(len(counts)), counts), known] = -np.inf
-        best = _largest(predicted, top)
+        hide_observed(predicted, places, np.arange(rows.start, rows.stop))
+        best = largest(predicted, top)
         value = np.take_along_axis(predicted, best, 1)
         row, place = np.nonzero(value > -np.inf)
         parts.append((rows.start + row, best[row, place], value[row, place], place + 1))
@@ -60,42 +58,34 @@ def ranked_entries(estimator: DeepMatrixCompletion, matrix: LabelledMatrix, top:
     return pd.DataFrame({**dict(zip(matrix.names, cells, strict=True)), "rank": rank})
 
 
-def _largest(values: Float[np.ndarray, "rows width"], count: int) -> Int[np.ndarray, "rows count"]:
-    """The places of the largest values of each row, largest first; of equal ones the first."""
-    if count < values.shape[1]:
-        best = np.sort(np.argpartition(values, -count, 1)[:, -count:], 1)
-    else:
-        best = np.broadcast_to(np.arange(values.shape[1]), values.shape)
-    order = np.argsort(-np.take_along_axis(values, best, 1), 1, kind="stable")
-    return np.take_along_axis(best, order, 1)
-
-
 def single_entries(
-    estimator: DeepMatrixCompletion,
-    matrix: LabelledMatrix,
-    labels: pd.DataFrame,
-    rows: Int[np.ndarray, " n"],
-    columns: Int[np.ndarray, " n"],
+    estimator: DeepMatrixCompletion, matrix: LabelledMatrix, places: Places
 ) -> tuple[pd.DataFrame, str | None]:
     """Predictions of single entries with the ends of their intervals, and the reason if there are no intervals.
+
+    Entries with a label that the matrix does not have get means of the observed entries, and intervals as wide as
+    those miss others.
 
     Args:
         estimator: fitted to the matrix.
         matrix: the matrix.
-        labels: the row and column labels of the entries.
-        rows: their rows.
-        columns: their columns.
+        places: of the entries.
 
     Raises:
         InputError: a column of the matrix is called "lower" or "upper".
     """
     _check_names(matrix, "lower", "upper")
+    rows, columns = (torch.from_numpy(part) for part in (places.rows, places.columns))
+    known, predicted = ~places.cold, estimator.means_.entries(rows, columns)
+    predicted[known] = torch.from_numpy(estimator.entries(rows[known].numpy(), columns[known].numpy())).to(
+        predicted
+    )
     try:
-        (lower, upper), reason = estimator.intervals(rows, columns, COVERAGE), None
+        (lower, upper), reason = estimator.ends_around(predicted, rows, columns, COVERAGE), None
     except ValueError as error:
         lower, upper, reason = np.nan, np.nan, str(error)
-    value = estimator.entries(rows, columns)
-    return labels.assign(**{matrix.names[2]: value, "lower": lower, "upper": upper}), reason
+    value = predicted.cpu().numpy()
+    return places.labels.assign(**{matrix.names[2]: value, "lower": lower, "upper": upper}), reason
 
 
 def _check_names(matrix: LabelledMatrix, *reserved: str) -> None:

@@ -33,7 +33,9 @@ class ALS:
             factors = self.sweep(problem, factors)
             yield self._step(problem, factors)
 
-    def settle(self, problem: CompletionProblem, start: LowRank, best: Step) -> Iterator[Iterator[Step]]:
+    def settle(
+        self, problem: CompletionProblem, start: LowRank, best: Step | None
+    ) -> Iterator[Iterator[Step]]:
         yield from ()
 
     def refit(self, problem: CompletionProblem, step: Step) -> Iterator[Step]:

@@ -57,7 +57,9 @@ class Descent:
         form = self._compressed(problem, start) if self.compressed else self._wide(problem)
         return self._descend(problem, form, float(start.s[0]) or 1.0)
 
-    def settle(self, problem: CompletionProblem, start: LowRank, best: Step) -> Iterator[Iterator[Step]]:
+    def settle(
+        self, problem: CompletionProblem, start: LowRank, best: Step | None
+    ) -> Iterator[Iterator[Step]]:
         yield from ()
 
     def refit(self, problem: CompletionProblem, step: Step) -> Iterator[Step]:

@@ -42,6 +42,17 @@ class Step:
         ridge, spread = self.ridge[:rank], self.spread[:, :rank]
         return replace(self, factors=self.factors.keep(rank), ridge=ridge, spread=spread)
 
+    def scaled(self, ratio: float) -> Step:
+        """The same for values `ratio` times as large."""
+        factors = replace(self.factors, s=self.factors.s * ratio)
+        return replace(
+            self,
+            factors=factors,
+            penalty=self.penalty * ratio**2,
+            ridge=self.ridge * ratio,
+            spread=self.spread * ratio,
+        )
+
 
 @runtime_checkable
 class Solver(Protocol):
@@ -89,7 +100,9 @@ class Solver(Protocol):
         """Steps from strong to weak regularisation, without an end; the fit stops reading where it is best."""
         ...
 
-    def settle(self, problem: CompletionProblem, start: LowRank, best: Step) -> Iterator[Iterator[Step]]:
+    def settle(
+        self, problem: CompletionProblem, start: LowRank, best: Step | None
+    ) -> Iterator[Iterator[Step]]:
         """Further walks for noisy values, from the values' leading part and from a path's best step; none is fine."""
         ...
 

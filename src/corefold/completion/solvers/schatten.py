@@ -105,9 +105,14 @@ class Schatten:
         """The penalty at the start of a path."""
         return START_PENALTY * problem.share * float(start.s[0]) ** (2 - 2 / self.depth)
 
-    def settle(self, problem: CompletionProblem, start: LowRank, best: Step) -> Iterator[Iterator[Step]]:
-        yield variational.walk(problem, variational.begin(problem, best.factors))
-        yield variational.walk(problem, variational.begin(problem, self.wide(problem, start)))
+    def settle(
+        self, problem: CompletionProblem, start: LowRank, best: Step | None
+    ) -> Iterator[Iterator[Step]]:
+        yield (
+            iter(()) if best is None else variational.walk(problem, variational.begin(problem, best.factors))
+        )
+        wide = variational.begin(problem, self.wide(problem, start))
+        yield variational.walk(problem, wide)
 
     def wide(self, problem: CompletionProblem, start: LowRank) -> LowRank:
         """A fit with nearly all directions, from which posterior means remove those that only noise has."""

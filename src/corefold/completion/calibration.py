@@ -1,0 +1,116 @@
+"""Widths of intervals from errors at held-out entries: split-conformal, by column where a column has enough of them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+BORROWED = 50.0  # errors of all columns that a column's own errors are taken with
+FEWEST_OWN = 50  # held-out entries of a column from which on its own count
+GRID = 1000  # quantiles that stand for many errors
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Absolute errors at entries that the fit used only to choose by, in units of the data.
+
+    Attributes:
+        errors: at held-out entries.
+        columns: of these.
+        deviation: of each column: errors over it are alike in all columns.
+        cold_row: ascending errors, over the deviations, of entries that are predicted without their row.
+        cold_column: ascending errors of entries that are predicted without their column.
+    """
+
+    errors: Float[Tensor, " held_out"]
+    columns: Int[Tensor, " held_out"]
+    deviation: Float[Tensor, " width"]
+    cold_row: Float[Tensor, " cold"]
+    cold_column: Float[Tensor, " cold"]
+
+    @classmethod
+    def of(cls, errors: Tensor, columns: Tensor, width: int) -> Calibration:
+        """With one deviation for all columns, and nothing known of rows and columns without entries."""
+        none = errors.new_zeros(0)
+        return cls(errors.abs(), columns, errors.new_ones(width), none, none)
+
+    def __len__(self) -> int:
+        return len(self.errors)
+
+    def margins(self, coverage: float) -> Float[Tensor, " width"]:
+        """Half the width of an interval that covers a new entry with this probability, by column.
+
+        The quantile is that of a column's errors and, counted as BORROWED, of all errors; infinite if that takes more
+        errors than there are.
+
+        Source: Lei, G'Sell, Rinaldo, Tibshirani, Wasserman 2018, section 2.2; for weights Tibshirani, Barber, Candes,
+        Ramdas 2019.
+        """
+        relative = (self.errors / self.deviation[self.columns]).double().cpu().numpy()
+        columns, width = self.columns.cpu().numpy(), len(self.deviation)
+        everywhere = np.sort(relative)
+        margins = np.full(width, quantile(everywhere, np.ones(len(everywhere)), coverage))
+        if len(everywhere) and math.isfinite(margins[0]) and width > 1:
+            if len(everywhere) > GRID:
+                everywhere = np.quantile(everywhere, (np.arange(GRID) + 0.5) / GRID)
+            borrowed = np.full(len(everywhere), min(BORROWED, len(relative)) / len(everywhere))
+            own = np.split(
+                relative[np.argsort(columns, kind="stable")],
+                np.bincount(columns, minlength=width).cumsum()[:-1],
+            )
+            for column, errors in enumerate(own):
+                if len(errors) >= FEWEST_OWN:
+                    both, weights = np.append(errors, everywhere), np.append(np.ones(len(errors)), borrowed)
+                    order = np.argsort(both, kind="stable")
+                    margins[column] = quantile(both[order], weights[order], coverage)
+        return torch.from_numpy(margins).to(self.deviation) * self.deviation
+
+    def cold_margins(self, coverage: float) -> tuple[Float[Tensor, " width"], float]:
+        """The same where a row, by column, and where a column has no observed entry."""
+        row, column = (
+            quantile(each.double().cpu().numpy(), np.ones(len(each)), coverage)
+            for each in (self.cold_row, self.cold_column)
+        )
+        return row * self.deviation, column
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a file keeps."""
+        if not len(self.cold_row):  # from a file of a version that kept nothing else
+            return {"misses": self.errors}
+        return {
+            "misses": self.errors,
+            "missed_columns": self.columns,
+            "deviation": self.deviation,
+            "cold_row": self.cold_row,
+            "cold_column": self.cold_column,
+        }
+
+    @classmethod
+    def from_tensors(cls, named: dict[str, Tensor], width: int) -> Calibration:
+        """The inverse of `tensors`; older files have the errors alone."""
+        errors = named["misses"]
+        if "missed_columns" not in named:
+            return cls.of(errors, torch.zeros(len(errors), dtype=torch.int32), width)
+        return cls(
+            errors, named["missed_columns"], named["deviation"], named["cold_row"], named["cold_column"]
+        )
+
+
+def summary(errors: Float[Tensor, " n"]) -> Float[Tensor, " at_most_a_grid"]:
+    """Absolute errors in ascending order, or GRID quantiles that stand for them."""
+    errors = errors.abs().sort().values
+    if len(errors) <= GRID:
+        return errors
+    places = (torch.arange(GRID, device=errors.device) + 0.5) / GRID * len(errors)
+    return errors[places.long()]
+
+
+def quantile(ascending: np.ndarray, weights: np.ndarray, coverage: float) -> float:
+    """The least number that a new one, of weight 1, exceeds with at most the rest of the probability; else infinity."""
+    place = np.searchsorted(weights.cumsum(), coverage * (weights.sum() + 1) - 1e-9)
+    return float(ascending[place]) if place < len(ascending) else math.inf

@@ -1,0 +1,99 @@
+"""Labels of rows and columns: their order, and the places that they name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+PLAIN_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
+WHOLE_FLOAT = re.compile(r"([+-]?[0-9]+)\.0+")
+
+
+def in_order(labels: Sequence[Any]) -> Int[np.ndarray, " labels"]:
+    """The places of different labels in order: numbers by size, also those that are written as text, then words.
+
+    >>> in_order(["10", "b", "9", "007", "a"]).tolist()
+    [3, 2, 0, 4, 1]
+    """
+    keys = [_key(label) for label in labels]
+    try:
+        order = sorted(range(len(keys)), key=keys.__getitem__)
+    except TypeError:  # values of several types that have no order
+        order = sorted(range(len(keys)), key=lambda place: str(labels[place]))
+    return np.array(order, dtype=np.int64)
+
+
+def _key(label: Any) -> tuple[Any, ...]:
+    if isinstance(label, str):
+        return (0, float(label), label) if PLAIN_NUMBER.fullmatch(label) else (1, 0.0, label)
+    if isinstance(label, int | float | np.number):
+        return 0, float(label), "", label
+    return 2, label
+
+
+def codes_of(labels: Iterable[Any]) -> tuple[Int[np.ndarray, " entries"], list[Any]]:
+    """The place of each label among the different ones, and these in order."""
+    places: dict[Any, int] = {}
+    codes = np.fromiter((places.setdefault(label, len(places)) for label in labels), np.int64)
+    different = list(places)
+    order = in_order(different)
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    return rank[codes] if len(codes) else codes, [different[place] for place in order]
+
+
+class Lookup:
+    """The places of labels, each known as text.
+
+    Labels are compared as text, because a header is text even where another file has the same labels as numbers. Files
+    that pandas wrote have whole numbers beside a gap as floats, so "107.0" also names the label "107" if no other does.
+
+    Args:
+        labels: in the order of their places.
+
+    Attributes:
+        twice: a label that stands twice, if there is one.
+    """
+
+    def __init__(self, labels: Sequence[Any]) -> None:
+        self._texts = [text_of(label) for label in labels]
+        self._exact = {text: place for place, text in enumerate(self._texts)}
+        self.twice = next(
+            (text for place, text in enumerate(self._texts) if self._exact[text] != place), None
+        )
+        self._whole: dict[str, int] = {}
+        for place, text in enumerate(self._texts):
+            short = _without_zeros(text)
+            self._whole[short] = -1 if short in self._whole else place
+
+    def places(self, wanted: Iterable[Any], changes: list[str] | None = None) -> Int[np.ndarray, " wanted"]:
+        """The place of each label, -1 where it is not known.
+
+        Args:
+            wanted: labels.
+            changes: a list that gets each label that is known in other words, as "'107.0' as '107'".
+        """
+        found = []
+        for label in wanted:
+            text = text_of(label)
+            place = self._exact.get(text, -1)
+            if place < 0 <= (near := self._whole.get(_without_zeros(text), -1)):
+                place = near
+                if changes is not None:
+                    changes.append(f"{text!r} as {self._texts[near]!r}")
+            found.append(place)
+        return np.array(found, dtype=np.int64)
+
+
+def _without_zeros(text: str) -> str:
+    match = WHOLE_FLOAT.fullmatch(text)
+    return match[1] if match else text
+
+
+def text_of(label: Any) -> str:
+    """A label as text, where a whole number is the same as a float and as an integer."""
+    return str(int(label)) if isinstance(label, float) and label.is_integer() else str(label)

@@ -1,0 +1,124 @@
+"""From observed values to the problem that a solver gets, and from its steps back to a completed matrix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from corefold.completion.biases import Biases
+from corefold.completion.distributed import RowPartition
+from corefold.completion.factors import LowRank
+from corefold.completion.model import CompletedMatrix, RowRegression
+from corefold.completion.observed import Observed
+from corefold.completion.solvers.covariance import CovarianceStep
+from corefold.completion.solvers.protocol import CompletionProblem, Step
+from corefold.completion.units import ColumnSpread, LinearUnits, NormalScores, RootUnits, Units
+
+TABLE, COLUMNS, RESIDUALS = "table", "columns", "residuals"
+NORMAL_SCORES, ROOTS = "normal scores", "roots"
+
+
+@dataclass(frozen=True)
+class Form:
+    """How values are prepared for a solver.
+
+    Attributes:
+        units: "table" for those of the data; "columns" for each column's mean and deviation; "residuals" likewise, with
+            deviations in which the residuals of a walk are alike, so that columns count the more, the better they are
+            known; "roots"; or "normal scores".
+        biased: whether mean, row and column biases come first.
+    """
+
+    units: str
+    biased: bool
+
+
+@dataclass(frozen=True)
+class Standardization:
+    """Scores less their biases, over their root mean square: from the data's units to the solver's and back."""
+
+    form: Form
+    units: Units
+    biases: Biases
+    cold: Biases
+    scale: float
+    deviation: float
+    partition: RowPartition
+
+    @classmethod
+    def of(
+        cls, form: Form, observed: Observed, spread: ColumnSpread, partition: RowPartition
+    ) -> Standardization:
+        """From the entries to fit; `spread` is that of all entries, or of the residuals."""
+        if form.units == TABLE:
+            units: Units = LinearUnits.of_data(observed.shape[1], observed.values.device)
+        elif form.units in (COLUMNS, RESIDUALS):
+            units = LinearUnits.of_columns(spread)
+        elif form.units == NORMAL_SCORES:
+            units = NormalScores.of(observed, spread)
+        else:
+            units = RootUnits.of(observed, partition)
+        scores = in_units(observed, units)
+        cold = Biases.fit(scores, partition)
+        biases = cold if form.biased else Biases.none(scores)
+        scale = rms(scores.values - biases.at(scores), partition) or 1.0
+        deviation = rms(scores.values - cold.mean, partition)
+        return cls(form, units, biases, cold, scale, deviation, partition)
+
+    def problem(self, observed: Observed, seed: int) -> CompletionProblem:
+        scores = in_units(observed, self.units)
+        values = (scores.values - self.biases.at(scores)) / self.scale
+        return CompletionProblem(scores.with_values(values), self.partition, seed)
+
+    def start(self, start: LowRank, rank: int) -> LowRank:
+        """A matrix of scores in the solver's scale."""
+        return replace(start, s=start.s / self.scale).keep(rank)
+
+    def errors(self, step: Step, held_out: Observed, scores: Observed) -> Float[Tensor, " held_out"]:
+        """Errors of the values at entries; `scores` are those of the same entries."""
+        predicted = self.biases.at(scores) + self.scale * step.factors.at(scores)
+        if isinstance(self.units, LinearUnits):  # to more digits than the difference of values has
+            return (scores.values - predicted) * self.units.scale.to(predicted)[scores.columns]
+        return held_out.values - self.units.backward(predicted, scores.columns)
+
+    def model(self, step: Step, observed: Observed) -> CompletedMatrix:
+        """The matrix of a step that was fitted to these entries."""
+        factors = replace(step.factors, s=step.factors.s * self.scale)
+        if isinstance(step, CovarianceStep):
+            scales = torch.ones_like(step.loadings_ridge)
+            spread = torch.zeros_like(step.loadings)
+            regression = RowRegression(step.loadings, scales, step.loadings_ridge, spread)
+        else:
+            size = step.factors.s.clamp(min=torch.finfo(step.factors.s.dtype).eps)  # 0 where all values are
+            regression = RowRegression(factors.v, factors.s, step.ridge / size, step.spread / size)
+        return CompletedMatrix(
+            self.units,
+            self.biases,
+            self.cold,
+            factors,
+            _column_shares(observed, self.partition),
+            observed.starts.diff() > 0,
+            regression,
+        )
+
+
+def in_units(observed: Observed, units: Units) -> Observed:
+    """The entries with scores in place of values."""
+    return observed.with_values(units.forward(observed.values, observed.columns))
+
+
+def rms(values: Tensor, partition: RowPartition) -> float:
+    """The root of the mean square over all processes, of numbers of any size; 0 of none."""
+    peak = partition.max((values.abs().amax() if len(values) else values.new_zeros(())).double())
+    squares = (values.double() / peak).square().sum() if float(peak) > 0 else peak
+    total = partition.sum(torch.stack([squares, squares.new_tensor(float(len(values)))]))
+    return float(peak * (total[0] / total[1].clamp(min=1)).sqrt())
+
+
+def _column_shares(observed: Observed, partition: RowPartition) -> Float[Tensor, " width"]:
+    """The share of all rows in which each column is observed."""
+    counts = partition.sum(observed.column_starts.diff().to(observed.values))
+    return counts / partition.sum(counts.new_tensor(float(observed.shape[0])))
