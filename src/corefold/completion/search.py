@@ -47,7 +47,7 @@ ALIKE_RATIO, LARGE_ALIKE_RATIO = 1.3, 5.0
 # Residuals' deviations are drawn towards one of all columns, as if each column had so many more of them.
 PRIOR_RESIDUALS, MAX_RESIDUAL_RATIO = 10.0, 4.0
 # The walks that are near enough to the best one to be compared by all folds.
-CONTENDER_RATIO, MAX_CONTENDERS = 1.15, 5
+CONTENDER_RATIO, MAX_CONTENDERS = 1.15, 4
 # A blend has members of at least this weight, and gains at least this share of the error.
 MIN_WEIGHT, MIN_BLEND_GAIN = 0.1, 0.005
 MOST_FOR_A_BLEND = 2**22  # numbers in the factors of each member

@@ -8,8 +8,8 @@ from corefold.completion.distributed import RowPartition
 from corefold.completion.observed import Observed
 from corefold.completion.settings import FitSettings
 
-WANTED_HELD_OUT = 1000  # entries; where the share that is held out is fewer, several folds are
-FOLDS, MAX_FOLD_SHARE = 5, 0.2
+WANTED_HELD_OUT = 600  # entries; where the share that is held out is fewer, several folds are
+FOLDS, MAX_FOLD_SHARE = 3, 0.2
 
 
 def folds(
