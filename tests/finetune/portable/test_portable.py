@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from corefold.finetune.loading import load_tokenizer
 from corefold.finetune.merging import merge
 from corefold.finetune.portable.adapter import complete_run, export
 from corefold.finetune.portable.own_head import has_own_head, loading_arguments
@@ -229,3 +231,16 @@ def test_a_run_loads_after_an_import_of_corefold(portable):
             continue
         got = values.get("probabilities", values.get("numbers"))
         np.testing.assert_allclose(torch.as_tensor(got).numpy(), native[: len(got)], atol=1e-5, rtol=1e-5)
+
+
+def test_an_adapter_of_a_gguf_file_is_told_to_be_merged(portable, tmp_path):
+    out, lines = tmp_path / "run", []
+    shutil.copytree(str(portable["bert-mean-2-joint"]["folders"]["lora"]).removesuffix("-lora") + "-run", out)
+    task = json.loads((out / "task.json").read_text())
+    (out / "task.json").write_text(json.dumps({**task, "model": "model.gguf"}))
+    (out / "manifest.json").unlink()  # It has the digest of the task as it was.
+    export(out, tmp_path / "lora", None, lines.append)
+    complete_run(out, tmp_path / "lora", load_tokenizer(str(out)))
+    assert len(lines) == 1
+    assert "is a gguf file" in lines[0]
+    assert not (tmp_path / "lora/modules.json").exists()

@@ -89,6 +89,8 @@ def complete_run(out: Path, lora: Path, tokenizer: PreTrainedTokenizerBase) -> N
     """
     task = Task.load(out / TASK)
     copy_layout(lora, out)
+    if _is_gguf(task):
+        return
     config, _ = check_adapter(out)
     units = Units(task.shift, task.scale)
     write_card(
@@ -109,6 +111,12 @@ def _complete(out: Path, new: Path, task: Task, units: Units, tell: Tell) -> Non
     """Add to an adapter what its users need beside it."""
     tokenizer = load_tokenizer(str(out))
     tokenizer.save_pretrained(str(new))
+    if _is_gguf(task):
+        tell(
+            f"the base model {task.model} is a gguf file, on which other tools load no adapter by its folder; a merged "
+            "model loads everywhere: corefold merge"
+        )
+        return
     head: dict[str, Tensor] | None = load_file(out / HEAD) if (out / HEAD).exists() else None
     if is_sentence_encoder(task):
         if head is not None and not fits_modules(task):
@@ -118,6 +126,10 @@ def _complete(out: Path, new: Path, task: Task, units: Units, tell: Tell) -> Non
     for line in lines:
         tell(line)
     write_card(new, task, _arguments(task, tokenizer), lines, merged=False, units=units)
+
+
+def _is_gguf(task: Task) -> bool:
+    return Path(task.model).suffix == ".gguf"
 
 
 def _arguments(task: Task, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
