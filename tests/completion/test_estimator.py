@@ -68,7 +68,9 @@ def test_a_row_of_nothing_gets_the_columns_biases():
     np.testing.assert_allclose(got[0], biases.mean + biases.column, rtol=1e-10)
 
 
-@pytest.mark.parametrize("settings", [{}, {"solver": ALS(0.1), "max_rank": 2}, {"fit_bias": True}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"solver": ALS(0.1), "max_rank": 2}, {"fit_bias": True, "candidates": "low_rank"}]
+)
 def test_fold_in_of_the_rows_fitted_gives_the_fitted_matrix(settings):
     holes = with_holes(NOISY, 0.5)
     model = estimator(clip=None, **settings).fit(holes)

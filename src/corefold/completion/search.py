@@ -60,7 +60,9 @@ def fit(
     search = _Search(observed, partition, settings)
     yield from search.explore(start)
     contenders = search.contenders()
-    for split in () if search.first.exact else search.splits[1:]:
+    if search.first.exact:  # An exact answer needs no comparison.
+        search.splits = search.splits[:1]
+    for split in search.splits[1:]:
         yield from search.repeat(split, contenders)
     yield from search.refit(search.weighted(contenders))
 

@@ -113,7 +113,7 @@ class LinearUnits:
     @classmethod
     def of_columns(cls, spread: ColumnSpread) -> LinearUnits:
         """Values less their column's mean, over its standard deviation."""
-        return cls(spread.mean, spread.deviation)
+        return cls(spread.mean, _positive(spread.deviation))
 
     def forward(self, values: Tensor, columns: Tensor) -> Tensor:
         return ((values.double() - self.center[columns]) / self.scale[columns]).to(values.dtype)
@@ -181,7 +181,7 @@ class NormalScores:
         """Of all rows, which must be in this process; columns of few entries keep their mean and deviation."""
         lines = torch.linspace(-3, 3, KNOTS, dtype=torch.float64, device=spread.mean.device)
         scores = lines.repeat(len(spread.mean), 1)
-        values = spread.mean[:, None] + spread.deviation[:, None] * scores
+        values = spread.mean[:, None] + _positive(spread.deviation)[:, None] * scores
         in_order = observed.values.double().index_select(0, observed.order)
         ends = observed.column_starts.tolist()
         for column, (start, end) in enumerate(pairwise(ends)):
@@ -194,12 +194,12 @@ class NormalScores:
         return _mapped(values, columns, self.values, self.scores)
 
     def backward(self, scores: Tensor, columns: Tensor | slice) -> Tensor:
+        """Within the column's observed range: beyond the last knot the line of a long tail would lead far away."""
         if isinstance(columns, slice):
             columns = torch.arange(len(self.values), device=scores.device)[columns]
-        columns = columns.expand(scores.shape)
-        return _mapped(scores.reshape(-1), columns.reshape(-1), self.scores, self.values).reshape(
-            scores.shape
-        )
+        flat, columns = scores.reshape(-1), columns.expand(scores.shape).reshape(-1).long()
+        low, high = (self.scores[columns, end].to(flat) for end in (0, -1))
+        return _mapped(flat.clamp(low, high), columns, self.scores, self.values).reshape(scores.shape)
 
     def tensors(self) -> dict[str, Tensor]:
         return {"knot_values": self.values, "knot_scores": self.scores}
@@ -212,6 +212,11 @@ def units_from(named: dict[str, Tensor], width: int) -> Units:
     if "roots" in named:
         return RootUnits(*named["roots"].tolist())
     return LinearUnits(named["center"], named["scale"]) if "center" in named else LinearUnits.of_data(width)
+
+
+def _positive(deviation: Float[Tensor, " width"]) -> Float[Tensor, " width"]:
+    """1 where all values are equal."""
+    return torch.where(deviation > 0, deviation, 1.0)
 
 
 def _least(values: Tensor, partition: RowPartition) -> float:
@@ -261,13 +266,9 @@ def _knots(values: Float[Tensor, " n"]) -> tuple[Tensor, Tensor] | None:
         return None
     places = (counts.cumsum(0) - (counts + 1) / 2 + 0.5) / len(values)  # the middle of each value's ranks
     scores = torch.special.ndtri(places.double())
-    at = torch.linspace(0, len(distinct) - 1, KNOTS, device=values.device).round().long().unique()
-    distinct, scores = distinct[at], scores[at]
-    if len(at) < KNOTS:  # of few different values: more knots on the last line
-        beyond = torch.arange(1, KNOTS - len(at) + 1, dtype=torch.float64, device=values.device)
-        distinct = torch.cat([distinct, distinct[-1] + beyond * (distinct[-1] - distinct[-2])])
-        scores = torch.cat([scores, scores[-1] + beyond * (scores[-1] - scores[-2])])
-    return distinct, scores
+    at = torch.linspace(0, len(distinct) - 1, KNOTS, dtype=torch.float64, device=values.device)
+    low = at.long().clamp(max=len(distinct) - 2)
+    return tuple(torch.lerp(each[low], each[low + 1], at - low) for each in (distinct, scores))  # pyright: ignore[reportReturnType]
 
 
 def _mapped(x: Tensor, columns: Tensor, ends: Tensor, images: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ SMALL_ERROR = 0.05
 CG_TOLERANCE = 0.1
 WIDE_PENALTY_SHARE, WIDE_STEPS = 0.1, 3  # a weak penalty, which leaves nearly all directions
 # Sweeps with all entries. From a good posterior a few are best, because no real matrix has exactly a low rank.
-REFIT_SWEEPS = 3
+REFIT_SWEEPS = 5
 
 
 @dataclass(frozen=True)
