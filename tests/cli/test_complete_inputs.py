@@ -178,6 +178,19 @@ def test_an_error_behind_that_of_column_means_is_said(tmp_path):
         assert words in notes(out), out.out
 
 
+def test_columns_of_several_units_are_said_and_measured_over_their_deviations(tmp_path):
+    values = X + STREAM.normal(size=X.shape)
+    mixed = pd.DataFrame(np.where(SEEN, values * np.logspace(0, 6, 12) + 5, np.nan))
+    mixed.add_prefix("c").to_csv(tmp_path / "w.csv", index=False)
+    out = done(tmp_path / "w.csv", "--holdout", 0.2)
+    assert "errors are compared over each column's standard deviation; --error absolute" in notes(out)
+    (line,) = (line for line in out.out.splitlines() if line.split()[:1] == ["completed"])
+    assert float(line.split()[1]) < 1.1
+    out = done(tmp_path / "w.csv", "--holdout", 0.2, "--error", "absolute")
+    assert "standard deviation" not in out.out
+    refused(corefold("complete", tmp_path / "w.csv", "--holdout", 0.2, "--error", "some"), "error must be")
+
+
 def test_held_out_entries_measure_the_order(tmp_path):
     table = long_table([f"u{place}" for place in range(60)], [f"i{place}" for place in range(40)])
     table.to_csv(tmp_path / "t.csv", index=False)

@@ -17,6 +17,7 @@ from corefold.cli.complete_options import (
     Duplicates,
     Encoding,
     Entries,
+    Error,
     Force,
     Holdout,
     MaxRank,
@@ -82,6 +83,7 @@ def run(
     solver: SolverName = "schatten",
     seed: Seed = 0,
     clip: Clip = "auto",
+    error: Error = "auto",
     device: Device = "cpu",
     force: Force = False,
 ) -> None:
@@ -91,6 +93,7 @@ def run(
         "depth": depth,
         "solver": solver,
         "clip": parse_bounds(clip),
+        "error": error,
         **parse_device(device),
     }
     if max_rank is not None and max_rank < 1:
@@ -111,10 +114,13 @@ def run(
 def _complete_file(
     path: Path, output: Path | None, options: CompleteOptions, settings: dict[str, Any], seed: int
 ) -> None:
+    from corefold.completion.distributed import RowPartition
     from corefold.completion.files.labelled import require_different_values
     from corefold.completion.files.reading import read_matrix, read_places
     from corefold.completion.files.writing import check_filled_fits
     from corefold.completion.holdout import fit_and_measure
+    from corefold.completion.notes import units_note
+    from corefold.completion.units import ColumnSpread
 
     reading = options.reading()
     matrix = read_matrix(path, options.row, options.col, options.value, reading)
@@ -130,7 +136,10 @@ def _complete_file(
         check_filled_fits(matrix, output)
     with step_progress() as advance:
         fit = fit_and_measure(matrix.observed, settings, options.holdout or 0.0, seed, [advance])
-    for note in (*matrix.notes, *(places.notes if places else ()), *fit.notes):
+    guess = (
+        units_note(ColumnSpread.of(matrix.observed, RowPartition())) if settings["error"] == "auto" else None
+    )
+    for note in (*matrix.notes, *(places.notes if places else ()), *([guess] if guess else ()), *fit.notes):
         console.print(f"note: {note}")
     console.print(f"{len(matrix.observed):,} of {height:,} x {width:,} entries observed; {fit.summary()}")
     _show_scores(fit, matrix.observed, options, seed)
@@ -150,13 +159,13 @@ def _show_scores(fit: MeasuredFit, observed: Observed, options: CompleteOptions,
     from corefold.completion.split import split
 
     if fit.errors is None:
-        note = behind_note(fit.estimator.validation_error_, observed)
+        note = behind_note(fit.estimator.model_.calibration, observed, fit.estimator.error)
         if note is not None:
             console.print(f"note: {note}")
         return
-    errors = fit.errors.scores()
+    errors, over = fit.errors.scores(), "" if fit.errors.deviations is None else " over deviation"
     show_table(
-        [f"{len(fit.errors):,} entries held out", "RMSE", "MAE"],
+        [f"{len(fit.errors):,} entries held out", *(f"{name}{over}" for name in ("RMSE", "MAE"))],
         [[name, *map(number, pair)] for name, pair in errors.items()],
     )
     fitted, held = split(observed, options.holdout or 0.0, seed)

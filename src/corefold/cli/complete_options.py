@@ -103,6 +103,13 @@ Clip = Annotated[
     str,
     typer.Option(help="Bounds of the predictions: LOW,HIGH; none; or auto, the ends of a rating scale."),
 ]
+Error = Annotated[
+    str,
+    typer.Option(
+        help="What chooses and is shown: absolute errors; relative ones, over each column's standard deviation; or "
+        "auto, relative where columns have several units."
+    ),
+]
 Device = Annotated[str, typer.Option(help="Device that computes: cpu, cuda, cuda:1, mps.")]
 Force = Annotated[bool, typer.Option("--force", "--overwrite", help="Replace files that exist.")]
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from corefold.completion.distributed import RowPartition
 from corefold.completion.observed import Observed
+from corefold.completion.units import column_sums
 
 SWEEPS, LAST_SWEEPS = 12, 4  # the last ones with the same shrinkage
 PRIOR_ENTRIES = 5.0  # of the first sweep
@@ -64,7 +65,7 @@ class Biases:
         row, column = (values.new_zeros(side) for side in observed.shape)
         for sweep in range(SWEEPS):
             residual = values - mean - row[row_of]
-            by_column = _segment_sums(residual.index_select(0, observed.order), observed.column_starts)
+            by_column = column_sums(observed, residual.index_select(0, observed.order))
             column = partition.sum(by_column) / (column_counts + shrinkage.column)
             residual = values - mean - column[observed.columns]
             row = _segment_sums(residual, observed.starts) / (row_counts + shrinkage.row)

@@ -17,6 +17,7 @@ from corefold.completion.estimator import DeepMatrixCompletion
 from corefold.completion.notes import warnings_as_notes
 from corefold.completion.observed import Observed
 from corefold.completion.split import split
+from corefold.completion.units import ColumnSpread
 from corefold.completion.walks import StepRecord
 from corefold.errors import InputError
 
@@ -31,19 +32,22 @@ class HoldoutErrors:
         residuals: observed less predicted, by method: "completed", "biases alone" and "column means".
         coverage: nominal coverage, measured coverage and half the width, of each interval that there were enough
             entries for.
+        deviations: of each entry's column, where columns have several units; None where they have one.
     """
 
     residuals: dict[str, Float[np.ndarray, " held"]]
     coverage: list[tuple[float, float, float]] = field(default_factory=list)
+    deviations: Float[np.ndarray, " held"] | None = None
 
     def __len__(self) -> int:
         """The number of entries."""
         return len(next(iter(self.residuals.values())))
 
     def scores(self) -> dict[str, tuple[float, float]]:
-        """Root mean square error and mean absolute error of each method."""
+        """Root mean square error and mean absolute error of each method, over deviations where there are some."""
+        unit = 1.0 if self.deviations is None else self.deviations
         return {
-            name: (float(np.sqrt(np.square(each).mean())), float(np.abs(each).mean()))
+            name: (float(np.sqrt(np.square(each / unit).mean())), float(np.abs(each / unit).mean()))
             for name, each in self.residuals.items()
         }
 
@@ -117,7 +121,7 @@ def _measured(estimator: DeepMatrixCompletion, fitted: Observed, held: Observed)
     predicted = {
         "completed": estimator.entries(rows, columns),
         "biases alone": clipped(biases, estimator.bounds_, held.columns).numpy(),
-        "column means": _column_means(fitted)[columns],
+        "column means": estimator.means_.column.numpy()[columns],
     }
     coverage = []
     for level in LEVELS:
@@ -127,12 +131,6 @@ def _measured(estimator: DeepMatrixCompletion, fitted: Observed, held: Observed)
             break
         inside = (lower <= values) & (values <= upper)
         coverage.append((level, float(inside.mean()), float((upper - lower).mean() / 2)))
-    return HoldoutErrors({name: values - each for name, each in predicted.items()}, coverage)
-
-
-def _column_means(fitted: Observed) -> Float[np.ndarray, " width"]:
-    """The mean of each column's entries; of a column without any, the mean of all."""
-    columns, values = fitted.columns.numpy(), fitted.values.numpy()
-    counts = np.bincount(columns, minlength=fitted.shape[1])
-    sums = np.bincount(columns, values, minlength=fitted.shape[1])
-    return np.where(counts > 0, sums / np.maximum(counts, 1), values.mean())
+    spread = ColumnSpread.of(fitted, RowPartition())
+    deviations = None if spread.absolute(estimator.error) else spread.deviation.numpy()[columns]
+    return HoldoutErrors({name: values - each for name, each in predicted.items()}, coverage, deviations)

@@ -12,7 +12,7 @@ from corefold.completion.biases import Biases, Shrinkage
 from corefold.completion.distributed import RowPartition
 from corefold.completion.factors import LowRank
 from corefold.completion.observed import Observed
-from corefold.completion.units import LinearUnits, Units, units_from
+from corefold.completion.units import LinearUnits, Units, in_units, units_from
 
 
 @dataclass(frozen=True)
@@ -102,13 +102,12 @@ class CompletedMatrix:
         """In units of the data where these are linear, else the scores'."""
         if not isinstance(self.units, LinearUnits) or bool((self.units.scale == 1).all()):
             return self.factors
-        scaled = self.factors.v * self.units.scale.to(self.factors.v)[:, None]
         left = self.factors.u * self.factors.s
-        return LowRank.product(left, scaled, RowPartition())
+        return LowRank.product(left, self._in_units_of_data(self.factors.v), RowPartition())
 
-    def in_units(self, observed: Observed) -> Observed:
-        """The entries with scores in place of values."""
-        return observed.with_values(self.units.forward(observed.values, observed.columns))
+    def _in_units_of_data(self, loadings: Float[Tensor, "width rank"]) -> Float[Tensor, "width rank"]:
+        scale = self.units.scale if isinstance(self.units, LinearUnits) else loadings.new_ones(len(loadings))
+        return loadings * scale.to(loadings)[:, None]
 
     def predicted(self, rows: Int[Tensor, " n"] | slice = slice(None)) -> PredictedRows:
         """Predictions of these of its rows."""
@@ -128,7 +127,7 @@ class CompletedMatrix:
 
     def fold_in(self, observed: Observed) -> PredictedRows:
         """Predictions of other rows with the same columns: each row's bias, then its ridge regression."""
-        scores = self.in_units(observed)
+        scores = in_units(observed, self.units)
         biases, cold = (replace(each, row=each.rows_of(scores)) for each in (self.biases, self.cold))
         residual = scores.with_values(scores.values - biases.at(scores))
         coordinates, seen = self.regression.coordinates(residual), observed.starts.diff() > 0
@@ -136,10 +135,12 @@ class CompletedMatrix:
             self.units, biases, cold, coordinates, self.regression.loadings, seen, self.column_shares > 0
         )
 
-    def start_for(self, observed: Observed, partition: RowPartition) -> LowRank:
-        """The start of a fit to other rows: the scores of their coordinates among these columns."""
+    def start_for(self, observed: Observed, partition: RowPartition) -> LowRank | None:
+        """The start of a fit to other rows: their low-rank part in units of the data; none where it is not linear."""
+        if not isinstance(self.units, LinearUnits):
+            return None
         rows = self.fold_in(observed)
-        return LowRank.product(rows.coordinates, rows.loadings, partition)
+        return LowRank.product(rows.coordinates, self._in_units_of_data(rows.loadings), partition)
 
     def tensors(self) -> dict[str, Tensor]:
         """All of its tensors by the names that a file gives them."""

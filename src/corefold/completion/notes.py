@@ -8,9 +8,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
+from corefold.completion.calibration import Calibration
+from corefold.completion.distributed import RowPartition
 from corefold.completion.observed import Observed
 from corefold.completion.suspicion import suspects
+from corefold.completion.units import ColumnSpread
 
 MAX_ERROR_RATIO = 1.02  # that a few held-out entries may show by chance
 
@@ -44,27 +48,42 @@ def suspicion_notes(observed: Observed, columns: Any) -> list[str]:
     ]
 
 
-def behind_note(error: float, observed: Observed) -> str | None:
+def units_note(spread: ColumnSpread) -> str | None:
+    """A note if columns are taken to have several units."""
+    if spread.absolute("auto"):
+        return None
+    return (
+        "columns differ so much in size or spread that errors are compared over each column's standard deviation; "
+        "--error absolute compares them as they are"
+    )
+
+
+def behind_note(calibration: Calibration, observed: Observed, error: str) -> str | None:
     """A note if a fit's error at the entries that it held out is behind that of column means.
 
     Args:
-        error: root mean square error at the entries held out; NaN without any.
+        calibration: the errors at the entries held out.
         observed: the entries of the fit.
+        error: the estimator's setting.
     """
-    means = column_mean_error(observed)
-    if not error > MAX_ERROR_RATIO * means:
+    spread = ColumnSpread.of(observed, RowPartition())
+    unit = np.ones(observed.shape[1]) if spread.absolute(error) else spread.deviation.numpy()
+    means = column_mean_error(observed, unit)
+    errors = calibration.errors.numpy() / unit[calibration.columns.numpy()]
+    ours = float(np.sqrt(np.square(errors).mean())) if len(errors) else np.nan
+    if not ours > MAX_ERROR_RATIO * means:
         return None
     return (
-        f"at the entries that the fit held out, the root mean square error is {error:.4g}, and that of column means "
+        f"at the entries that the fit held out, the root mean square error is {ours:.4g}, that of column means "
         f"about {means:.4g}: no matrix of low rank fits these columns as they stand; --holdout 0.1 measures it"
     )
 
 
-def column_mean_error(observed: Observed) -> float:
-    """Root mean square error at each entry of the mean of its column's other entries, or of all where it has none."""
+def column_mean_error(observed: Observed, unit: Float[np.ndarray, " width"]) -> float:
+    """Root mean square error, over each column's unit, of the mean of a column's other entries, or of all entries."""
     columns, values = observed.columns.cpu().numpy(), observed.values.cpu().double().numpy()
     counts = np.bincount(columns, minlength=observed.shape[1])
     sums = np.bincount(columns, values, minlength=observed.shape[1])
     others = counts[columns] - 1
     means = np.where(others > 0, (sums[columns] - values) / np.maximum(others, 1), values.mean())
-    return float(np.sqrt(np.square(values - means).mean()))
+    return float(np.sqrt(np.square((values - means) / unit[columns]).mean()))

@@ -98,7 +98,7 @@ class _Search:
             if first.judged and nulls and (form.biased or form.units == COLUMNS) and not first.exact:
                 yield from first.biases(form)
             if not first.exact:
-                yield from first.path(form, start)
+                yield from first.path(form, start if form.units == TABLE else None)
         if not first.judged or first.exact:
             return
         others = [Form(units, biased) for units in self.other_units() for biased in choices]
@@ -219,7 +219,7 @@ class _Search:
             step = step.scaled(end.standardization.scale / standardization.scale)
         problem = standardization.problem(self.observed, settings.seed)
         if self.first.judged and step.factors.rank:
-            loss = max(MAX_TRUNCATION_SHARE * end.relative / standardization.scale, settings.tol)
+            loss = max(MAX_TRUNCATION_SHARE * step.error, settings.tol)
             step = step.keep(step.factors.rank_within(loss * math.sqrt(problem.height * problem.width)))
         if isinstance(step, CovarianceStep):
             steps = covariance.refit(problem, step)

@@ -14,7 +14,6 @@ from corefold.completion.distributed import RowPartition
 from corefold.completion.memory import WORKING_COPIES
 from corefold.completion.observed import Observed
 from corefold.completion.solvers import ALS, Descent, Schatten, Solver
-from corefold.completion.units import ColumnSpread
 
 MAX_AUTO_RANK = 64
 MAX_AUTO_BYTES = 2**29  # "auto" keeps a solver's working copies below,
@@ -39,10 +38,6 @@ class FitSettings:
     max_rank: int | None
     candidates: Literal["all", "low_rank"]
     error: Literal["auto", "absolute", "relative"]
-
-    def absolute(self, spread: ColumnSpread) -> bool:
-        """Whether errors mean the same in all columns."""
-        return spread.one_unit if self.error == "auto" else self.error == "absolute"
 
 
 SOLVERS = {"schatten": Schatten, "descent": Descent, "als": ALS}

@@ -15,7 +15,14 @@ from corefold.completion.model import CompletedMatrix, RowRegression
 from corefold.completion.observed import Observed
 from corefold.completion.solvers.covariance import CovarianceStep
 from corefold.completion.solvers.protocol import CompletionProblem, Step
-from corefold.completion.units import ColumnSpread, LinearUnits, NormalScores, RootUnits, Units
+from corefold.completion.units import (
+    ColumnSpread,
+    LinearUnits,
+    NormalScores,
+    RootUnits,
+    Units,
+    in_units,
+)
 
 TABLE, COLUMNS, RESIDUALS = "table", "columns", "residuals"
 NORMAL_SCORES, ROOTS = "normal scores", "roots"
@@ -103,11 +110,6 @@ class Standardization:
             observed.starts.diff() > 0,
             regression,
         )
-
-
-def in_units(observed: Observed, units: Units) -> Observed:
-    """The entries with scores in place of values."""
-    return observed.with_values(units.forward(observed.values, observed.columns))
 
 
 def rms(values: Tensor, partition: RowPartition) -> float:

@@ -12,6 +12,7 @@ from corefold.completion.distributed import RowPartition
 from corefold.completion.factors import LowRank
 from corefold.completion.model import CompletedMatrix
 from corefold.completion.observed import Observed
+from corefold.completion.units import in_units
 
 SWEEPS = 3
 WORKING_GRAMS = 5  # copies of `ColumnEquations.gram` that learning works with
@@ -45,7 +46,7 @@ class ColumnEquations:
         before, scales = model.regression.loadings, model.regression.scales
         # The model's ridge is on coordinates of rows, which have the data's units; loadings have none.
         ridge = (model.regression.ridge * scales.square()).clamp(min=torch.finfo(scales.dtype).tiny)
-        scores = model.in_units(observed)
+        scores = in_units(observed, model.units)
         for _ in range(SWEEPS):
             rows = model.fold_in(observed)
             residual = scores.with_values(scores.values - rows.biases.at(scores))

@@ -64,9 +64,13 @@ class ColumnSpread:
         """With deviations that much larger."""
         return replace(self, deviation=self.deviation * ratios)
 
-    @property
-    def one_unit(self) -> bool:
-        """Whether an error can be taken to mean the same in all columns: none is much larger or wider than others."""
+    def absolute(self, error: str) -> bool:
+        """Whether an error counts alike in all columns: the setting "absolute", or "auto" where they have one unit.
+
+        They are taken to have one if none is much larger or wider than others.
+        """
+        if error != "auto":
+            return error == "absolute"
         if not self.common:
             return True
         return self.ratio <= MAX_RATIO and float(self.mean.std(correction=0)) <= MAX_OFFSET * self.common
@@ -203,6 +207,11 @@ class NormalScores:
 
     def tensors(self) -> dict[str, Tensor]:
         return {"knot_values": self.values, "knot_scores": self.scores}
+
+
+def in_units(observed: Observed, units: Units) -> Observed:
+    """The entries with scores in place of values."""
+    return observed.with_values(units.forward(observed.values, observed.columns))
 
 
 def units_from(named: dict[str, Tensor], width: int) -> Units:

@@ -19,8 +19,8 @@ from corefold.completion.observed import Observed
 from corefold.completion.settings import FitSettings
 from corefold.completion.solvers import covariance
 from corefold.completion.solvers.protocol import CompletionProblem, Step
-from corefold.completion.standardization import COLUMNS, Form, Standardization, in_units, rms
-from corefold.completion.units import ColumnSpread
+from corefold.completion.standardization import COLUMNS, Form, Standardization, rms
+from corefold.completion.units import ColumnSpread, in_units
 
 MIN_IMPROVEMENT = 1e-3  # share by which a held-out error must fall to count as better
 # A walk that has improved for some steps, and whose error then rises to this ratio of its best, gets less patience.
@@ -96,7 +96,6 @@ class End:
         step: the step.
         errors: at the held-out entries, in units of the data.
         score: the error that chooses.
-        relative: root mean square error of the scores at the fitted entries.
     """
 
     walk: Walk
@@ -104,7 +103,6 @@ class End:
     step: Step
     errors: Float[Tensor, " held_out"]
     score: float
-    relative: float
 
 
 Found = Iterator[tuple[StepRecord, Blend]]
@@ -133,7 +131,7 @@ class Split:
         self.spread, self.settings, self.partition, self.fold = spread, settings, partition, fold
         counts = torch.tensor([len(part) for part in parts] + [parts[0].shape[0]])
         self.trained, self.judged, self.height = partition.sum(counts.to(spread.mean.device)).tolist()
-        absolute = settings.absolute(spread)
+        absolute = spread.absolute(settings.error)
         unit = torch.full_like(spread.deviation, spread.common) if absolute else spread.deviation
         weights = torch.where(unit > 0, 1 / unit, 1.0)
         self.weights = weights.to(self.held_out.values)[self.held_out.columns]
@@ -201,7 +199,7 @@ class Split:
             score = self.score(errors) if self.judged else step.error * standardization.scale
             waited = 0 if score < lowest * (1 - MIN_IMPROVEMENT) else waited + 1
             if end is None or not waited:
-                end = End(walk, standardization, step, errors, score, step.error * standardization.scale)
+                end = End(walk, standardization, step, errors, score)
             lowest = min(score, lowest)
             if self.model is None or self.best is None or score < self.best.score * (1 - MIN_IMPROVEMENT):
                 self.best, member = end, standardization.model(step, self.training)
