@@ -200,6 +200,16 @@ def test_units_turn_scores_back():
         assert (units.forward(beyond, torch.zeros(100, dtype=torch.int64)).diff() > 0).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_matrix_without_directions_is_zero(dtype):
+    observed = observed_entries(with_holes(np.ones((50, 40)), 0.5))
+    observed = observed.with_values(observed.values.to(dtype))
+    # Parts of arrays of ones, so that a read beyond the factors finds something.
+    left, right = (torch.ones(side, 1, dtype=dtype)[:, :0] for side in (50, 40))
+    assert torch.equal(observed.products(left, right), torch.zeros(len(observed), dtype=dtype))
+    assert observed.times(right).shape == (50, 0)
+
+
 def test_shrinkage_is_the_ratio_of_the_variances():
     rng = np.random.default_rng(0)
     X = 0.5 * rng.standard_normal((400, 1)) + 2 * rng.standard_normal(200) + rng.standard_normal((400, 200))

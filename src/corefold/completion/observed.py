@@ -96,6 +96,8 @@ class Observed:
         self, left: Float[Tensor, "height k"], right: Float[Tensor, "width k"]
     ) -> Float[Tensor, " entries"]:
         """The entries of `left @ right.T` at the observed places."""
+        if not left.shape[1]:  # The kernel's sum begins with the first of the products.
+            return torch.zeros_like(self.values)
         return _run("products", self.starts, self.columns, left, right, out=torch.empty_like(self.values))
 
     def times(self, right: Float[Tensor, "width k"]) -> Float[Tensor, "height k"]:
