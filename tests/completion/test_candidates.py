@@ -216,3 +216,48 @@ def test_shrinkage_is_the_ratio_of_the_variances():
     shrinkage = Biases.fit(observed_entries(with_holes(X, 0.5)), ROWS).shrinkage
     assert shrinkage.row == pytest.approx(1 / 0.25, rel=0.2)
     assert shrinkage.column == pytest.approx(1 / 4, rel=0.2)
+
+
+def test_a_column_of_one_entry_is_not_predicted_from_it_alone():
+    rng = np.random.default_rng(0)
+    whole = low_rank(40, 6, 2) + 0.1 * rng.standard_normal((40, 6))
+    holes = with_holes(whole, 0.7)
+    holes[:, 0] = np.nan
+    holes[0, 0] = 5.0
+    for settings in ({}, {"candidates": "low_rank"}):
+        model = fit(holes, **settings)
+        predicted = model.entries(np.arange(1, 40), np.zeros(39, int))
+        assert np.abs(predicted).max() < 6
+        lower, upper = model.intervals([1], [0])
+        assert upper[0] - lower[0] > 2
+
+
+def test_an_interrupted_fit_is_calibrated_and_saved_as_it_is(tmp_path):
+    whole = np.random.default_rng(0).standard_normal((60, 4)) * [1, 1e6, 1, 1]
+
+    def stop(record):
+        if record.stage.startswith("posterior"):
+            raise KeyboardInterrupt
+
+    model = DeepMatrixCompletion(random_state=0, callbacks=[stop])
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(with_holes(whole, 0.7))
+    widths = np.diff(model.intervals([0] * 4, range(4), 0.8), axis=0)[0]
+    assert widths[0] < 10 < 1e5 < widths[1]
+    model.set_params(callbacks=None).save(tmp_path / "model.safetensors")
+    loaded = DeepMatrixCompletion.load(tmp_path / "model.safetensors")
+    np.testing.assert_array_equal(
+        loaded.intervals([0] * 4, range(4), 0.8), model.intervals([0] * 4, range(4), 0.8)
+    )
+
+
+def test_held_out_shares_are_those_asked_for():
+    holes = with_holes(low_rank(30, 20, 2) + 0.1 * np.random.default_rng(0).standard_normal((30, 20)), 0.7)
+    count = int((~np.isnan(holes)).sum())
+    for share, folds in ((0.05, 3), (0.45, 2), (0.8, 1)):
+        model = fit(holes, validation_fraction=share)
+        assert {step["fold"] for step in model.path_} == set(range(folds))
+        held_out = len(model.model_.calibration) / folds / count
+        assert abs(held_out - max(share, 0.2)) < 0.05
+    with pytest.raises(ValueError, match="overflow in float32; divide them"):
+        fit((holes * 5e36).astype(np.float32))

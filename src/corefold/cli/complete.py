@@ -59,6 +59,7 @@ writes the results into a folder `corefold-complete`.
 """
 
 EXAMPLES_FOLDER = Path("corefold-complete")
+MIN_DIFFERENCE = 1e-3  # share of an error from which on another is behind it
 PICTURE_INCHES = 12.0  # width of the examples' pictures
 
 
@@ -173,7 +174,7 @@ def _show_scores(fit: MeasuredFit, observed: Observed, options: CompleteOptions,
     predicted = {name: values - residual for name, residual in fit.errors.residuals.items()}
     _show_ranking(ranking_scores(predicted, fitted, held, options.top))
     (name, (best, _)), (ours, _) = min(errors.items(), key=lambda each: each[1][0]), errors["completed"]
-    if best < ours:
+    if ours > best * (1 + MIN_DIFFERENCE):
         console.print(
             f"note: the root mean square error is behind that of {name}: {ours:.4g}, not {best:.4g}"
         )

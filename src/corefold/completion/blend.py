@@ -113,7 +113,7 @@ class Blend:
         row, column = rows.clamp(min=0), columns.clamp(min=0)
         margin = self.calibration.margins(coverage)[column]
         seen_row = (rows >= 0) & self.main.seen_rows[row]
-        seen_column = (columns >= 0) & (self.main.column_shares[column] > 0)
+        seen_column = (columns >= 0) & self.main.seen_columns[column]
         margin = torch.where(seen_row, margin, cold_row[column].maximum(margin))
         return torch.where(seen_column, margin, margin.clamp(min=cold_column))
 

@@ -80,7 +80,7 @@ class Calibration:
 
     def tensors(self) -> dict[str, Tensor]:
         """What a file keeps."""
-        if not len(self.cold_row):  # from a file of a version that kept nothing else
+        if not len(self.cold_row) and not bool(self.columns.any()):  # from a file that kept nothing else
             return {"misses": self.errors}
         return {
             "misses": self.errors,

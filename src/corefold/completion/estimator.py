@@ -180,16 +180,19 @@ class DeepMatrixCompletion(FittedMatrix, OneToOneFeatureMixin, TransformerMixin,
         vars(self).pop("_column_equations", None)
         self._keep(observed, partition, first.labels)
         self.path_ = []
-        with progress(self.verbose and partition.is_first) as advance:
-            best = None
-            for record, model in fit(observed, partition, settings, start):
-                if model is not best:
-                    best = self.model_ = model
-                self.path_.append(asdict(record))
-                advance(record)
-                answers = [call(record) is True for call in self.callbacks or ()]  # every one is called
-                if int(partition.sum(observed.starts.new_tensor(sum(answers)))):
-                    break
+        try:
+            with progress(self.verbose and partition.is_first) as advance:
+                for record, self.model_ in fit(observed, partition, settings, start):
+                    self.path_.append(asdict(record))
+                    advance(record)
+                    answers = [call(record) is True for call in self.callbacks or ()]  # every one is called
+                    if int(partition.sum(observed.starts.new_tensor(sum(answers)))):
+                        break
+        except KeyboardInterrupt:
+            # Processes may have been interrupted at different steps, and would wait for each other.
+            if hasattr(self, "model_") and partition.process_count == 1:
+                self.model_ = self.model_.calibrated(observed, partition)
+            raise
         self.model_ = self.model_.calibrated(observed, partition)
         return self
 

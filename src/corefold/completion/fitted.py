@@ -20,6 +20,7 @@ from corefold.completion.labelled_input import FittedLabels, Labels
 from corefold.completion.observed import Observed
 from corefold.completion.ranking import ObservedPlaces, recommended
 from corefold.completion.reading import IMPLICIT, index, places
+from corefold.completion.standardization import rms
 
 
 class FittedMatrix:
@@ -83,7 +84,7 @@ class FittedMatrix:
     @property
     def validation_error_(self) -> float:
         errors = self.model_.calibration.errors
-        return float(errors.square().mean().sqrt()) if len(errors) else math.nan
+        return rms(errors, RowPartition()) if len(errors) else math.nan
 
     @property
     def row_labels_(self) -> np.ndarray:

@@ -87,6 +87,7 @@ class CompletedMatrix:
         factors: the low-rank part of the scores.
         column_shares: the share of the fitted rows in which each column is observed.
         seen_rows: the rows that have an observed entry.
+        seen_columns: the columns that have enough of them for the low-rank part; `cold` predicts the others.
         regression: how other rows get their coordinates.
     """
 
@@ -96,6 +97,7 @@ class CompletedMatrix:
     factors: LowRank
     column_shares: Float[Tensor, " width"]
     seen_rows: Bool[Tensor, " height"]
+    seen_columns: Bool[Tensor, " width"]
     regression: RowRegression
 
     def low_rank_part(self) -> LowRank:
@@ -113,9 +115,7 @@ class CompletedMatrix:
         """Predictions of these of its rows."""
         biases, cold = (replace(each, row=each.row[rows]) for each in (self.biases, self.cold))
         coordinates, seen = self.factors.u[rows] * self.factors.s, self.seen_rows[rows]
-        return PredictedRows(
-            self.units, biases, cold, coordinates, self.factors.v, seen, self.column_shares > 0
-        )
+        return PredictedRows(self.units, biases, cold, coordinates, self.factors.v, seen, self.seen_columns)
 
     def entries(self, rows: Int[Tensor, " n"], columns: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
         """Single entries."""
@@ -132,7 +132,7 @@ class CompletedMatrix:
         residual = scores.with_values(scores.values - biases.at(scores))
         coordinates, seen = self.regression.coordinates(residual), observed.starts.diff() > 0
         return PredictedRows(
-            self.units, biases, cold, coordinates, self.regression.loadings, seen, self.column_shares > 0
+            self.units, biases, cold, coordinates, self.regression.loadings, seen, self.seen_columns
         )
 
     def start_for(self, observed: Observed, partition: RowPartition) -> LowRank | None:
@@ -160,6 +160,8 @@ class CompletedMatrix:
         }
         if not bool(self.seen_rows.all()):
             named["seen_rows"] = self.seen_rows
+        if not bool(self.seen_columns.all()):
+            named["seen_columns"] = self.seen_columns
         if cold.column is not biases.column:
             named |= {
                 "cold_mean": factors.s.new_tensor(cold.mean),
@@ -181,7 +183,9 @@ class CompletedMatrix:
         loadings, scales = named.get("loadings", factors.v), named.get("scales", factors.s)
         regression = RowRegression(loadings, scales, named["ridge"], named["spread"])
         seen_rows = named.get("seen_rows", torch.ones(len(factors.u), dtype=torch.bool))
-        return cls(units_from(named, width), biases, cold, factors, named["seen"], seen_rows, regression)
+        seen_columns = named.get("seen_columns", torch.ones(width, dtype=torch.bool))
+        units, shares = units_from(named, width), named["seen"]
+        return cls(units, biases, cold, factors, shares, seen_rows, seen_columns, regression)
 
 
 def _plain_shrinkage(shrinkage: Shrinkage, like: Tensor) -> Tensor:

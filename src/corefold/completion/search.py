@@ -227,6 +227,9 @@ class _Search:
             steps = settings.solver.refit(problem, step) if step.factors.rank else iter([step])
         for last in steps:
             record = self.first.record(end.walk, last, standardization, None)
-            yield replace(record, stage="refit"), standardization.model(last, self.observed)
+            yield (
+                replace(record, stage="refit"),
+                standardization.model(last, self.observed, self.first.exact or not self.first.judged),
+            )
             if last.error <= settings.tol:
                 break

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from sklearn.utils import check_random_state
 
 from corefold.completion.distributed import RowPartition
@@ -57,6 +58,14 @@ def settings_of(parameters: Mapping[str, Any], observed: Observed, partition: Ro
     for name, least in (("depth", 2), ("max_iter", 1)):
         if not isinstance(parameters[name], (int, np.integer)) or parameters[name] < least:
             raise ValueError(f"{name} must be an integer of {least} or more; got {parameters[name]!r}")
+    limit = torch.finfo(observed.values.dtype).max / entries
+    if (
+        float(partition.max(observed.values.abs().amax() if len(observed) else observed.values.new_zeros(())))
+        > limit
+    ):
+        raise ValueError(
+            f"values beyond {limit:.1g} overflow in {str(observed.values.dtype).removeprefix('torch.')}; divide them"
+        )
     bias, share, tol = (parameters[name] for name in ("fit_bias", "validation_fraction", "tol"))
     if bias not in (True, False, "auto"):
         raise ValueError(f'fit_bias must be True, False or "auto"; got {bias!r}')

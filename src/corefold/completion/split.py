@@ -7,6 +7,7 @@ import torch
 from corefold.completion.distributed import RowPartition
 from corefold.completion.observed import Observed
 from corefold.completion.settings import FitSettings
+from corefold.completion.solvers import Schatten
 
 WANTED_HELD_OUT = 600  # entries; where the share that is held out is fewer, several folds are
 FOLDS, MAX_FOLD_SHARE = 3, 0.2
@@ -20,9 +21,11 @@ def folds(
     count = int(partition.sum(torch.tensor(len(observed), device=observed.values.device)))
     if not share:
         return [split(observed, 0.0, seed, offset)]
-    number = 1 if share * count >= WANTED_HELD_OUT else FOLDS
-    if number > 1:
-        share = min(max(share, WANTED_HELD_OUT / number / count), MAX_FOLD_SHARE)
+    number = 1
+    # The rank of other solvers is the user's, and there is little to choose.
+    if share * count < WANTED_HELD_OUT and isinstance(settings.solver, Schatten):
+        share = max(share, min(WANTED_HELD_OUT / FOLDS / count, MAX_FOLD_SHARE))
+        number = min(FOLDS, int(1 / share))
     place = _places(observed, offset)
     drawn = _uniform(place, seed)
     parts = [(fold * share <= drawn) & (drawn < (fold + 1) * share) for fold in range(number)]

@@ -24,6 +24,7 @@ from corefold.completion.units import (
     in_units,
 )
 
+LEAST_FOR_LOADINGS = 2  # entries of a column
 TABLE, COLUMNS, RESIDUALS = "table", "columns", "residuals"
 NORMAL_SCORES, ROOTS = "normal scores", "roots"
 
@@ -91,8 +92,12 @@ class Standardization:
             return (scores.values - predicted) * self.units.scale.to(predicted)[scores.columns]
         return held_out.values - self.units.backward(predicted, scores.columns)
 
-    def model(self, step: Step, observed: Observed) -> CompletedMatrix:
-        """The matrix of a step that was fitted to these entries."""
+    def model(self, step: Step, observed: Observed, exact: bool = False) -> CompletedMatrix:
+        """The matrix of a step that was fitted to these entries.
+
+        A single entry settles no column's loadings, unless the values are exact: an entry unlike its row would be carried
+        into all other rows.
+        """
         factors = replace(step.factors, s=step.factors.s * self.scale)
         if isinstance(step, CovarianceStep):
             scales = torch.ones_like(step.loadings_ridge)
@@ -108,6 +113,7 @@ class Standardization:
             factors,
             _column_shares(observed, self.partition),
             observed.starts.diff() > 0,
+            self.partition.sum(observed.column_starts.diff()) >= (1 if exact else LEAST_FOR_LOADINGS),
             regression,
         )
 
