@@ -95,8 +95,8 @@ class Standardization:
     def model(self, step: Step, observed: Observed, exact: bool = False) -> CompletedMatrix:
         """The matrix of a step that was fitted to these entries.
 
-        A single entry settles no column's loadings, unless the values are exact: an entry unlike its row would be carried
-        into all other rows.
+        A single entry settles no column's loadings, unless the values are exact: an entry unlike its row would be
+        carried into all other rows.
         """
         factors = replace(step.factors, s=step.factors.s * self.scale)
         if isinstance(step, CovarianceStep):
