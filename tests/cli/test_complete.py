@@ -241,5 +241,5 @@ def test_the_embedded_example_beats_column_means(tmp_path):
             ours, _, means = map(float, line.split()[-3:])
             assert ours < means
     assert (tmp_path / "demo" / "photograph.png").stat().st_size > 10_000
-    assert (tmp_path / "demo" / "report.html").read_text(encoding="utf-8").count("<svg") == 12
+    assert (tmp_path / "demo" / "report.html").read_text(encoding="utf-8").count("<svg") == 14
     refused(corefold("complete", "-o", tmp_path / "demo"), "not empty")

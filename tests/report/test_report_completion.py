@@ -12,6 +12,7 @@ from corefold.completion.holdout import HoldoutErrors
 from corefold.report import write_page
 from corefold.report.completion import CompletionReport, completion_sections
 from corefold.report.completion_plots import (
+    completion_candidates,
     completion_errors,
     completion_ranks,
     completion_residuals,
@@ -28,6 +29,9 @@ PATH = [
         "error": 1 / step,
         "held_out": math.nan if stage == "refit" else 2 / step,
         "rank": 9 - step,
+        "units": "columns" if step == 2 else "table",
+        "fold": 0,
+        "relative": math.nan if stage == "refit" else 0.2 / step,
     }
     for step, stage in enumerate(STAGES, 1)
 ]
@@ -41,6 +45,7 @@ PICTURES = {"before": np.where(IMAGE < 0.5, np.nan, IMAGE), "after": IMAGE}
 DRAWINGS = [
     lambda ax: completion_errors(PATH, ax),
     lambda ax: completion_errors([{**PATH[0], "error": 0.0, "held_out": math.nan}], ax),
+    lambda ax: completion_candidates(PATH, ax),
     lambda ax: completion_ranks(PATH, ax),
     lambda ax: completion_ranks(PATH[:1], ax),
     lambda ax: completion_spectrum(np.array([3.0, 2.0, 0.01]), ax),
@@ -62,7 +67,12 @@ def test_every_plot_draws_on_the_axes_given_or_its_own(draw):
 
 def test_points_are_the_records():
     ax = completion_errors(PATH)
-    np.testing.assert_array_equal(ax.lines[-2].get_ydata(), [record["error"] for record in PATH])
+    in_one_unit = [record["error"] if record["units"] == "table" else math.nan for record in PATH]
+    np.testing.assert_array_equal(ax.lines[-2].get_ydata(), in_one_unit)
+    candidates = completion_candidates(PATH)
+    names = [label.get_text() for label in candidates.get_yticklabels()]
+    assert names == ["path, columns", "path, table", "path with biases, table"]
+    np.testing.assert_allclose(candidates.lines[-1].get_xdata(), [0.1, 0.05, 0.2 / 7])
     np.testing.assert_array_equal(ax.lines[-1].get_ydata(), [record["held_out"] for record in PATH])
     assert ax.get_xlabel() == "step (1–4 path, 5–7 path with biases, 8 refit)"
     np.testing.assert_array_equal(completion_ranks(PATH).lines[-1].get_ydata(), range(8, 0, -1))
@@ -93,7 +103,7 @@ def test_a_page_says_what_was_not_measured(tmp_path):
     misses = np.sort(np.abs(RESIDUALS["completed"]))
     bare = CompletionReport(PATH, np.array([2.0, 1.0]), misses)
     page = write_page(tmp_path / "bare.html", "Bare", completion_sections(bare)).read_text(encoding="utf-8")
-    assert page.count("<svg") == 4
+    assert page.count("<svg") == 5
     assert "Not measured" in page
     errors = HoldoutErrors(RESIDUALS, COVERAGE)
     full = CompletionReport(PATH, np.array([2.0, 1.0]), misses, errors, {"a": 1}, {"b": "2"}, PICTURES)

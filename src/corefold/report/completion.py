@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,6 +15,7 @@ from jaxtyping import Float
 from corefold.report.completion_plots import (
     HISTOGRAM_PERCENTILE,
     Picture,
+    completion_candidates,
     completion_errors,
     completion_ranks,
     completion_residuals,
@@ -103,6 +105,19 @@ def completion_report(
     )
 
 
+def _candidate_section(path: Sequence[Mapping[str, Any]]) -> list[Section]:
+    names = {(record["stage"], record["units"]) for record in path if math.isfinite(record["relative"])}
+    if len(names) < 2:
+        return []
+    height = 1.2 + 0.2 * len(names)
+    caption = (
+        "Each at its best step, on the first entries held out, over the deviation of their columns or of all "
+        "entries (--error). The best of them are compared again on more entries and blended if that helps."
+    )
+    drawing = figure_svg(partial(completion_candidates, path), height=height)
+    return [Section("Candidates", figure_svg=drawing, caption=caption)]
+
+
 def completion_sections(matrix: CompletionReport, label: str = "") -> list[Section]:
     """The parts of a page on one completed matrix.
 
@@ -124,9 +139,9 @@ def completion_sections(matrix: CompletionReport, label: str = "") -> list[Secti
     spectrum = partial(completion_spectrum, matrix.singular_values)
     sections += [
         _error_section(matrix.holdout),
+        *_candidate_section(matrix.path),
         Section("Error along the path", figure_svg=figure_svg(partial(completion_errors, matrix.path)),
-                caption="In units of the data. The step with the least error at the entries held out is refitted to "
-                        "all entries."),
+                caption="In units of the data; the fitted entries' where a candidate has no others."),
         Section("Rank", figure_svg=figure_svg(partial(completion_ranks, matrix.path), height=2.6)),
         Section("Singular values", figure_svg=figure_svg(spectrum, height=2.8)),
         _residual_section(matrix),

@@ -22,6 +22,9 @@ HISTOGRAM_PERCENTILE = (
     99.5  # Percentile of the absolute residuals where a histogram ends; larger ones count in its outer bins.
 )
 MAX_STEPS_WITH_DOTS = 80
+MAX_NAMED_STAGES = 6  # below the axis of steps
+WIDE_RATIO = 5  # of errors, from which on their axis is logarithmic
+TABLE_UNITS = "table"  # the name of the data's units in a record
 AXIS_LABEL_LETTERS = 72  # in a line
 PICTURE_GAP = 0.05  # between two pictures, as a share of the width of one
 
@@ -32,7 +35,8 @@ def completion_errors(path: Sequence[Mapping[str, Any]], ax: Axes | None = None)
     """Error at the entries fitted and at those held out, step by step, on a logarithmic axis.
 
     Args:
-        path: records with "stage", "error" and "held_out".
+        path: records with "stage", "error" and "held_out"; errors at the fitted entries are drawn where they are in the
+            same units, "table".
         ax: where to draw.
 
     Raises:
@@ -45,7 +49,8 @@ def completion_errors(path: Sequence[Mapping[str, Any]], ax: Axes | None = None)
     )
     lines = []
     for key, label, color in kinds:
-        values = np.array([record[key] for record in path], float)
+        drawn_here = [key == "held_out" or record.get("units", TABLE_UNITS) == TABLE_UNITS for record in path]
+        values = np.where(drawn_here, [record[key] for record in path], np.nan).astype(float)
         values[~(values > 0)] = np.nan  # an exact fit, or nothing held out
         if not np.isnan(values).all():
             marker = "o" if len(path) <= MAX_STEPS_WITH_DOTS else ""
@@ -57,6 +62,34 @@ def completion_errors(path: Sequence[Mapping[str, Any]], ax: Axes | None = None)
         _log(ax, drawn[drawn > 0])
     ax.set_ylabel("root mean square error")
     finish(ax, "Error along the path", lines)
+    return ax
+
+
+def completion_candidates(path: Sequence[Mapping[str, Any]], ax: Axes | None = None) -> Axes:
+    """The least held-out error of each candidate on the first entries held out, the best one at the top.
+
+    Args:
+        path: records with "stage", "units", "fold" and "relative", the error by which candidates are compared.
+        ax: where to draw.
+
+    Raises:
+        ValueError: no step with a held-out error.
+    """
+    best: dict[str, float] = {}
+    for record in path:
+        if record["fold"] == 0 and np.isfinite(record["relative"]):
+            name = f"{record['stage']}, {record['units']}"
+            best[name] = min(best.get(name, np.inf), record["relative"])
+    if not best:
+        raise ValueError("there are no candidates to draw: no step has an error at held-out entries")
+    ax = axes_or_new(ax)
+    names = sorted(best, key=lambda name: -best[name])
+    ax.plot([best[name] for name in names], range(len(names)), "o", color=BLUE, markersize=4)
+    ax.set_yticks(range(len(names)), names, fontsize=7)
+    if max(best.values()) > WIDE_RATIO * min(best.values()):
+        ax.set_xscale("log")
+    ax.set_xlabel("relative error at held-out entries")
+    finish(ax, "Candidates", [])
     return ax
 
 
@@ -95,7 +128,8 @@ def _steps(path: Sequence[Mapping[str, Any]], ax: Axes | None) -> tuple[Axes, ra
         count = len(list(group))
         stages.append(f"{begin}–{begin + count - 1} {stage}" if count > 1 else f"{begin} {stage}")
         begin += count
-    ax.set_xlabel(fill(f"step ({', '.join(stages)})", AXIS_LABEL_LETTERS, break_on_hyphens=False))
+    names = f" ({', '.join(stages)})" if len(stages) <= MAX_NAMED_STAGES else ""
+    ax.set_xlabel(fill(f"step{names}", AXIS_LABEL_LETTERS, break_on_hyphens=False))
     ax.set_xlim(0.4, max(begin - 0.4, 2) + 0.02 * begin)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     return ax, range(1, len(path) + 1)
