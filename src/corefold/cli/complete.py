@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from corefold.cli.complete_options import (
     Clip,
     Col,
+    ColumnFeatures,
     CompleteOptions,
     Decimal,
     Delimiter,
@@ -26,6 +27,7 @@ from corefold.cli.complete_options import (
     Ratings,
     Report,
     Row,
+    RowFeatures,
     Seed,
     SolverName,
     Top,
@@ -77,6 +79,8 @@ def run(
     delimiter: Delimiter = None,
     top: Top = None,
     entries: Entries = None,
+    row_features: RowFeatures = None,
+    column_features: ColumnFeatures = None,
     holdout: Holdout = None,
     report: Report = None,
     max_rank: MaxRank = None,
@@ -103,7 +107,9 @@ def run(
         raise InputError(f"--holdout must lie between 0 and 1; got {holdout}")
     chosen = None if duplicates == "mean" else duplicates
     reading = (drop or None, missing or None, decimal, chosen, encoding, delimiter)
-    options = CompleteOptions(row, col, value, *reading, top, entries, holdout, report)
+    options = CompleteOptions(
+        row, col, value, *reading, top, entries, row_features, column_features, holdout, report
+    )
     if ratings is None:
         options.check_unset()
         _complete_examples(output or EXAMPLES_FOLDER, settings, seed, force)
@@ -116,6 +122,7 @@ def _complete_file(
     path: Path, output: Path | None, options: CompleteOptions, settings: dict[str, Any], seed: int
 ) -> None:
     from corefold.completion.distributed import RowPartition
+    from corefold.completion.files.features import with_features
     from corefold.completion.files.labelled import require_different_values
     from corefold.completion.files.reading import read_matrix, read_places
     from corefold.completion.files.writing import check_filled_fits
@@ -125,6 +132,10 @@ def _complete_file(
 
     reading = options.reading()
     matrix = read_matrix(path, options.row, options.col, options.value, reading)
+    features = {}
+    for side, file in (("row", options.row_features), ("column", options.column_features)):
+        if file is not None:
+            matrix, features[f"{side}_features"] = with_features(matrix, side, file, reading)
     height, width = matrix.observed.shape
     if len(matrix.observed) == height * width and options.holdout is None:
         raise InputError(
@@ -136,7 +147,7 @@ def _complete_file(
     if output is not None and places is None and options.top is None:
         check_filled_fits(matrix, output)
     with step_progress() as advance:
-        fit = fit_and_measure(matrix.observed, settings, options.holdout or 0.0, seed, [advance])
+        fit = fit_and_measure(matrix.observed, settings, options.holdout or 0.0, seed, [advance], features)
     guess = (
         units_note(ColumnSpread.of(matrix.observed, RowPartition())) if settings["error"] == "auto" else None
     )

@@ -80,6 +80,14 @@ Entries = Annotated[
         "RATINGS does not have is predicted by means."
     ),
 ]
+RowFeatures = Annotated[
+    Path | None,
+    typer.Option(
+        help="What is known of rows: a table with a line each, numbers or words beside the labels. Rows that only "
+        "it has are predicted from it."
+    ),
+]
+ColumnFeatures = Annotated[Path | None, typer.Option(help="The same of columns.")]
 Holdout = Annotated[
     float | None,
     typer.Option(
@@ -129,6 +137,8 @@ class CompleteOptions:
     delimiter: str | None
     top: int | None
     entries: Path | None
+    row_features: Path | None
+    column_features: Path | None
     holdout: float | None
     report: Path | None
 
@@ -154,7 +164,7 @@ class CompleteOptions:
         """Raise InputError for an option that needs a file of ratings, where there is none."""
         for name, value in vars(self).items():
             if value is not None:
-                raise InputError(f"--{name} goes with a file of ratings, which is missing")
+                raise InputError(f"--{name.replace('_', '-')} goes with a file of ratings, which is missing")
 
     def reading(self) -> FileReading:
         """How the files are read.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from corefold.completion.distributed import RowPartition
@@ -30,13 +31,63 @@ NO_BIASES = Shrinkage(math.inf, math.inf)  # of a matrix without biases, for new
 
 
 @dataclass(frozen=True)
+class Effects:
+    """What features add to biases: `row features @ column slopes^T + row slopes @ column features^T`.
+
+    Attributes:
+        row_features: encoded, with no columns where rows have no features.
+        column_features: likewise.
+        row_prior: coefficients of the row features in the rows' biases.
+        column_prior: likewise of the columns.
+        row_slopes: each row's coefficients of the column features.
+        column_slopes: each column's coefficients of the row features.
+        ridge: of the row slopes.
+        column_ridge: of the column slopes.
+    """
+
+    row_features: Float[Tensor, "height row_features"]
+    column_features: Float[Tensor, "width column_features"]
+    row_prior: Float[Tensor, " row_features"]
+    column_prior: Float[Tensor, " column_features"]
+    row_slopes: Float[Tensor, "height column_features"]
+    column_slopes: Float[Tensor, "width row_features"]
+    ridge: float
+    column_ridge: float
+
+    def at(self, observed: Observed) -> Float[Tensor, " entries"]:
+        """At the observed places."""
+        by_column = observed.products(self.row_features, self.column_slopes)
+        return by_column + observed.products(self.row_slopes, self.column_features)
+
+    def of_row_features(self, rows: Int[Tensor, " n"], columns: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """What the features of rows add at single places."""
+        return torch.linalg.vecdot(self.row_features[rows], self.column_slopes[columns])
+
+    def of_column_features(self, rows: Int[Tensor, " n"], columns: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """What the features of columns add."""
+        return torch.linalg.vecdot(self.row_slopes[rows], self.column_features[columns])
+
+    def dense(self) -> Float[Tensor, "height width"]:
+        """At all places."""
+        return self.row_features @ self.column_slopes.mT + self.row_slopes @ self.column_features.mT
+
+    def of_rows(self, rows: Any) -> Effects:
+        """Of some rows."""
+        return replace(self, row_features=self.row_features[rows], row_slopes=self.row_slopes[rows])
+
+
+@dataclass(frozen=True)
 class Biases:
-    """`mean + row + column`, each bias the more shrunken the fewer entries its row or column has."""
+    """`mean + row + column`, each bias the more shrunken the fewer entries its row or column has.
+
+    With `effects`, `row` and `column` hold what features explain of the biases too.
+    """
 
     mean: float
     row: Float[Tensor, " height"]
     column: Float[Tensor, " width"]
     shrinkage: Shrinkage = NO_BIASES
+    effects: Effects | None = None
 
     @classmethod
     def none(cls, observed: Observed) -> Biases:
@@ -78,7 +129,7 @@ class Biases:
             column_square = float(column.square().sum())
             if sweep < SWEEPS - LAST_SWEEPS:
                 shrinkage = Shrinkage(
-                    _likeliest(noise, freedom, row_square), _likeliest(noise, column_freedom, column_square)
+                    likeliest(noise, freedom, row_square), likeliest(noise, column_freedom, column_square)
                 )
         return cls(mean * peak, row * peak, column * peak, shrinkage)
 
@@ -87,17 +138,73 @@ class Biases:
         """Whether they are not all zero by choice."""
         return self.shrinkage != NO_BIASES
 
-    def rows_of(self, observed: Observed) -> Float[Tensor, " height"]:
-        """Biases of these rows beside those of the columns."""
+    def of_rows(self, rows: Any) -> Biases:
+        """With the biases of some rows alone."""
+        effects = None if self.effects is None else self.effects.of_rows(rows)
+        return replace(self, row=self.row[rows], effects=effects)
+
+    def for_rows(self, observed: Observed, features: Float[Tensor, "height row_features"] | None) -> Biases:
+        """With the biases of these rows beside those of the columns.
+
+        Args:
+            observed: scores.
+            features: of the rows, encoded; None for average ones.
+        """
         residual = observed.values - self.mean - self.column[observed.columns]
-        return _segment_sums(residual, observed.starts) / (observed.starts.diff() + self.shrinkage.row)
+        effects = self.effects
+        if effects is None:
+            row = _segment_sums(residual, observed.starts) / (observed.starts.diff() + self.shrinkage.row)
+            return replace(self, row=row)
+        features = (
+            residual.new_zeros(observed.shape[0], len(effects.row_prior))
+            if features is None
+            else features.to(residual)
+        )
+        prior = features @ effects.row_prior
+        residual -= prior[observed.row_of()] + observed.products(features, effects.column_slopes)
+        others = effects.column_features
+        design = torch.cat([others.new_ones(len(others), 1), others], 1)
+        ridge = others.new_full((1, design.shape[1]), effects.ridge)
+        ridge[0, 0] = self.shrinkage.row
+        own = observed.with_values(residual).fit_rows(design, ridge)
+        effects = replace(effects, row_features=features, row_slopes=own[:, 1:])
+        return replace(self, row=prior + own[:, 0], effects=effects)
 
     def at(self, observed: Observed) -> Float[Tensor, " entries"]:
         """The sum of the biases at the observed places."""
-        return self.mean + self.row[observed.row_of()] + self.column[observed.columns]
+        biases = self.mean + self.row[observed.row_of()] + self.column[observed.columns]
+        return biases if self.effects is None else biases + self.effects.at(observed)
+
+    def entries(self, rows: Int[Tensor, " n"], columns: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """The sum of the biases at single places."""
+        biases, effects = self.mean + self.row[rows] + self.column[columns], self.effects
+        if effects is None:
+            return biases
+        return biases + effects.of_row_features(rows, columns) + effects.of_column_features(rows, columns)
+
+    def without_row(self, rows: Int[Tensor, " n"], columns: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """The same with nothing known of the rows but their features."""
+        biases, effects = self.mean + self.column[columns], self.effects
+        if effects is None:
+            return biases
+        prior = effects.row_features @ effects.row_prior
+        return biases + prior[rows] + effects.of_row_features(rows, columns)
+
+    def without_column(self, rows: Int[Tensor, " n"], columns: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """The same with nothing known of the columns but their features."""
+        biases, effects = self.mean + self.row[rows], self.effects
+        if effects is None:
+            return biases
+        prior = effects.column_features @ effects.column_prior
+        return biases + prior[columns] + effects.of_column_features(rows, columns)
+
+    def add_to(self, low: Float[Tensor, "height width"]) -> Float[Tensor, "height width"]:
+        """Add them to a matrix of all rows and columns, in place."""
+        low.add_(self.row[:, None] + self.mean).add_(self.column)
+        return low if self.effects is None else low.add_(self.effects.dense())
 
 
-def _likeliest(noise: float, freedom: float, square: float) -> float:
+def likeliest(noise: float, freedom: float, square: float) -> float:
     """The ratio of the noise's variance to that of biases with this sum of squares, of which so many are settled."""
     if square <= noise * freedom / MAX_SHRINKAGE:
         return MAX_SHRINKAGE

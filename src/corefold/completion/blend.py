@@ -81,13 +81,17 @@ class Blend:
             partition.gather(each) for each in (self.calibration.errors, self.calibration.columns)
         )
         deviation = _deviations(errors, columns.long(), spread)
-        column = observed.columns
-        cold_row = summary(
-            partition.gather((observed.values - self.main.without_row(column)) / deviation[column])
-        )
-        sums = torch.stack([observed.values.sum(), observed.values.new_tensor(float(len(observed)))])
-        total, count = partition.sum(sums)
-        cold_column = summary(partition.gather(observed.values - total / count))
+        of_row, of_column = self.calibration.cold_row, self.calibration.cold_column
+        if len(of_row):  # at held-out entries
+            cold_row = summary(partition.gather(of_row / deviation[self.calibration.columns]))
+            cold_column = summary(partition.gather(of_column))
+        else:
+            column = observed.columns
+            predicted = self.main.without_row(observed.row_of(), column)
+            cold_row = summary(partition.gather((observed.values - predicted) / deviation[column]))
+            sums = torch.stack([observed.values.sum(), observed.values.new_tensor(float(len(observed)))])
+            total, count = partition.sum(sums)
+            cold_column = summary(partition.gather(observed.values - total / count))
         return replace(self, calibration=Calibration(errors, columns, deviation, cold_row, cold_column))
 
     def predicted(self, rows: Int[Tensor, " n"] | slice = slice(None)) -> BlendedRows:
@@ -98,9 +102,11 @@ class Blend:
         """Single entries."""
         return self.predicted(rows).entries(torch.arange(len(rows), device=rows.device), columns)
 
-    def fold_in(self, observed: Observed) -> BlendedRows:
-        """Predictions of other rows with the same columns."""
-        return BlendedRows(tuple(member.fold_in(observed) for member in self.members), self.weights)
+    def fold_in(
+        self, observed: Observed, features: Float[Tensor, "height row_features"] | None = None
+    ) -> BlendedRows:
+        """Predictions of other rows with the same columns, and with these features."""
+        return BlendedRows(tuple(member.fold_in(observed, features) for member in self.members), self.weights)
 
     def margins(
         self, rows: Int[Tensor, " n"], columns: Int[Tensor, " n"], coverage: float

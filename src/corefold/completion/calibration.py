@@ -23,8 +23,9 @@ class Calibration:
         errors: at held-out entries.
         columns: of these.
         deviation: of each column: errors over it are alike in all columns.
-        cold_row: ascending errors, over the deviations, of entries that are predicted without their row.
-        cold_column: ascending errors of entries that are predicted without their column.
+        cold_row: ascending errors, over the deviations, of entries that are predicted without their row; before
+            `Blend.calibrated`, of a fit with features, those at the entries of `errors`.
+        cold_column: ascending errors of entries that are predicted without their column; likewise.
     """
 
     errors: Float[Tensor, " held_out"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,27 +9,25 @@ from typing import Any, Literal
 
 import numpy as np
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
-from sklearn.metrics import r2_score
 from sklearn.utils.validation import check_is_fitted
 
 from corefold.completion import saving
 from corefold.completion.blend import Blend
-from corefold.completion.clipping import bounds_of, clipped
+from corefold.completion.clipping import bounds_of
 from corefold.completion.distributed import errors_in_every_process
 from corefold.completion.entries import Duplicates
 from corefold.completion.fitted import FittedMatrix
 from corefold.completion.memory import require_memory, require_memory_for_fit
 from corefold.completion.progress import progress
-from corefold.completion.reading import partition_of, read, read_first, read_labelled
+from corefold.completion.reading import FirstInput, partition_of, read_first, read_labelled
 from corefold.completion.search import fit
 from corefold.completion.settings import SOLVERS, settings_of, warn_of_gaps
+from corefold.completion.side_information import SideTables
 from corefold.completion.solvers import Solver
-from corefold.completion.split import split
 from corefold.completion.streaming import WORKING_GRAMS, ColumnEquations
 from corefold.completion.walks import StepRecord
 
 Callback = Callable[[StepRecord], object]
-SCORED_SHARE = 0.1  # share of the observed entries that `score` hides and predicts
 
 
 class DeepMatrixCompletion(FittedMatrix, OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
@@ -149,6 +146,8 @@ class DeepMatrixCompletion(FittedMatrix, OneToOneFeatureMixin, TransformerMixin,
         shape: tuple[int, int] | None = None,
         columns: Sequence[Any] | None = None,
         duplicates: Duplicates = "mean",
+        row_features: Any = None,
+        column_features: Any = None,
     ) -> DeepMatrixCompletion:
         """Find the matrix behind the observed entries.
 
@@ -161,24 +160,42 @@ class DeepMatrixCompletion(FittedMatrix, OneToOneFeatureMixin, TransformerMixin,
                 values.
             duplicates: what counts of an entry that occurs more than once: the "mean", "last" or "first" of its
                 values, or "error" to refuse it.
+            row_features: side information, a frame or a matrix with a line for each row: numbers, or words in a frame.
+                Where rows have labels these are the frame's index, and labels that only it has become rows too, of
+                which the features alone predict the entries. Otherwise lines are in the order of the rows.
+            column_features: likewise, with a line for each column.
 
         Raises:
-            ValueError: no observed entry, an infinity, or a setting out of its range.
+            ValueError: no observed entry, an infinity, a setting out of its range, or features of other rows.
             MemoryError: the fit would take more memory than is free.
             KeyboardInterrupt: the estimator is then fitted as well as it was at the interrupt.
         """
-        first = read_first(self, X, mask, shape, columns, duplicates)
+        side = SideTables.of(row_features, column_features)
+        self._fit(read_first(self, X, mask, shape, columns, duplicates, side))
+        return self
+
+    def fit_transform(self, X: Any, y: Any = None, *, mask: Any = None, **options: Any) -> np.ndarray:
+        """Fit, and fill the gaps of the same matrix; see `fit` for the options and `transform`."""
+        tables = SideTables.of(options.pop("row_features", None), options.pop("column_features", None))
+        given = {"shape": None, "columns": None, "duplicates": "mean"} | options
+        first = read_first(self, X, mask, **given, side=tables)
+        self._fit(first)
+        features = first.side.features
+        return self._filled(first.observed, None if features is None else features.rows)
+
+    def _fit(self, first: FirstInput) -> None:
         observed, partition = first.observed, first.partition
         settings = settings_of(self.get_params(deep=False), observed, partition)
+        settings = replace(settings, features=first.side.features)
         with errors_in_every_process(self.distributed):
             require_memory_for_fit(observed, settings.start_rank)
         self.bounds_ = bounds_of(self.clip, observed, partition)
         start, last = None, vars(self).pop("model_", None)
         if self.warm_start and last is not None and len(last.factors.v) == observed.shape[1]:
             start = last.main.start_for(observed, partition)
-        warn_of_gaps(observed, partition, settings.start_rank)
+        warn_of_gaps(observed, partition, settings)
         vars(self).pop("_column_equations", None)
-        self._keep(observed, partition, first.labels)
+        self._keep(observed, partition, first.labels, first.side.row_encoder)
         self.path_ = []
         try:
             with progress(self.verbose and partition.is_first) as advance:
@@ -194,7 +211,6 @@ class DeepMatrixCompletion(FittedMatrix, OneToOneFeatureMixin, TransformerMixin,
                 self.model_ = self.model_.calibrated(observed, partition)
             raise
         self.model_ = self.model_.calibrated(observed, partition)
-        return self
 
     def partial_fit(self, X: Any, y: Any = None, *, mask: Any = None) -> DeepMatrixCompletion:
         """Learn from more rows of the same columns; the first call fits.
@@ -205,6 +221,8 @@ class DeepMatrixCompletion(FittedMatrix, OneToOneFeatureMixin, TransformerMixin,
         """
         if not hasattr(self, "model_"):
             return self.fit(X, mask=mask)
+        if self.model_.main.cold.effects is not None:
+            raise ValueError("partial_fit knows no features of new rows; fit all rows at once")
         with errors_in_every_process(self.distributed):
             observed, row_labels = read_labelled(self, X, mask)
             width, rank = self.model_.main.regression.loadings.shape
@@ -258,61 +276,23 @@ class DeepMatrixCompletion(FittedMatrix, OneToOneFeatureMixin, TransformerMixin,
             loaded.feature_names_in_ = np.array(metadata["names"], dtype=object)
         return loaded
 
-    def transform(self, X: Any, *, mask: Any = None) -> np.ndarray:
+    def transform(self, X: Any, *, mask: Any = None, row_features: Any = None) -> np.ndarray:
         """Fill the gaps of rows: observed entries stay, and the others are predicted from them.
 
         Each row gets one small ridge regression, whether it was in the fit or not. The result is dense.
 
+        Args:
+            X: rows of the fitted columns.
+            mask: true where an entry of a dense X is observed.
+            row_features: of these rows, as in `fit`; without them rows are taken for average ones.
+
         Raises:
+            ValueError: other columns, or features of other rows.
             MemoryError: a dense result would not fit.
         """
         check_is_fitted(self)
-        observed = read(self, X, mask)
-        values = observed.values
-        for device in dict.fromkeys(("cpu", str(values.device))):  # computed on one, returned on the other
-            require_memory(
-                f"a dense matrix of shape {observed.shape}",
-                math.prod(observed.shape) * values.element_size(),
-                "single entries cost nothing: entries(rows, columns)",
-                device,
-            )
-        filled = clipped(self.model_.fold_in(observed).dense(), self.bounds_)
-        filled[observed.row_of().long(), observed.columns.long()] = values
-        return filled.cpu().numpy()
-
-    def entries(self, rows: Any, columns: Any) -> np.ndarray:
-        """Predictions of single entries of the fitted matrix, by their rows and columns in the data fitted.
-
-        Rows and columns are labels where the data have some, else places from 0. Means predict where a label is new:
-        the column's, the row's or that of all entries.
-
-        Raises:
-            ValueError: indices out of range, or not as many of both.
-        """
-        return self._predicted(rows, columns)[0].cpu().numpy()
-
-    def intervals(self, rows: Any, columns: Any, coverage: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
-        """Lower and upper ends of intervals that hold new entries with this probability, on average over entries.
-
-        Split-conformal: their width comes from the errors at held-out entries. So they need no model of the noise, but
-        the new entries must be missing at random as the held-out ones were. Labels that the data fitted do not have get
-        NaN.
-
-        Raises:
-            ValueError: nothing was held out, or too little for this coverage.
-        """
-        return self.ends_around(*self._predicted(rows, columns), coverage)
-
-    def score(self, X: Any, y: Any = None, *, mask: Any = None) -> float:
-        """R^2 at a tenth of the observed entries, each predicted from the rest of its row; 1 is best."""
-        check_is_fitted(self)
-        observed = read(self, X, mask)
-        known, hidden = split(observed, SCORED_SHARE, seed=0)
-        if not len(hidden):
-            known, hidden = observed, observed
-        rows = self.model_.fold_in(known)
-        predicted = clipped(rows.entries(hidden.row_of(), hidden.columns), self.bounds_, hidden.columns)
-        return float(r2_score(hidden.values.cpu(), predicted.cpu()))
+        observed, labels = read_labelled(self, X, mask)
+        return self._filled(observed, self._row_features(row_features, X, observed, labels))
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "model_")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from sklearn.metrics import r2_score
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
@@ -16,11 +17,18 @@ from corefold.completion.blend import Blend
 from corefold.completion.clipping import Bounds, clipped
 from corefold.completion.cold import ObservedMeans
 from corefold.completion.distributed import RowPartition
+from corefold.completion.feature_encoding import FeatureEncoder
+from corefold.completion.feature_tables import FeatureTable
 from corefold.completion.labelled_input import FittedLabels, Labels
+from corefold.completion.memory import require_memory
 from corefold.completion.observed import Observed
 from corefold.completion.ranking import ObservedPlaces, recommended
-from corefold.completion.reading import IMPLICIT, index, places
+from corefold.completion.reading import IMPLICIT, index, places, read_labelled
+from corefold.completion.side_information import label_values, labels_of
+from corefold.completion.split import split
 from corefold.completion.standardization import rms
+
+SCORED_SHARE = 0.1  # share of the observed entries that `score` hides and predicts
 
 
 class FittedMatrix:
@@ -30,6 +38,7 @@ class FittedMatrix:
         labels_: the labels of rows and columns, and the columns of a long frame that they were in.
         observed_: the places of the entries fitted; None in an estimator that was loaded from a file without them.
         means_: the means of these entries.
+        row_encoder_: of features of rows; None in a fit without them.
     """
 
     model_: Blend
@@ -37,26 +46,38 @@ class FittedMatrix:
     labels_: FittedLabels
     observed_: ObservedPlaces | None
     means_: ObservedMeans
+    row_encoder_: FeatureEncoder | None
     path_: list[dict[str, Any]]
 
-    def _keep(self, observed: Observed, partition: RowPartition, labels: FittedLabels) -> None:
+    def _keep(
+        self,
+        observed: Observed,
+        partition: RowPartition,
+        labels: FittedLabels,
+        row_encoder: FeatureEncoder | None = None,
+    ) -> None:
         """Keep what predictions need of the data fitted."""
-        self.labels_ = labels
+        self.labels_, self.row_encoder_ = labels, row_encoder
         self.observed_, self.means_ = ObservedPlaces.of(observed), ObservedMeans.of(observed, partition)
 
     def _kept(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """What `_keep` kept, as metadata and tensors of a file."""
+        plain = self.labels_.to_plain()
+        if self.row_encoder_ is not None:
+            plain["row_features"] = self.row_encoder_.to_plain()
         if self.observed_ is None:
-            return self.labels_.to_plain(), {}
+            return plain, {}
         tensors = {f"means_{name}": tensor for name, tensor in vars(self.means_).items()}
         tensors |= {"observed_starts": torch.from_numpy(self.observed_.starts)}
         tensors |= {"observed_columns": torch.from_numpy(self.observed_.columns)}
         tensors |= {"observed_constant": torch.tensor(self.observed_.constant, dtype=torch.float64)}
-        return self.labels_.to_plain(), tensors
+        return plain, tensors
 
     def _restore(self, metadata: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """The inverse of `_kept`, in a loaded estimator; files of older versions hold no means and no places."""
         self.labels_, self.observed_ = FittedLabels.from_plain(metadata), None
+        features = metadata.get("row_features")
+        self.row_encoder_ = None if features is None else FeatureEncoder.from_plain(features)
         if "means_row" in tensors:
             self.means_ = ObservedMeans(*(tensors[f"means_{name}"] for name in ("grand", "row", "column")))
         else:
@@ -102,6 +123,75 @@ class FittedMatrix:
         if labels is not None and input_features is None:
             return np.array([str(label) for label in labels.values], dtype=object)
         return super().get_feature_names_out(input_features)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def _filled(self, observed: Observed, features: Tensor | None) -> np.ndarray:
+        """The observed entries of rows, and predictions of the others."""
+        values = observed.values
+        for device in dict.fromkeys(("cpu", str(values.device))):  # computed on one, returned on the other
+            require_memory(
+                f"a dense matrix of shape {observed.shape}",
+                math.prod(observed.shape) * values.element_size(),
+                "single entries cost nothing: entries(rows, columns)",
+                device,
+            )
+        filled = clipped(self.model_.fold_in(observed, features).dense(), self.bounds_)
+        filled[observed.row_of().long(), observed.columns.long()] = values
+        return filled.cpu().numpy()
+
+    def entries(self, rows: Any, columns: Any) -> np.ndarray:
+        """Predictions of single entries of the fitted matrix, by their rows and columns in the data fitted.
+
+        Rows and columns are labels where the data have some, else places from 0. Means predict where a label is new:
+        the column's, the row's or that of all entries.
+
+        Raises:
+            ValueError: indices out of range, or not as many of both.
+        """
+        return self._predicted(rows, columns)[0].cpu().numpy()
+
+    def intervals(self, rows: Any, columns: Any, coverage: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
+        """Lower and upper ends of intervals that hold new entries with this probability, on average over entries.
+
+        Split-conformal: their width comes from the errors at held-out entries. So they need no model of the noise, but
+        the new entries must be missing at random as the held-out ones were. Labels that the data fitted do not have get
+        NaN.
+
+        Raises:
+            ValueError: nothing was held out, or too little for this coverage.
+        """
+        return self.ends_around(*self._predicted(rows, columns), coverage)
+
+    def score(self, X: Any, y: Any = None, *, mask: Any = None) -> float:
+        """R^2 at a tenth of the observed entries, each predicted from the rest of its row; 1 is best."""
+        check_is_fitted(self)
+        observed, _ = read_labelled(self, X, mask)
+        known, hidden = split(observed, SCORED_SHARE, seed=0)
+        if not len(hidden):
+            known, hidden = observed, observed
+        rows = self.model_.fold_in(known)
+        predicted = clipped(rows.entries(hidden.row_of(), hidden.columns), self.bounds_, hidden.columns)
+        return float(r2_score(hidden.values.cpu(), predicted.cpu()))
+
+    def _row_features(
+        self, given: Any, X: Any, observed: Observed, labels: Labels | None
+    ) -> Float[Tensor, "height row_features"] | None:
+        """Encoded features of rows, None for average ones, which is said.
+
+        Raises:
+            ValueError: features that the fit did not have, or those of other rows.
+        """
+        encoder = self.row_encoder_
+        if encoder is None:
+            if given is not None:
+                raise ValueError("row_features given to an estimator that was fitted without any")
+            return None
+        if given is None:
+            warnings.warn("rows without row_features are taken for average ones", stacklevel=3)
+            return None
+        table = FeatureTable.of("row", given)
+        of_rows = label_values(labels if labels is not None else labels_of(X)[0])
+        places = table.places(observed.shape[0], of_rows, labels is not None)
+        return torch.from_numpy(encoder.encode(table, places)).to(observed.values)
 
     def recommend(
         self, rows: Any, n: int = 10, exclude_observed: bool = True

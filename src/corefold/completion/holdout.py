@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,6 +81,7 @@ def fit_and_measure(
     share: float = 0.0,
     seed: int = 0,
     callbacks: Sequence[Callable[[StepRecord], object]] = (),
+    features: Mapping[str, Any] | None = None,
 ) -> MeasuredFit:
     """Fit to all entries but a share, and measure the errors at those.
 
@@ -90,6 +91,7 @@ def fit_and_measure(
         share: of the entries to hold out of everything; 0 measures nothing.
         seed: of the fit and of the draw of these entries.
         callbacks: called with each step of the fit.
+        features: `row_features` and `column_features` of the fit.
 
     Raises:
         InputError: a setting out of its range, too little memory, or nothing left to fit or to measure at.
@@ -103,7 +105,7 @@ def fit_and_measure(
     with warnings_as_notes() as notes:
         estimator = DeepMatrixCompletion(**settings, random_state=seed, callbacks=callbacks)
         try:
-            estimator.fit(fitted)
+            estimator.fit(fitted, **(features or {}))
         except KeyboardInterrupt:
             if not hasattr(estimator, "model_"):
                 raise

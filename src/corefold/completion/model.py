@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from corefold.completion.biases import Biases, Shrinkage
+from corefold.completion.biases import Biases, Effects, Shrinkage
 from corefold.completion.distributed import RowPartition
 from corefold.completion.factors import LowRank
 from corefold.completion.observed import Observed
@@ -33,8 +33,8 @@ class PredictedRows:
     def scores(self, rows: Int[Tensor, " n"], columns: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
         """Scores of single entries."""
         low = torch.linalg.vecdot(self.coordinates[rows], self.loadings[columns])
-        known = self.biases.mean + self.biases.row[rows] + self.biases.column[columns] + low
-        cold = self.cold.mean + self.cold.row[rows] + self.cold.column[columns]
+        known = self.biases.entries(rows, columns) + low
+        cold = self.cold.entries(rows, columns)
         return known.where(self.seen_rows[rows] & self.seen_columns[columns], cold)
 
     def entries(self, rows: Int[Tensor, " n"], columns: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
@@ -43,11 +43,11 @@ class PredictedRows:
 
     def dense(self) -> Float[Tensor, "height width"]:
         """All entries."""
-        low = self.coordinates @ self.loadings.mT
-        low.add_(self.biases.row[:, None] + self.biases.mean).add_(self.biases.column)
-        cold = self.cold
-        for rows, columns in ((~self.seen_rows, slice(None)), (slice(None), ~self.seen_columns)):
-            low[rows, columns] = cold.mean + cold.row[rows][:, None] + cold.column[columns]
+        low = self.biases.add_to(self.coordinates @ self.loadings.mT)
+        unseen = ~(self.seen_rows[:, None] & self.seen_columns)
+        if bool(unseen.any()):
+            rows, columns = unseen.nonzero(as_tuple=True)
+            low[rows, columns] = self.cold.entries(rows, columns)
         return self.units.backward(low, slice(None))
 
 
@@ -113,7 +113,7 @@ class CompletedMatrix:
 
     def predicted(self, rows: Int[Tensor, " n"] | slice = slice(None)) -> PredictedRows:
         """Predictions of these of its rows."""
-        biases, cold = (replace(each, row=each.row[rows]) for each in (self.biases, self.cold))
+        biases, cold = (each.of_rows(rows) for each in (self.biases, self.cold))
         coordinates, seen = self.factors.u[rows] * self.factors.s, self.seen_rows[rows]
         return PredictedRows(self.units, biases, cold, coordinates, self.factors.v, seen, self.seen_columns)
 
@@ -121,14 +121,21 @@ class CompletedMatrix:
         """Single entries."""
         return self.predicted(rows).entries(torch.arange(len(rows), device=rows.device), columns)
 
-    def without_row(self, columns: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
-        """Predictions of entries of these columns in a row of which nothing is known."""
-        return self.units.backward(self.cold.mean + self.cold.column[columns], columns)
+    def without_row(self, rows: Int[Tensor, " n"], columns: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """Predictions of single entries with nothing known of their rows but features."""
+        return self.units.backward(self.cold.without_row(rows, columns), columns)
 
-    def fold_in(self, observed: Observed) -> PredictedRows:
-        """Predictions of other rows with the same columns: each row's bias, then its ridge regression."""
+    def fold_in(
+        self, observed: Observed, features: Float[Tensor, "height row_features"] | None = None
+    ) -> PredictedRows:
+        """Predictions of other rows with the same columns: each row's biases, then its ridge regression.
+
+        Args:
+            observed: entries.
+            features: of the rows, encoded; None for average ones.
+        """
         scores = in_units(observed, self.units)
-        biases, cold = (replace(each, row=each.rows_of(scores)) for each in (self.biases, self.cold))
+        biases, cold = (each.for_rows(scores, features) for each in (self.biases, self.cold))
         residual = scores.with_values(scores.values - biases.at(scores))
         coordinates, seen = self.regression.coordinates(residual), observed.starts.diff() > 0
         return PredictedRows(
@@ -146,10 +153,7 @@ class CompletedMatrix:
         """All of its tensors by the names that a file gives them."""
         biases, cold, factors, regression = self.biases, self.cold, self.factors, self.regression
         named = {
-            "mean": factors.s.new_tensor(biases.mean),
-            "shrink": _plain_shrinkage(biases.shrinkage, factors.s),
-            "row_bias": biases.row,
-            "column_bias": biases.column,
+            **_plain_biases("", biases, factors.s),
             "u": factors.u,
             "s": factors.s,
             "v": factors.v,
@@ -163,12 +167,7 @@ class CompletedMatrix:
         if not bool(self.seen_columns.all()):
             named["seen_columns"] = self.seen_columns
         if cold.column is not biases.column:
-            named |= {
-                "cold_mean": factors.s.new_tensor(cold.mean),
-                "cold_shrink": _plain_shrinkage(cold.shrinkage, factors.s),
-                "cold_row_bias": cold.row,
-                "cold_column_bias": cold.column,
-            }
+            named |= _plain_biases("cold_", cold, factors.s)
         if regression.loadings is not factors.v:  # only after `partial_fit`
             named |= {"loadings": regression.loadings, "scales": regression.scales}
         return named
@@ -188,13 +187,34 @@ class CompletedMatrix:
         return cls(units, biases, cold, factors, shares, seen_rows, seen_columns, regression)
 
 
-def _plain_shrinkage(shrinkage: Shrinkage, like: Tensor) -> Tensor:
-    """One number where rows and columns have the same, as in files of versions before."""
+def _plain_biases(prefix: str, biases: Biases, like: Tensor) -> dict[str, Tensor]:
+    """Biases as tensors, with one shrinkage where rows and columns have the same, as in files of versions before."""
+    shrinkage = biases.shrinkage
     same = shrinkage.row == shrinkage.column
-    return like.new_tensor(shrinkage.row if same else [shrinkage.row, shrinkage.column])
+    named = {
+        "mean": like.new_tensor(biases.mean),
+        "shrink": like.new_tensor(shrinkage.row if same else [shrinkage.row, shrinkage.column]),
+        "row_bias": biases.row,
+        "column_bias": biases.column,
+    }
+    if biases.effects is not None:
+        effects = vars(biases.effects)
+        named |= {
+            f"effects_{name}": torch.as_tensor(value, dtype=like.dtype) for name, value in effects.items()
+        }
+    return {f"{prefix}{name}": tensor for name, tensor in named.items()}
 
 
 def _biases(named: dict[str, Tensor], prefix: str) -> Biases:
     shrink = named[f"{prefix}shrink"].expand(2).tolist()
     row, column = named[f"{prefix}row_bias"], named[f"{prefix}column_bias"]
-    return Biases(float(named[f"{prefix}mean"]), row, column, Shrinkage(*shrink))
+    effects = None
+    if f"{prefix}effects_row_prior" in named:
+        parts = {
+            field.name: named[f"{prefix}effects_{field.name}"]
+            for field in fields(Effects)
+            if not field.name.endswith("ridge")
+        }
+        ridges = (float(named[f"{prefix}effects_{name}"]) for name in ("ridge", "column_ridge"))
+        effects = Effects(*parts.values(), *ridges)
+    return Biases(float(named[f"{prefix}mean"]), row, column, Shrinkage(*shrink), effects)

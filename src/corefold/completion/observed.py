@@ -77,6 +77,14 @@ class Observed:
         counts = self.starts.diff()
         return torch.arange(len(counts), dtype=torch.int32, device=counts.device).repeat_interleave(counts)
 
+    def transposed(self) -> Observed:
+        """The transpose of the matrix."""
+        place = torch.empty_like(self.order)
+        place[self.order.long()] = torch.arange(len(place), dtype=place.dtype, device=place.device)
+        return Observed(
+            self._column_values(), self.column_starts, self.rows, self.starts, place, self.columns
+        )
+
     def part(self, chosen: Bool[Tensor, " entries"]) -> Observed:
         """The entries where `chosen` is true, of a matrix of the same shape."""
         if bool(chosen.all()):

@@ -26,6 +26,7 @@ from corefold.completion.inputs import matrix_input
 from corefold.completion.labelled_input import FittedLabels, Labels, labelled_entries
 from corefold.completion.memory import require_memory
 from corefold.completion.observed import Observed
+from corefold.completion.side_information import SideInformation, SideTables, labels_of
 from corefold.completion.suspicion import suspects
 
 IMPLICIT = (
@@ -48,11 +49,13 @@ class FirstInput:
         observed: the entries.
         partition: the rows of this process among those of all.
         labels: the labels of its rows and columns.
+        side: features of rows and columns.
     """
 
     observed: Observed
     partition: RowPartition
     labels: FittedLabels
+    side: SideInformation
 
 
 def read_first(
@@ -62,23 +65,34 @@ def read_first(
     shape: tuple[int, int] | None,
     columns: Sequence[Any] | None,
     duplicates: str,
+    side: SideTables,
 ) -> FirstInput:
     """The entries to fit to, and the rows of this process; an error in one process is raised in all.
 
-    The estimator, a `DeepMatrixCompletion`, gets its `n_features_in_` and `feature_names_in_`.
+    The estimator, a `DeepMatrixCompletion`, gets its `n_features_in_` and `feature_names_in_`. Rows and columns of
+    which there are features but no entry are part of the matrix.
 
     Raises:
         ValueError: as in `read`; or processes whose columns or dtypes differ.
     """
     shared = estimator.distributed
     with errors_in_every_process(shared):
+        if shared and side:
+            raise ValueError(
+                "features of rows and columns need all rows in one process, not distributed=True"
+            )
         labelled = labelled_entries(X, columns)
+        labels_of_sides = labels_of(X)
         if labelled is not None:
             if shared or shape is not None:
                 given = "distributed=True" if shared else "shape"
                 raise ValueError(f"{given} takes rows and columns by place, as integers from 0; X has labels")
+            labelled = side.extended(labelled)
+            labels_of_sides = labelled.row_labels, labelled.column_labels
             X, shape = labelled.triples(), labelled.shape()
         own_shape = triples(X, shape).shape if is_triples(X) else None
+        if own_shape is not None and shape is None and side:
+            shape = side.shape(own_shape)
     if shared and own_shape is not None and shape is None:
         shape = (own_shape[0], max(each[1] for each in gather_objects(own_shape, shared) if each is not None))
     with errors_in_every_process(shared):
@@ -96,7 +110,8 @@ def read_first(
         raise ValueError(f"the processes must have columns and dtypes alike; got {kinds}")
     partition = partition_of(observed, shared)
     sides = (None, None) if labelled is None else (labelled.row_labels, labelled.column_labels)
-    return FirstInput(observed, partition, FittedLabels(*sides, None if columns is None else tuple(columns)))
+    labels = FittedLabels(*sides, None if columns is None else tuple(columns))
+    return FirstInput(observed, partition, labels, side.encoded(observed, labels_of_sides, labels))
 
 
 def _warn_of_equal_values(values: np.ndarray) -> None:

@@ -90,10 +90,12 @@ class _Search:
         """All walks over the first split; values that one of them meets need no other."""
         first, bias, several = self.first, self.settings.bias, self.settings.candidates == "all"
         nulls = isinstance(self.settings.solver, Schatten)  # The rank of other solvers is the user's.
-        choices = (False, True) if bias == "auto" and first.judged else (bias is True,)
-        forms = [Form(TABLE, biased) for biased in choices]
+        choices = [(False,), (True,)] if bias == "auto" and first.judged else [(bias is True,)]
+        if self.settings.features is not None and bias is not False:
+            choices = [*choices, (True, True)] if first.judged else [(True, True)]
+        forms = [Form(TABLE, *choice) for choice in choices]
         if first.judged and several and not self.alike:
-            forms += [Form(COLUMNS, biased) for biased in choices]
+            forms += [Form(COLUMNS, *choice) for choice in choices]
         for form in forms:
             if first.judged and nulls and (form.biased or form.units == COLUMNS) and not first.exact:
                 yield from first.biases(form)
@@ -101,7 +103,7 @@ class _Search:
                 yield from first.path(form, start if form.units == TABLE else None)
         if not first.judged or first.exact:
             return
-        others = [Form(units, biased) for units in self.other_units() for biased in choices]
+        others = [Form(units, *choice) for units in self.other_units() for choice in choices]
         for form in [*forms, *others]:
             yield from first.posteriors(form)
             if several and (form == Form(COLUMNS, False) or form == Form(TABLE, True)):
@@ -112,7 +114,7 @@ class _Search:
             self.residual_ratios = self.ratios_of(best)
             for split in self.splits:
                 split.spreads[RESIDUALS] = split.spreads[COLUMNS].times(self.residual_ratios)
-            yield from first.posteriors(Form(RESIDUALS, best.walk.form.biased))
+            yield from first.posteriors(replace(best.walk.form, units=RESIDUALS))
 
     def other_units(self, *last: str) -> list[str]:
         """Units in which no path is walked; those of normal scores need all rows in one process."""
@@ -194,9 +196,14 @@ class _Search:
         """The steps of the chosen walks, without their smallest directions, go on with all entries."""
         if not chosen:
             return
-        columns = torch.cat([split.held_out.columns for split in self.splits if chosen[0][1] in split.ends])
+        splits = [split for split in self.splits if chosen[0][1] in split.ends]
+        columns = torch.cat([split.held_out.columns for split in splits])
         errors = sum((weight * self.errors(walk) for weight, walk in chosen), torch.zeros(()))
         calibration = Calibration.of(errors, columns, self.observed.shape[1])
+        if self.settings.features is not None and self.first.judged:
+            cold = zip(*(split.cold_errors(chosen[0][1].form) for split in splits), strict=True)
+            row, column = (torch.cat(errors) for errors in cold)
+            calibration = replace(calibration, cold_row=row, cold_column=column)
         weights = tuple(weight for weight, _ in chosen)
         members: dict[Walk, CompletedMatrix] = {}
         for _, walk in reversed(chosen):  # the main one last, so that the path ends with its steps
@@ -215,7 +222,9 @@ class _Search:
         ):  # Other biases than the exact ones would be a step back.
             form = end.walk.form
             spread = self.spread.times(self.residual_ratios) if form.units == RESIDUALS else self.spread
-            standardization = Standardization.of(form, self.observed, spread, self.partition)
+            standardization = Standardization.of(
+                form, self.observed, spread, self.partition, settings.features
+            )
             step = step.scaled(end.standardization.scale / standardization.scale)
         problem = standardization.problem(self.observed, settings.seed)
         if self.first.judged and step.factors.rank:

@@ -12,6 +12,7 @@ import torch
 from sklearn.utils import check_random_state
 
 from corefold.completion.distributed import RowPartition
+from corefold.completion.feature_effects import Features
 from corefold.completion.memory import WORKING_COPIES
 from corefold.completion.observed import Observed
 from corefold.completion.solvers import ALS, Descent, Schatten, Solver
@@ -39,6 +40,7 @@ class FitSettings:
     max_rank: int | None
     candidates: Literal["all", "low_rank"]
     error: Literal["auto", "absolute", "relative"]
+    features: Features | None = None
 
 
 SOLVERS = {"schatten": Schatten, "descent": Descent, "als": ALS}
@@ -136,12 +138,20 @@ def solver_of(solver: Any, depth: int) -> Solver:
     return ALS() if solver == "als" else SOLVERS[solver](depth=depth)
 
 
-def warn_of_gaps(observed: Observed, partition: RowPartition, rank: int) -> None:
+def warn_of_gaps(observed: Observed, partition: RowPartition, settings: FitSettings) -> None:
     """Warn of rows and columns without an entry, and of fewer entries than the rank has degrees of freedom."""
     column_counts = partition.sum(observed.column_starts.diff())
     empty_rows = partition.sum((observed.starts.diff() == 0).sum())
-    for name, empty in (("rows", int(empty_rows)), ("columns", int((column_counts == 0).sum()))):
-        if empty:
+    features, rank = settings.features, settings.start_rank
+    of_rows, of_columns = (
+        (False, False) if features is None else (features.rows.shape[1] > 0, features.columns.shape[1] > 0)
+    )
+    sides = (
+        ("rows", int(empty_rows), of_rows),
+        ("columns", int((column_counts == 0).sum()), of_columns),
+    )
+    for name, empty, featured in sides:
+        if empty and not featured:
             warnings.warn(f"{empty} {name} have no observed entry; biases alone predict them", stacklevel=3)
     height, entries = height_and_entries(observed, partition)
     freedom = rank * (height + observed.shape[1] - rank)

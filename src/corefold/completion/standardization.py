@@ -8,9 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from corefold.completion import feature_effects
 from corefold.completion.biases import Biases
 from corefold.completion.distributed import RowPartition
 from corefold.completion.factors import LowRank
+from corefold.completion.feature_effects import Features
 from corefold.completion.model import CompletedMatrix, RowRegression
 from corefold.completion.observed import Observed
 from corefold.completion.solvers.covariance import CovarianceStep
@@ -38,10 +40,12 @@ class Form:
             deviations in which the residuals of a walk are alike, so that columns count the more, the better they are
             known; "roots"; or "normal scores".
         biased: whether mean, row and column biases come first.
+        featured: whether these have what features of rows and columns explain.
     """
 
     units: str
     biased: bool
+    featured: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,12 @@ class Standardization:
 
     @classmethod
     def of(
-        cls, form: Form, observed: Observed, spread: ColumnSpread, partition: RowPartition
+        cls,
+        form: Form,
+        observed: Observed,
+        spread: ColumnSpread,
+        partition: RowPartition,
+        features: Features | None = None,
     ) -> Standardization:
         """From the entries to fit; `spread` is that of all entries, or of the residuals."""
         if form.units == TABLE:
@@ -70,8 +79,11 @@ class Standardization:
         else:
             units = RootUnits.of(observed, partition)
         scores = in_units(observed, units)
-        cold = Biases.fit(scores, partition)
-        biases = cold if form.biased else Biases.none(scores)
+        cold = Biases.fit(scores, partition) if features is None else feature_effects.fit(scores, features)
+        if not form.biased:
+            biases = Biases.none(scores)
+        else:
+            biases = cold if form.featured or features is None else Biases.fit(scores, partition)
         scale = rms(scores.values - biases.at(scores), partition) or 1.0
         deviation = rms(scores.values - cold.mean, partition)
         return cls(form, units, biases, cold, scale, deviation, partition)

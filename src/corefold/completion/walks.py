@@ -40,7 +40,7 @@ class StepRecord:
     Attributes:
         stage: "biases" for mean, row and column biases alone, "path" while the penalty falls, "posterior" in a walk of
             posterior means and "posterior 1" in the next, "covariance" for that of the columns, any of these "with
-            biases" beside it, and "refit" when the held-out entries take part.
+            biases" beside it or "with biases and features", and "refit" when the held-out entries take part.
         units: "table" if all columns are fitted in one unit, "columns" or "residuals" where each has its own, "roots",
             "normal scores".
         fold: which part of the entries is held out.
@@ -83,7 +83,9 @@ class Walk:
     @property
     def name(self) -> str:
         which = f"{self.stage} {self.number}" if self.number else self.stage
-        return f"{which} with biases" if self.form.biased and self.stage != BIASES else which
+        form = self.form
+        with_these = ["biases"] * (form.biased and self.stage != BIASES) + ["features"] * form.featured
+        return f"{which} with {' and '.join(with_these)}" if with_these else which
 
 
 @dataclass(frozen=True)
@@ -182,10 +184,24 @@ class Split:
             steps = covariance.path(problem, near)
             yield from self._read(steps, Walk(form, COVARIANCE), standardization, COVARIANCE_PATIENCE)
 
+    def cold_errors(self, form: Form) -> tuple[Tensor, Tensor]:
+        """Errors at the held-out entries, predicted without their rows, and without their columns, from features."""
+        held_out, standardization = self.held_out, self.standardization(form)
+        places = held_out.row_of(), held_out.columns
+        without_row, without_column = (
+            held_out.values - standardization.units.backward(predict(*places), held_out.columns)
+            for predict in (standardization.cold.without_row, standardization.cold.without_column)
+        )
+        return without_row, without_column
+
     def standardization(self, form: Form) -> Standardization:
         if form not in self._standardizations:
             self._standardizations[form] = Standardization.of(
-                form, self.training, self.spreads.get(form.units, self.spreads[COLUMNS]), self.partition
+                form,
+                self.training,
+                self.spreads.get(form.units, self.spreads[COLUMNS]),
+                self.partition,
+                self.settings.features,
             )
         return self._standardizations[form]
 

@@ -112,12 +112,21 @@ def read_places(path: Path, matrix: LabelledMatrix, reading: FileReading | None 
     Raises:
         InputError: not readable, a column missing or empty, or a label that the matrix has twice.
     """
-    _check_kind(path, arrays=False)
     notes: list[str] = []
-    with file_of(path, notes) as file:
-        table = _read_table(file, reading or FileReading(), notes)
-        places = places_of(table, matrix, str(file))
+    table, source = read_file_table(path, reading or FileReading(), notes)
+    places = places_of(table, matrix, source)
     return replace(places, notes=[*notes, *places.notes])
+
+
+def read_file_table(path: Path, reading: FileReading, notes: list[str]) -> tuple[pd.DataFrame, str]:
+    """A table and the name of its file, for messages.
+
+    Raises:
+        InputError: not found or not readable.
+    """
+    _check_kind(path, arrays=False)
+    with file_of(path, notes) as file:
+        return _read_table(file, reading, notes), str(file)
 
 
 def _check_kind(path: Path, arrays: bool) -> None:

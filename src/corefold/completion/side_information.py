@@ -1,0 +1,104 @@
+"""Features of rows and columns beside a matrix: matched to it, and encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from corefold.completion.feature_effects import Features
+from corefold.completion.feature_encoding import FeatureEncoder
+from corefold.completion.feature_tables import FeatureTable
+from corefold.completion.labelled_input import FittedLabels, LabelledEntries, Labels
+from corefold.completion.observed import Observed
+
+
+@dataclass(frozen=True)
+class SideInformation:
+    """Encoded features of the matrix, none without any, and the encoder of new rows' features."""
+
+    features: Features | None = None
+    row_encoder: FeatureEncoder | None = None
+
+
+@dataclass(frozen=True)
+class SideTables:
+    """Features of rows and of columns as they were given; false if there are none."""
+
+    rows: FeatureTable | None
+    columns: FeatureTable | None
+
+    @classmethod
+    def of(cls, row_features: Any, column_features: Any) -> SideTables:
+        """From frames or matrices; None for none.
+
+        Raises:
+            ValueError: as in `FeatureTable.of`.
+        """
+        return cls(
+            None if row_features is None else FeatureTable.of("row", row_features),
+            None if column_features is None else FeatureTable.of("column", column_features),
+        )
+
+    def __bool__(self) -> bool:
+        return self.rows is not None or self.columns is not None
+
+    def extended(self, labelled: LabelledEntries) -> LabelledEntries:
+        """With the labels that only the features have, behind the others."""
+        rows, columns = labelled.row_labels, labelled.column_labels
+        if self.rows is not None and rows is not None:
+            rows = Labels((*rows.values, *self.rows.labels_beyond(rows)))
+        if self.columns is not None and columns is not None:
+            columns = Labels((*columns.values, *self.columns.labels_beyond(columns)))
+        return replace(labelled, row_labels=rows, column_labels=columns)
+
+    def shape(self, least: tuple[int, int]) -> tuple[int, int]:
+        """Of a matrix of places: as many rows and columns as there are features of, or more."""
+        lengths = (0 if table is None else len(table) for table in (self.rows, self.columns))
+        height, width = (max(pair) for pair in zip(least, lengths, strict=True))
+        return height, width
+
+    def encoded(self, observed: Observed, labels: tuple[Any, Any], own: FittedLabels) -> SideInformation:
+        """The features in the order of the matrix.
+
+        Args:
+            observed: the matrix.
+            labels: of its rows and columns; None where they have none.
+            own: those among them that entries were given with.
+
+        Raises:
+            ValueError: lines that do not belong to it.
+        """
+        if not self:
+            return SideInformation()
+        encoders, parts = [], []
+        for table, size, other, of_side, must in zip(
+            (self.rows, self.columns),
+            observed.shape,
+            observed.shape[::-1],
+            labels,
+            (own.rows, own.columns),
+            strict=True,
+        ):
+            if table is None:
+                encoders.append(None)
+                parts.append(observed.values.new_zeros(size, 0))
+                continue
+            places = table.places(size, label_values(of_side), must is not None)
+            encoders.append(FeatureEncoder.of(table, other))
+            parts.append(torch.from_numpy(encoders[-1].encode(table, places)).to(observed.values))
+        return SideInformation(Features(*parts), encoders[0])
+
+
+def labels_of(X: Any) -> tuple[Any, Any]:
+    """The index and the names of columns of a frame; none of all else."""
+    if hasattr(X, "columns") and hasattr(X, "index"):
+        return tuple(X.index), tuple(X.columns)
+    return None, None
+
+
+def label_values(labels: Any) -> Sequence[Any] | None:
+    """Labels as a sequence, or None."""
+    return labels.values if isinstance(labels, Labels) else labels
