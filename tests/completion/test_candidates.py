@@ -261,3 +261,12 @@ def test_held_out_shares_are_those_asked_for():
         assert abs(held_out - max(share, 0.2)) < 0.05
     with pytest.raises(ValueError, match="overflow in float32; divide them"):
         fit((holes * 5e36).astype(np.float32))
+
+
+def test_rows_to_learn_from_that_would_overflow_are_refused():
+    rows = np.random.default_rng(0).normal(size=(40, 2)) @ np.random.default_rng(1).normal(size=(2, 10))
+    model = fit(rows)
+    before = model.model_
+    with pytest.raises(ValueError, match="overflow in float64; divide them"):
+        model.partial_fit(rows * 1e300)
+    assert model.model_ is before

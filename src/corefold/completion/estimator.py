@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
@@ -21,7 +22,7 @@ from corefold.completion.memory import require_memory, require_memory_for_fit
 from corefold.completion.progress import progress
 from corefold.completion.reading import FirstInput, partition_of, read_first, read_labelled
 from corefold.completion.search import fit
-from corefold.completion.settings import SOLVERS, settings_of, warn_of_gaps
+from corefold.completion.settings import SOLVERS, require_range, settings_of, warn_of_gaps
 from corefold.completion.side_information import SideTables
 from corefold.completion.solvers import Solver
 from corefold.completion.streaming import WORKING_GRAMS, ColumnEquations
@@ -235,6 +236,10 @@ class DeepMatrixCompletion(FittedMatrix, OneToOneFeatureMixin, TransformerMixin,
         if not hasattr(self, "_column_equations"):
             self._column_equations = ColumnEquations.of(self.model_.main)
         partition = partition_of(observed, self.distributed)
+        # Sums over rows are of products of two of their coordinates.
+        require_range(
+            observed, partition, torch.finfo(observed.values.dtype).max ** 0.5 / max(len(observed), 1)
+        )
         member, self._column_equations = self._column_equations.learn(self.model_.main, observed, partition)
         self.model_ = Blend((member,), (1.0,), self.model_.calibration)
         self._keep(observed, partition, replace(self.labels_, rows=row_labels))

@@ -75,7 +75,7 @@ def behind_note(calibration: Calibration, observed: Observed, error: str) -> str
         return None
     return (
         f"at the entries that the fit held out, the root mean square error is {ours:.4g}, that of column means "
-        f"about {means:.4g}: no matrix of low rank fits these columns as they stand; --holdout 0.1 measures it"
+        f"about {means:.4g}, and nothing else that was tried is better; --holdout 0.1 measures it"
     )
 
 

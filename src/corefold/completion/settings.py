@@ -60,14 +60,7 @@ def settings_of(parameters: Mapping[str, Any], observed: Observed, partition: Ro
     for name, least in (("depth", 2), ("max_iter", 1)):
         if not isinstance(parameters[name], (int, np.integer)) or parameters[name] < least:
             raise ValueError(f"{name} must be an integer of {least} or more; got {parameters[name]!r}")
-    limit = torch.finfo(observed.values.dtype).max / entries
-    if (
-        float(partition.max(observed.values.abs().amax() if len(observed) else observed.values.new_zeros(())))
-        > limit
-    ):
-        raise ValueError(
-            f"values beyond {limit:.1g} overflow in {str(observed.values.dtype).removeprefix('torch.')}; divide them"
-        )
+    require_range(observed, partition, torch.finfo(observed.values.dtype).max / entries)
     bias, share, tol = (parameters[name] for name in ("fit_bias", "validation_fraction", "tol"))
     if bias not in (True, False, "auto"):
         raise ValueError(f'fit_bias must be True, False or "auto"; got {bias!r}')
@@ -103,6 +96,14 @@ def settings_of(parameters: Mapping[str, Any], observed: Observed, partition: Ro
         candidates,
         error,
     )
+
+
+def require_range(observed: Observed, partition: RowPartition, limit: float) -> None:
+    """Raise ValueError for values beyond a limit, where they would overflow."""
+    largest = observed.values.abs().amax() if len(observed) else observed.values.new_zeros(())
+    if float(partition.max(largest)) > limit:
+        dtype = str(observed.values.dtype).removeprefix("torch.")
+        raise ValueError(f"values beyond {limit:.1g} overflow in {dtype}; divide them")
 
 
 def start_rank(max_rank: Any, height: int, width: int, entries: int) -> int:
