@@ -1,7 +1,8 @@
-"""One thread a process, shapes in annotations checked, long files first."""
+"""One thread a process, shapes in annotations checked, long files first, little for the garbage collector to walk."""
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -14,6 +15,8 @@ os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS
 os.environ["NUMBA_NUM_THREADS"] = "2"
 # A thread that waits sleeps, instead of taking a core from another worker.
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+# What is imported stays, so that there is no garbage to look for before the first test.
+gc.disable()
 
 # The estimator refuses wrong shapes by itself, and numba compiles its loops as they stand.
 UNCHECKED = ("estimator", "numba_kernels")
@@ -56,6 +59,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
+def pytest_collection_finish() -> None:
+    gc.enable()
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Check shapes in the tests of CHECKING only."""
@@ -68,6 +75,16 @@ def light_children() -> None:
     """Processes that tests start import less; pytest's workers have started by now."""
     folders = [str(Path(__file__).parent / "children"), os.environ.get("PYTHONPATH")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, folders))
+
+
+@pytest.fixture(autouse=True)
+def frozen() -> None:
+    """Leave what is alive now, nearly all of it from imports, out of later collections.
+
+    Otherwise each takes a quarter of a second. accelerate collects at each start of a training, and benchmarks often.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
