@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jaxtyping
 import pytest
@@ -28,6 +30,25 @@ jaxtyping.install_import_hook(HOOKED, "beartype.beartype")
 # They are checked where the functions themselves are tested: a check takes longer than most small products, and would be
 # a quarter of all tests' time. scikit-learn's battery is half a minute of small fits.
 CHECKING = [Path(__file__).parent / folder for folder in ("compare", "completion", "core", "dynamics")]
+
+_decorator = jaxtyping.jaxtyped
+
+
+def jaxtyped(*, typechecker: Callable[..., Any]) -> Callable[[Any], Any]:
+    """jaxtyping's decorator, which leaves functions inside functions as they are while checks are off.
+
+    Such a function is made anew in every call of the one around it, and to decorate it takes most of a millisecond.
+    """
+    decorated = _decorator(typechecker=typechecker)
+
+    def decorate(item: Any) -> Any:
+        inner = "<locals>" in getattr(item, "__qualname__", "")
+        return item if inner and jaxtyping.config.jaxtyping_disable else decorated(item)
+
+    return decorate
+
+
+jaxtyping.jaxtyped = jaxtyped  # The hook's modules take it from here.
 
 import torch  # noqa: E402
 
