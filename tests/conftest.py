@@ -6,6 +6,7 @@ import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import CodeType, FunctionType
 from typing import Any
 
 import jaxtyping
@@ -32,18 +33,22 @@ jaxtyping.install_import_hook(HOOKED, "beartype.beartype")
 CHECKING = [Path(__file__).parent / folder for folder in ("compare", "completion", "core", "dynamics")]
 
 _decorator = jaxtyping.jaxtyped
+_decorated: set[CodeType] = set()  # the code of this test's inner functions
 
 
 def jaxtyped(*, typechecker: Callable[..., Any]) -> Callable[[Any], Any]:
-    """jaxtyping's decorator, which leaves functions inside functions as they are while checks are off.
+    """jaxtyping's decorator, but a function inside a function is decorated once a test, and not while checks are off.
 
     Such a function is made anew in every call of the one around it, and to decorate it takes most of a millisecond.
     """
     decorated = _decorator(typechecker=typechecker)
 
     def decorate(item: Any) -> Any:
-        inner = "<locals>" in getattr(item, "__qualname__", "")
-        return item if inner and jaxtyping.config.jaxtyping_disable else decorated(item)
+        if isinstance(item, FunctionType) and "<locals>" in item.__qualname__:
+            if jaxtyping.config.jaxtyping_disable or item.__code__ in _decorated:
+                return item
+            _decorated.add(item.__code__)
+        return decorated(item)
 
     return decorate
 
@@ -89,6 +94,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Check shapes in the tests of CHECKING only."""
     checked = any(item.path.is_relative_to(folder) for folder in CHECKING) and "battery" not in item.path.name
     jaxtyping.config.update("jaxtyping_disable", not checked)
+    _decorated.clear()
 
 
 @pytest.fixture(scope="session", autouse=True)
