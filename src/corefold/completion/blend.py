@@ -77,10 +77,9 @@ class Blend:
     def calibrated(self, observed: Observed, partition: RowPartition) -> Blend:
         """With the held-out errors of all processes, and what the fitted entries say of columns and of cold places."""
         spread = ColumnSpread.of(observed, partition).deviation.to(observed.values)
-        errors, columns = (
-            partition.gather(each) for each in (self.calibration.errors, self.calibration.columns)
-        )
-        deviation = _deviations(errors, columns.long(), spread)
+        kept = (self.calibration.errors, self.calibration.columns, self.calibration.scores)
+        errors, columns, scores = (partition.gather(each) for each in kept)
+        deviation = deviations(errors, columns.long(), spread)
         of_row, of_column = self.calibration.cold_row, self.calibration.cold_column
         if len(of_row):  # at held-out entries
             cold_row = summary(partition.gather(of_row / deviation[self.calibration.columns]))
@@ -92,7 +91,9 @@ class Blend:
             sums = torch.stack([observed.values.sum(), observed.values.new_tensor(float(len(observed)))])
             total, count = partition.sum(sums)
             cold_column = summary(partition.gather(observed.values - total / count))
-        return replace(self, calibration=Calibration(errors, columns, deviation, cold_row, cold_column))
+        return replace(
+            self, calibration=Calibration(errors, columns, scores, deviation, cold_row, cold_column)
+        )
 
     def predicted(self, rows: Int[Tensor, " n"] | slice = slice(None)) -> BlendedRows:
         """Predictions of these of its rows."""
@@ -140,7 +141,7 @@ class Blend:
         return cls(members, weights, Calibration.from_tensors(named, len(members[0].factors.v)))
 
 
-def _deviations(
+def deviations(
     errors: Float[Tensor, " n"], columns: Int[Tensor, " n"], spread: Float[Tensor, " width"]
 ) -> Float[Tensor, " width"]:
     """Of each column's errors, the nearer to a common share of the column's spread, the fewer it has."""

@@ -22,6 +22,7 @@ class Calibration:
     Attributes:
         errors: at held-out entries.
         columns: of these.
+        scores: the same errors in units of the main member of the blend; none in a file of an older version.
         deviation: of each column: errors over it are alike in all columns.
         cold_row: ascending errors, over the deviations, of entries that are predicted without their row; before
             `Blend.calibrated`, of a fit with features, those at the entries of `errors`.
@@ -30,15 +31,17 @@ class Calibration:
 
     errors: Float[Tensor, " held_out"]
     columns: Int[Tensor, " held_out"]
+    scores: Float[Tensor, " scored"]
     deviation: Float[Tensor, " width"]
     cold_row: Float[Tensor, " cold"]
     cold_column: Float[Tensor, " cold"]
 
     @classmethod
-    def of(cls, errors: Tensor, columns: Tensor, width: int) -> Calibration:
+    def of(cls, errors: Tensor, columns: Tensor, width: int, scores: Tensor | None = None) -> Calibration:
         """With one deviation for all columns, and nothing known of rows and columns without entries."""
         none = errors.new_zeros(0)
-        return cls(errors.abs(), columns, errors.new_ones(width), none, none)
+        scores = none if scores is None else scores.abs()
+        return cls(errors.abs(), columns, scores, errors.new_ones(width), none, none)
 
     def __len__(self) -> int:
         return len(self.errors)
@@ -83,7 +86,9 @@ class Calibration:
         """What a file keeps."""
         if not len(self.cold_row) and not bool(self.columns.any()):  # from a file that kept nothing else
             return {"misses": self.errors}
+        scores = {"missed_scores": self.scores} if len(self.scores) else {}
         return {
+            **scores,
             "misses": self.errors,
             "missed_columns": self.columns,
             "deviation": self.deviation,
@@ -97,9 +102,8 @@ class Calibration:
         errors = named["misses"]
         if "missed_columns" not in named:
             return cls.of(errors, torch.zeros(len(errors), dtype=torch.int32), width)
-        return cls(
-            errors, named["missed_columns"], named["deviation"], named["cold_row"], named["cold_column"]
-        )
+        names = ("missed_columns", "missed_scores", "deviation", "cold_row", "cold_column")
+        return cls(errors, *(named.get(name, errors.new_zeros(0)) for name in names))
 
 
 def summary(errors: Float[Tensor, " n"]) -> Float[Tensor, " at_most_a_grid"]:

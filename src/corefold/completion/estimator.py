@@ -17,10 +17,10 @@ from corefold.completion.blend import Blend
 from corefold.completion.clipping import bounds_of
 from corefold.completion.distributed import errors_in_every_process
 from corefold.completion.entries import Duplicates
-from corefold.completion.fitted import FittedMatrix
 from corefold.completion.memory import require_memory, require_memory_for_fit
 from corefold.completion.progress import progress
 from corefold.completion.reading import FirstInput, partition_of, read_first, read_labelled
+from corefold.completion.sampled import SampledMatrix
 from corefold.completion.search import fit
 from corefold.completion.settings import SOLVERS, require_range, settings_of, warn_of_gaps
 from corefold.completion.side_information import SideTables
@@ -31,7 +31,7 @@ from corefold.completion.walks import StepRecord
 Callback = Callable[[StepRecord], object]
 
 
-class DeepMatrixCompletion(FittedMatrix, OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+class DeepMatrixCompletion(SampledMatrix, OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     r"""Fills the gaps of a matrix by one of low rank, and finds the rank itself.
 
     The default minimises `1/2 sum (X - values)^2 + penalty sum_k s_k^(2/depth)` over the observed entries: weight decay
@@ -172,7 +172,7 @@ class DeepMatrixCompletion(FittedMatrix, OneToOneFeatureMixin, TransformerMixin,
             KeyboardInterrupt: the estimator is then fitted as well as it was at the interrupt.
         """
         side = SideTables.of(row_features, column_features)
-        self._fit(read_first(self, X, mask, shape, columns, duplicates, side))
+        self._fit(X, read_first(self, X, mask, shape, columns, duplicates, side))
         return self
 
     def fit_transform(self, X: Any, y: Any = None, *, mask: Any = None, **options: Any) -> np.ndarray:
@@ -180,11 +180,11 @@ class DeepMatrixCompletion(FittedMatrix, OneToOneFeatureMixin, TransformerMixin,
         tables = SideTables.of(options.pop("row_features", None), options.pop("column_features", None))
         given = {"shape": None, "columns": None, "duplicates": "mean"} | options
         first = read_first(self, X, mask, **given, side=tables)
-        self._fit(first)
+        self._fit(X, first)
         features = first.side.features
         return self._filled(first.observed, None if features is None else features.rows)
 
-    def _fit(self, first: FirstInput) -> None:
+    def _fit(self, X: Any, first: FirstInput) -> None:
         observed, partition = first.observed, first.partition
         settings = settings_of(self.get_params(deep=False), observed, partition)
         settings = replace(settings, features=first.side.features)
@@ -196,7 +196,7 @@ class DeepMatrixCompletion(FittedMatrix, OneToOneFeatureMixin, TransformerMixin,
             start = last.main.start_for(observed, partition)
         warn_of_gaps(observed, partition, settings)
         vars(self).pop("_column_equations", None)
-        self._keep(observed, partition, first.labels, first.side.row_encoder)
+        self._keep(X, observed, partition, first.labels, first.side.row_encoder)
         self.path_ = []
         try:
             with progress(self.verbose and partition.is_first) as advance:
@@ -242,7 +242,7 @@ class DeepMatrixCompletion(FittedMatrix, OneToOneFeatureMixin, TransformerMixin,
         )
         member, self._column_equations = self._column_equations.learn(self.model_.main, observed, partition)
         self.model_ = Blend((member,), (1.0,), self.model_.calibration)
-        self._keep(observed, partition, replace(self.labels_, rows=row_labels))
+        self._keep(X, observed, partition, replace(self.labels_, rows=row_labels))
         return self
 
     def save(self, path: str | Path) -> None:

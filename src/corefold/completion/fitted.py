@@ -24,6 +24,7 @@ from corefold.completion.memory import require_memory
 from corefold.completion.observed import Observed
 from corefold.completion.ranking import ObservedPlaces, recommended
 from corefold.completion.reading import IMPLICIT, index, places, read_labelled
+from corefold.completion.sampling import FrameForm
 from corefold.completion.side_information import label_values, labels_of
 from corefold.completion.split import split
 from corefold.completion.standardization import rms
@@ -41,6 +42,7 @@ class FittedMatrix:
         row_encoder_: of features of rows; None in a fit without them.
     """
 
+    distributed: bool
     model_: Blend
     bounds_: Bounds | None
     labels_: FittedLabels
@@ -48,16 +50,20 @@ class FittedMatrix:
     means_: ObservedMeans
     row_encoder_: FeatureEncoder | None
     path_: list[dict[str, Any]]
+    _values: Float[Tensor, " entries"] | None
+    _frame_form: FrameForm | None
 
     def _keep(
         self,
+        X: Any,
         observed: Observed,
         partition: RowPartition,
         labels: FittedLabels,
         row_encoder: FeatureEncoder | None = None,
     ) -> None:
-        """Keep what predictions need of the data fitted."""
+        """Keep what predictions and samples need of the data fitted."""
         self.labels_, self.row_encoder_ = labels, row_encoder
+        self._values, self._frame_form = observed.values.cpu(), FrameForm.of(X, labels)
         self.observed_, self.means_ = ObservedPlaces.of(observed), ObservedMeans.of(observed, partition)
 
     def _kept(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -76,6 +82,7 @@ class FittedMatrix:
     def _restore(self, metadata: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """The inverse of `_kept`, in a loaded estimator; files of older versions hold no means and no places."""
         self.labels_, self.observed_ = FittedLabels.from_plain(metadata), None
+        self._values, self._frame_form = None, None
         features = metadata.get("row_features")
         self.row_encoder_ = None if features is None else FeatureEncoder.from_plain(features)
         if "means_row" in tensors:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 
 import torch
@@ -61,12 +62,16 @@ class RowRegression:
         ridge: the fit's penalty on the coordinates.
         spread: variances of the loadings, where they are the mean of a distribution: each observed entry of a row adds
             its column's variances to the ridge.
+        noise: variance of a score around `loadings c`; NaN where the fit has no distribution of the coordinates.
+        height: number of rows that the loadings come from, NaN likewise.
     """
 
     loadings: Float[Tensor, "width rank"]
     scales: Float[Tensor, " rank"]
     ridge: Float[Tensor, " rank"]
     spread: Float[Tensor, "width rank"]
+    noise: float = math.nan
+    height: float = math.nan
 
     def coordinates(self, residual: Observed) -> Float[Tensor, "height rank"]:
         """The coordinates of rows, from their observed values less the biases."""
@@ -74,6 +79,13 @@ class RowRegression:
             return residual.values.new_zeros(residual.shape[0], 0)
         coefficients = residual.fit_rows(self.loadings, self.ridge + residual.counts(self.spread))
         return torch.where(self.scales > 0, coefficients, 0)
+
+    def precision(self, rows: Observed) -> Float[Tensor, "height rank rank"]:
+        """Of the coordinates of rows, times the noise: how closely the places of a row's entries settle them."""
+        if not len(self.ridge):
+            return rows.values.new_zeros(rows.shape[0], 0, 0)
+        gram, _ = rows.row_equations(self.loadings)
+        return gram + torch.diag_embed(self.ridge + rows.counts(self.spread))
 
 
 @dataclass(frozen=True)
@@ -168,6 +180,8 @@ class CompletedMatrix:
             named["seen_columns"] = self.seen_columns
         if cold.column is not biases.column:
             named |= _plain_biases("cold_", cold, factors.s)
+        if not math.isnan(regression.noise):
+            named["noise"] = torch.tensor([regression.noise, regression.height], dtype=torch.float64)
         if regression.loadings is not factors.v:  # only after `partial_fit`
             named |= {"loadings": regression.loadings, "scales": regression.scales}
         return named
@@ -180,7 +194,8 @@ class CompletedMatrix:
         factors = LowRank(named["u"], named["s"], named["v"])
         width = len(factors.v)
         loadings, scales = named.get("loadings", factors.v), named.get("scales", factors.s)
-        regression = RowRegression(loadings, scales, named["ridge"], named["spread"])
+        noise = named["noise"].tolist() if "noise" in named else ()
+        regression = RowRegression(loadings, scales, named["ridge"], named["spread"], *noise)
         seen_rows = named.get("seen_rows", torch.ones(len(factors.u), dtype=torch.bool))
         seen_columns = named.get("seen_columns", torch.ones(width, dtype=torch.bool))
         units, shares = units_from(named, width), named["seen"]

@@ -163,6 +163,24 @@ class Observed:
         _run("normal_equations", self.column_starts, self.rows, self._column_values(), left, gram, out=right)
         return gram, right
 
+    def row_equations(
+        self, right: Float[Tensor, "width k"]
+    ) -> tuple[Float[Tensor, "height k k"], Float[Tensor, "height k"]]:
+        """The same of each row."""
+        height, rank = self.shape[0], right.shape[1]
+        gram, left = right.new_empty(height, rank, rank), right.new_empty(height, rank)
+        _run("normal_equations", self.starts, self.columns, self.values, right, gram, out=left)
+        return gram, left
+
+    def of_rows(self, rows: Int[Tensor, " n"]) -> Observed:
+        """The entries of these rows, as a matrix of these rows."""
+        starts, counts = self.starts[rows], self.starts.diff()[rows]
+        places = torch.arange(len(rows), device=rows.device).repeat_interleave(counts)
+        first = counts.cumsum(0) - counts
+        entries = starts[places] + torch.arange(len(places), device=rows.device) - first[places]
+        shape = (len(rows), self.shape[1])
+        return Observed.of(places, self.columns[entries], self.values[entries], shape)
+
     def _column_values(self) -> Float[Tensor, " entries"]:
         """The values column by column."""
         return self.values.index_select(0, self.order)

@@ -32,7 +32,7 @@ from corefold.completion.standardization import (
     Form,
     Standardization,
 )
-from corefold.completion.units import ColumnSpread, RootUnits, column_sums
+from corefold.completion.units import ColumnSpread, RootUnits, column_sums, score_errors
 from corefold.completion.walks import BIASES, COVARIANCE, PATH, POSTERIOR, End, Split, StepRecord, Walk
 
 Records = Iterator[tuple[StepRecord, Blend]]
@@ -197,7 +197,9 @@ class _Search:
         if not chosen:
             return
         splits = [split for split in self.splits if chosen[0][1] in split.ends]
-        columns = torch.cat([split.held_out.columns for split in splits])
+        columns, values = (
+            torch.cat([getattr(split.held_out, name) for split in splits]) for name in ("columns", "values")
+        )
         errors = sum((weight * self.errors(walk) for weight, walk in chosen), torch.zeros(()))
         calibration = Calibration.of(errors, columns, self.observed.shape[1])
         if self.settings.features is not None and self.first.judged:
@@ -212,7 +214,9 @@ class _Search:
                 if len(members) < len(chosen):
                     yield record, self.first.best_model
                 else:
-                    yield record, Blend(tuple(members[each] for _, each in chosen), weights, calibration)
+                    blended = tuple(members[each] for _, each in chosen)
+                    scores = score_errors(blended[0].units, values, errors, columns)
+                    yield record, Blend(blended, weights, replace(calibration, scores=scores.abs()))
 
     def refitted(self, end: End) -> Iterator[tuple[StepRecord, CompletedMatrix]]:
         """A step goes on with all entries."""

@@ -111,13 +111,18 @@ class Standardization:
         carried into all other rows.
         """
         factors = replace(step.factors, s=step.factors.s * self.scale)
+        height = float(self.partition.sum(step.factors.s.new_tensor(float(observed.shape[0]))))
         if isinstance(step, CovarianceStep):
             scales = torch.ones_like(step.loadings_ridge)
             spread = torch.zeros_like(step.loadings)
-            regression = RowRegression(step.loadings, scales, step.loadings_ridge, spread)
+            noise = step.floor * self.scale**2
+            regression = RowRegression(step.loadings, scales, step.loadings_ridge, spread, noise, height)
         else:
             size = step.factors.s.clamp(min=torch.finfo(step.factors.s.dtype).eps)  # 0 where all values are
-            regression = RowRegression(factors.v, factors.s, step.ridge / size, step.spread / size)
+            # Only a posterior has variances, and its penalty is the noise.
+            posterior = (step.penalty * self.scale**2, height) if bool(step.spread.any()) else ()
+            ridge, spread = step.ridge / size, step.spread / size
+            regression = RowRegression(factors.v, factors.s, ridge, spread, *posterior)
         return CompletedMatrix(
             self.units,
             self.biases,

@@ -57,6 +57,8 @@ class ColumnEquations:
             loadings = torch.linalg.solve(gram, right)
             model = replace(model, regression=replace(model.regression, loadings=loadings))
         rows = model.fold_in(observed)
+        added = float(partition.sum(scales.new_tensor(float(observed.shape[0]))))
+        model = replace(model, regression=replace(model.regression, height=model.regression.height + added))
         factors = LowRank.product(rows.coordinates, rows.loadings, partition)
         gram, _ = observed.column_equations(rows.coordinates)
         equations = ColumnEquations(self.gram + partition.sum(gram))

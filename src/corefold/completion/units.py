@@ -214,6 +214,15 @@ def in_units(observed: Observed, units: Units) -> Observed:
     return observed.with_values(units.forward(observed.values, observed.columns))
 
 
+def score_errors(
+    units: Units, values: Float[Tensor, " n"], errors: Float[Tensor, " n"], columns: Int[Tensor, " n"]
+) -> Float[Tensor, " n"]:
+    """Errors of predictions in these units, from those in units of the data."""
+    if isinstance(units, LinearUnits):  # to more digits than the difference of scores has
+        return errors / units.scale.to(errors)[columns]
+    return units.forward(values, columns) - units.forward(values - errors, columns)
+
+
 def units_from(named: dict[str, Tensor], width: int) -> Units:
     """The units with the tensors that `Units.tensors` returned; those of the data where a file keeps none."""
     if "knot_values" in named:

@@ -20,7 +20,7 @@ from corefold.completion.settings import FitSettings
 from corefold.completion.solvers import covariance
 from corefold.completion.solvers.protocol import CompletionProblem, Step
 from corefold.completion.standardization import COLUMNS, Form, Standardization, rms
-from corefold.completion.units import ColumnSpread, in_units
+from corefold.completion.units import ColumnSpread, in_units, score_errors
 
 MIN_IMPROVEMENT = 1e-3  # share by which a held-out error must fall to count as better
 # A walk that has improved for some steps, and whose error then rises to this ratio of its best, gets less patience.
@@ -219,7 +219,9 @@ class Split:
             lowest = min(score, lowest)
             if self.model is None or self.best is None or score < self.best.score * (1 - MIN_IMPROVEMENT):
                 self.best, member = end, standardization.model(step, self.training)
-                calibration = Calibration.of(errors, self.held_out.columns, len(self.spread.mean))
+                columns = self.held_out.columns
+                missed = score_errors(member.units, self.held_out.values, errors, columns)
+                calibration = Calibration.of(errors, columns, len(self.spread.mean), missed)
                 self.model = Blend((member,), (1.0,), calibration)
             yield self.record(walk, step, standardization, errors if self.judged else None), self.model
             # Only after a descent, because at first the strongest penalty may raise the error above the start's.

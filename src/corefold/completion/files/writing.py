@@ -16,16 +16,17 @@ from corefold.errors import InputError
 from corefold.tables.writing import write_table
 
 
-def check_filled_fits(matrix: LabelledMatrix, path: Path) -> None:
-    """Refuse a filled table that would not fit in memory, before the fit.
+def check_filled_fits(matrix: LabelledMatrix, path: Path, samples: int = 1) -> None:
+    """Refuse a filled table, or several, that would not fit in memory, before the fit.
 
     Raises:
         InputError: with the estimate.
     """
     height, width = matrix.observed.shape
-    copies = 2 if path.suffix.lower() == ".parquet" else 1  # pyarrow takes columns of its own
+    copies = samples + (path.suffix.lower() == ".parquet")  # pyarrow takes columns of its own
     try:
-        what = f"the filled table of {height:,} rows and {width:,} columns"
+        tables = "the filled table" if samples == 1 else f"{samples} filled tables"
+        what = f"{tables} of {height:,} rows and {width:,} columns"
         require_memory(what, copies * height * width * 8, "ask for --top or --entries instead")
     except MemoryError as error:
         raise InputError(str(error)) from error

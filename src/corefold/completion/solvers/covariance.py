@@ -41,11 +41,13 @@ class CovarianceStep(Step):
         covariance: S.
         loadings: V.
         loadings_ridge: floor / l.
+        floor: the variance of a value around its row's V c.
     """
 
     covariance: Float[Tensor, "width width"]
     loadings: Float[Tensor, "width kept"]
     loadings_ridge: Float[Tensor, " kept"]
+    floor: float
 
     def keep(self, rank: int) -> Step:
         """All of it: its directions are not ordered by what they are worth."""
@@ -53,7 +55,10 @@ class CovarianceStep(Step):
 
     def scaled(self, ratio: float) -> Step:
         factors = replace(self.factors, s=self.factors.s * ratio)
-        return replace(self, factors=factors, covariance=self.covariance * ratio**2)
+        squared = ratio**2
+        return replace(
+            self, factors=factors, covariance=self.covariance * squared, floor=self.floor * squared
+        )
 
 
 def affordable(problem: CompletionProblem, max_rank: int | None) -> bool:
@@ -113,7 +118,8 @@ def _step(problem: CompletionProblem, covariance: Tensor, strength: float) -> St
     factors = LowRank.product(coordinates, loadings, problem.partition).above()
     error = math.sqrt(problem.square(problem.residual(factors)) / problem.entries)
     spread, own_ridge = torch.zeros_like(factors.v), torch.zeros_like(factors.s)
-    return CovarianceStep(factors, strength, math.nan, error, own_ridge, spread, covariance, loadings, ridge)
+    own = (covariance, loadings, ridge, floor)
+    return CovarianceStep(factors, strength, math.nan, error, own_ridge, spread, *own)
 
 
 def _dense(problem: CompletionProblem) -> tuple[Tensor, Tensor]:
