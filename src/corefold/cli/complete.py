@@ -28,6 +28,7 @@ from corefold.cli.complete_options import (
     Report,
     Row,
     RowFeatures,
+    Samples,
     Seed,
     SolverName,
     Top,
@@ -81,6 +82,7 @@ def run(
     entries: Entries = None,
     row_features: RowFeatures = None,
     column_features: ColumnFeatures = None,
+    samples: Samples = None,
     holdout: Holdout = None,
     report: Report = None,
     max_rank: MaxRank = None,
@@ -108,7 +110,7 @@ def run(
     chosen = None if duplicates == "mean" else duplicates
     reading = (drop or None, missing or None, decimal, chosen, encoding, delimiter)
     options = CompleteOptions(
-        row, col, value, *reading, top, entries, row_features, column_features, holdout, report
+        row, col, value, *reading, top, entries, row_features, column_features, samples, holdout, report
     )
     if ratings is None:
         options.check_unset()
@@ -145,7 +147,7 @@ def _complete_file(
     require_different_values(matrix)
     places = None if options.entries is None else read_places(options.entries, matrix, reading)
     if output is not None and places is None and options.top is None:
-        check_filled_fits(matrix, output)
+        check_filled_fits(matrix, output, options.samples or 1)
     with step_progress() as advance:
         fit = fit_and_measure(matrix.observed, settings, options.holdout or 0.0, seed, [advance], features)
     guess = (
@@ -156,7 +158,10 @@ def _complete_file(
     console.print(f"{len(matrix.observed):,} of {height:,} x {width:,} entries observed; {fit.summary()}")
     _show_scores(fit, matrix.observed, options, seed)
     if output is not None:
-        console.print(f"{_write_result(matrix, fit, output, options.top, places)}: {output}")
+        if options.samples is not None:
+            console.print(_write_samples(matrix, fit, options.outputs(output), seed))
+        else:
+            console.print(f"{_write_result(matrix, fit, output, options.top, places)}: {output}")
     if options.report is not None:
         shown = {**settings, "seed": seed, "holdout": options.holdout or 0.0}
         console.print(f"report: {_write_report(options.report, matrix, fit, shown)}")
@@ -225,6 +230,27 @@ def _write_result(
     writing.write_filled(results.filled_matrix(fit.estimator, matrix.observed), matrix, output)
     height, width = matrix.observed.shape
     return f"{height * width - len(matrix.observed):,} gaps filled"
+
+
+def _write_samples(matrix: LabelledMatrix, fit: MeasuredFit, paths: list[Path], seed: int) -> str:
+    """Write a filled table for each draw and say what they are.
+
+    Raises:
+        InputError: too little was held out to know how large errors are.
+    """
+    import numpy as np
+
+    from corefold.completion.files.writing import write_filled
+
+    try:
+        filled = np.asarray(fit.estimator.sample(len(paths), random_state=seed))
+    except (ValueError, MemoryError) as error:
+        raise InputError(f"--samples: {error}") from error
+    observed = matrix.observed  # of which --holdout keeps a part from the fit
+    filled[:, observed.row_of().numpy(), observed.columns.numpy()] = observed.values.numpy()
+    for path, sample in zip(paths, filled, strict=True):
+        write_filled(sample, matrix, path)
+    return f"{len(paths)} samples of the filled table: {paths[0]}" + (f" to {paths[-1]}" * (len(paths) > 1))
 
 
 def _write_report(path: Path, matrix: LabelledMatrix, fit: MeasuredFit, settings: dict[str, Any]) -> Path:

@@ -88,6 +88,15 @@ RowFeatures = Annotated[
     ),
 ]
 ColumnFeatures = Annotated[Path | None, typer.Option(help="The same of columns.")]
+Samples = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=1000,
+        help="Write this many filled tables, to NAME-1, NAME-2 and so on, whose gaps are draws instead of predictions, "
+        "for multiple imputation.",
+    ),
+]
 Holdout = Annotated[
     float | None,
     typer.Option(
@@ -139,6 +148,7 @@ class CompleteOptions:
     entries: Path | None
     row_features: Path | None
     column_features: Path | None
+    samples: int | None
     holdout: float | None
     report: Path | None
 
@@ -147,11 +157,14 @@ class CompleteOptions:
         from corefold.completion.files.reading import SUFFIXES
         from corefold.tables.writing import check_file
 
-        if self.top is not None and self.entries is not None:
-            raise InputError("--top and --entries are two results; ask for one at a time")
+        results = {"--top": self.top, "--entries": self.entries, "--samples": self.samples}
+        asked = [name for name, value in results.items() if value is not None]
+        if len(asked) > 1:
+            raise InputError(f"{asked[0]} and {asked[1]} are two results; ask for one at a time")
         if output is not None:
-            check_file(output, force, SUFFIXES, "--force")
-        elif self.top is not None or self.entries is not None:
+            for path in self.outputs(output):
+                check_file(path, force, SUFFIXES, "--force")
+        elif asked:
             raise InputError("-o must name the file for the result")
         elif self.holdout is None and self.report is None:
             raise InputError(
@@ -159,6 +172,17 @@ class CompleteOptions:
             )
         if self.report is not None:
             check_file(self.report, force, (".html",), "--force")
+
+    def outputs(self, output: Path) -> list[Path]:
+        """The files of the result: of samples NAME-1.csv, NAME-2.csv and so on, where -o names NAME.csv."""
+        if self.samples is None:
+            return [output]
+        from corefold.completion.files.reading import SUFFIXES
+
+        endings = [suffix for suffix in SUFFIXES if output.name.lower().endswith(suffix)]
+        stem = output.name[: len(output.name) - max(map(len, endings), default=0)]
+        ending = output.name[len(stem) :]
+        return [output.with_name(f"{stem}-{number}{ending}") for number in range(1, self.samples + 1)]
 
     def check_unset(self) -> None:
         """Raise InputError for an option that needs a file of ratings, where there is none."""
