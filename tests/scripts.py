@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import shutil
 import sys
@@ -21,7 +22,11 @@ def run_main(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def run_main(module: ModuleType, *arguments: object) -> None:
         monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
-        module.main()
+        gc.freeze()  # benchmarks collect garbage often, which takes long over everything that pytest has imported
+        try:
+            module.main()
+        finally:
+            gc.unfreeze()
 
     return run_main
 
