@@ -230,6 +230,6 @@ def _biases(named: dict[str, Tensor], prefix: str) -> Biases:
             for field in fields(Effects)
             if not field.name.endswith("ridge")
         }
-        ridges = (float(named[f"{prefix}effects_{name}"]) for name in ("ridge", "column_ridge"))
-        effects = Effects(*parts.values(), *ridges)
+        ridge, column_ridge = (float(named[f"{prefix}effects_{name}"]) for name in ("ridge", "column_ridge"))
+        effects = Effects(**parts, ridge=ridge, column_ridge=column_ridge)
     return Biases(float(named[f"{prefix}mean"]), row, column, Shrinkage(*shrink), effects)
