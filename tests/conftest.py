@@ -1,9 +1,13 @@
-"""One thread a process, shapes in annotations checked, long files first."""
+"""One thread a process, shapes in annotations checked, long files first, little for the garbage collector to walk."""
 
 from __future__ import annotations
 
+import gc
 import os
+from collections.abc import Callable
 from pathlib import Path
+from types import CodeType, FunctionType
+from typing import Any
 
 import jaxtyping
 import pytest
@@ -14,6 +18,8 @@ os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS
 os.environ["NUMBA_NUM_THREADS"] = "2"
 # A thread that waits sleeps, instead of taking a core from another worker.
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+# What is imported stays, so that there is no garbage to look for before the first test.
+gc.disable()
 
 # The estimator refuses wrong shapes by itself, and numba compiles its loops as they stand.
 UNCHECKED = ("estimator", "numba_kernels")
@@ -25,6 +31,29 @@ jaxtyping.install_import_hook(HOOKED, "beartype.beartype")
 # They are checked where the functions themselves are tested: a check takes longer than most small products, and would be
 # a quarter of all tests' time. scikit-learn's battery is half a minute of small fits.
 CHECKING = [Path(__file__).parent / folder for folder in ("compare", "completion", "core", "dynamics")]
+
+_decorator = jaxtyping.jaxtyped
+_decorated: set[CodeType] = set()  # the code of this test's inner functions
+
+
+def jaxtyped(*, typechecker: Callable[..., Any]) -> Callable[[Any], Any]:
+    """jaxtyping's decorator, but a function inside a function is decorated once a test, and not while checks are off.
+
+    Such a function is made anew in every call of the one around it, and to decorate it takes most of a millisecond.
+    """
+    decorated = _decorator(typechecker=typechecker)
+
+    def decorate(item: Any) -> Any:
+        if isinstance(item, FunctionType) and "<locals>" in item.__qualname__:
+            if jaxtyping.config.jaxtyping_disable or item.__code__ in _decorated:
+                return item
+            _decorated.add(item.__code__)
+        return decorated(item)
+
+    return decorate
+
+
+jaxtyping.jaxtyped = jaxtyped  # The hook's modules take it from here.
 
 import torch  # noqa: E402
 
@@ -56,11 +85,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
+def pytest_collection_finish() -> None:
+    gc.enable()
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Check shapes in the tests of CHECKING only."""
     checked = any(item.path.is_relative_to(folder) for folder in CHECKING) and "battery" not in item.path.name
     jaxtyping.config.update("jaxtyping_disable", not checked)
+    _decorated.clear()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -68,6 +102,16 @@ def light_children() -> None:
     """Processes that tests start import less; pytest's workers have started by now."""
     folders = [str(Path(__file__).parent / "children"), os.environ.get("PYTHONPATH")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, folders))
+
+
+@pytest.fixture(autouse=True)
+def frozen() -> None:
+    """Leave what is alive now, nearly all of it from imports, out of later collections.
+
+    Otherwise each takes a quarter of a second. accelerate collects at each start of a training, and benchmarks often.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

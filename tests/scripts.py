@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import importlib
 import shutil
 import sys
@@ -22,11 +21,7 @@ def run_main(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def run_main(module: ModuleType, *arguments: object) -> None:
         monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
-        gc.freeze()  # benchmarks collect garbage often, which takes long over everything that pytest has imported
-        try:
-            module.main()
-        finally:
-            gc.unfreeze()
+        module.main()
 
     return run_main
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
@@ -236,6 +237,12 @@ def test_a_method_that_cannot_run_says_why_and_the_grid_goes_on(grid, tmp_path):
     refused(
         compare({**grid, "-o": tmp_path / "none"}, methods="lora", ranks=4096), "no cell has a score", "4096"
     )
+
+
+def test_what_the_caller_froze_stays_frozen(grid):
+    assert gc.get_freeze_count() > 0  # by tests/conftest.py
+    assert compare(grid, methods="head").code == 0
+    assert gc.get_freeze_count() > 0
 
 
 def test_ctrl_c_says_how_to_go_on(grid, monkeypatch):

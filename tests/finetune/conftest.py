@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from pathlib import Path
 
 import pytest
@@ -12,13 +11,6 @@ from corefold.finetune import RunConfig
 
 PAIRS = [("a man eats", "a man is eating", 5), ("a dog runs", "a car stops", 0.5), ("it rains", "rain falls", 4),
          ("she sings", "he sleeps", 1), ("a cat sits", "a cat is sitting", 4.5), ("snow", "a hot day", 0)]  # fmt: skip
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _light_collection():
-    gc.freeze()  # Trainer collects before it trains, which takes half a second with all that is imported
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

@@ -130,11 +130,13 @@ def _share_out(workers: Sequence[_Worker], keys: list[Key], done: OnDone) -> Non
 @contextmanager
 def _light_collection() -> Iterator[None]:
     """Keep the garbage collector off the imported libraries: they cost half a second, and a cell collects twice."""
+    by_caller = gc.get_freeze_count() > 0
     gc.freeze()
     try:
         yield
     finally:
-        gc.unfreeze()
+        if not by_caller:
+            gc.unfreeze()
 
 
 @contextmanager
