@@ -7,6 +7,9 @@ import pytest
 from observations import low_rank, with_holes
 
 from corefold.completion import DeepMatrixCompletion
+from corefold.completion.distributed import RowPartition
+from corefold.completion.entries import observed_entries
+from corefold.completion.units import ColumnSpread
 
 WHOLE = low_rank(60, 40, 2)
 NOISY = WHOLE + 0.1 * np.random.default_rng(1).standard_normal(WHOLE.shape)
@@ -33,8 +36,16 @@ def test_intervals_are_as_wide_as_the_errors_held_out():
     holes = with_holes(NOISY, 0.5)
     model = estimator(clip=None).fit(holes)
     calibration = model.model_.calibration
-    deviation = calibration.deviation.numpy()
-    misses = calibration.errors.numpy() / deviation[calibration.columns.numpy()]
+    deviation, errors, columns = (
+        each.numpy() for each in (calibration.deviation, calibration.errors, calibration.columns)
+    )
+    spread = ColumnSpread.of(observed_entries(holes), RowPartition()).deviation.numpy()
+    share = np.sqrt(np.mean((errors / spread[columns]) ** 2))
+    misses = np.empty(len(errors))
+    for place, (error, column) in enumerate(zip(errors, columns, strict=True)):
+        others = np.delete(errors, place)[np.delete(columns, place) == column]
+        around = (np.sum(others**2) + 10 * (share * spread[column]) ** 2) / (len(others) + 10)
+        misses[place] = error / np.sqrt(around)
     place = int(np.ceil((len(misses) + 1) * 0.9))
     lower, upper = model.intervals(
         [3, 4], [5, 6], 0.9

@@ -110,5 +110,5 @@ def test_a_page_says_what_was_not_measured(tmp_path):
     page = write_page(tmp_path / "full.html", "Full", completion_sections(full, "here")).read_text(
         encoding="utf-8"
     )
-    assert page.count("<svg") == 6
+    assert page.count("<svg") == 7
     assert "Settings: here" in page

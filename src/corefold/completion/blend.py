@@ -11,14 +11,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from corefold.completion.biases import Biases
-from corefold.completion.calibration import Calibration, summary
+from corefold.completion.calibration import Calibration, deviations, summary
 from corefold.completion.distributed import RowPartition
 from corefold.completion.factors import LowRank
 from corefold.completion.model import CompletedMatrix, PredictedRows
 from corefold.completion.observed import Observed
 from corefold.completion.units import ColumnSpread
 
-PRIOR_ERRORS = 10.0  # of a common share of a column's spread, that its deviation counts beside its own
 MAX_ROUNDS, MIN_LENGTH = 200, 1e-9
 
 
@@ -139,19 +138,6 @@ class Blend:
         parts = [named] + [_under(f"{place}.", named) for place in range(1, len(weights))]
         members = tuple(CompletedMatrix.from_tensors(part) for part in parts)
         return cls(members, weights, Calibration.from_tensors(named, len(members[0].factors.v)))
-
-
-def deviations(
-    errors: Float[Tensor, " n"], columns: Int[Tensor, " n"], spread: Float[Tensor, " width"]
-) -> Float[Tensor, " width"]:
-    """Of each column's errors, the nearer to a common share of the column's spread, the fewer it has."""
-    if not len(errors) or not bool((spread > 0).all()):
-        return torch.ones_like(spread)
-    share = (errors / spread[columns]).square().mean().sqrt()
-    squares = torch.zeros_like(spread).index_add_(0, columns, errors.square())
-    counts = torch.zeros_like(spread).index_add_(0, columns, torch.ones_like(errors))
-    deviations = ((squares + PRIOR_ERRORS * (share * spread).square()) / (counts + PRIOR_ERRORS)).sqrt()
-    return deviations if bool((deviations > 0).all()) else torch.ones_like(spread)
 
 
 def blend_weights(gram: Float[Tensor, "walks walks"]) -> Float[Tensor, " walks"]:

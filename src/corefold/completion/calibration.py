@@ -12,6 +12,7 @@ from torch import Tensor
 
 BORROWED = 50.0  # errors of all columns that a column's own errors are taken with
 FEWEST_OWN = 50  # held-out entries of a column from which on its own count
+PRIOR_ERRORS = 10.0  # of a common share of a column's spread, that its deviation counts beside its own
 GRID = 1000  # quantiles that stand for many errors
 
 
@@ -46,6 +47,15 @@ class Calibration:
     def __len__(self) -> int:
         return len(self.errors)
 
+    def relative(self) -> Float[Tensor, " held_out"]:
+        """Each error over its column's deviation, made without it: with it no error would be much larger."""
+        columns = self.columns.long()
+        if bool((self.deviation == 1).all()):  # one for all columns, of no errors
+            return self.errors
+        counts = torch.bincount(columns, minlength=len(self.deviation)).to(self.errors)[columns]
+        squares = (counts + PRIOR_ERRORS) * self.deviation[columns].square()
+        return self.errors / ((squares - self.errors.square()) / (counts - 1 + PRIOR_ERRORS)).sqrt()
+
     def margins(self, coverage: float) -> Float[Tensor, " width"]:
         """Half the width of an interval that covers a new entry with this probability, by column.
 
@@ -55,7 +65,7 @@ class Calibration:
         Source: Lei, G'Sell, Rinaldo, Tibshirani, Wasserman 2018, section 2.2; for weights Tibshirani, Barber, Candes,
         Ramdas 2019.
         """
-        relative = (self.errors / self.deviation[self.columns]).double().cpu().numpy()
+        relative = self.relative().double().cpu().numpy()
         columns, width = self.columns.cpu().numpy(), len(self.deviation)
         everywhere = np.sort(relative)
         margins = np.full(width, quantile(everywhere, np.ones(len(everywhere)), coverage))
@@ -104,6 +114,19 @@ class Calibration:
             return cls.of(errors, torch.zeros(len(errors), dtype=torch.int32), width)
         names = ("missed_columns", "missed_scores", "deviation", "cold_row", "cold_column")
         return cls(errors, *(named.get(name, errors.new_zeros(0)) for name in names))
+
+
+def deviations(
+    errors: Float[Tensor, " n"], columns: Int[Tensor, " n"], spread: Float[Tensor, " width"]
+) -> Float[Tensor, " width"]:
+    """Of each column's errors, the nearer to a common share of the column's spread, the fewer it has."""
+    if not len(errors) or not bool((spread > 0).all()):
+        return torch.ones_like(spread)
+    share = (errors / spread[columns]).square().mean().sqrt()
+    squares = torch.zeros_like(spread).index_add_(0, columns, errors.square())
+    counts = torch.zeros_like(spread).index_add_(0, columns, torch.ones_like(errors))
+    deviations = ((squares + PRIOR_ERRORS * (share * spread).square()) / (counts + PRIOR_ERRORS)).sqrt()
+    return deviations if bool((deviations > 0).all()) else torch.ones_like(spread)
 
 
 def summary(errors: Float[Tensor, " n"]) -> Float[Tensor, " at_most_a_grid"]:

@@ -181,7 +181,7 @@ class CompletedMatrix:
         if cold.column is not biases.column:
             named |= _plain_biases("cold_", cold, factors.s)
         if not math.isnan(regression.noise):
-            named["noise"] = torch.tensor([regression.noise, regression.height], dtype=torch.float64)
+            named["noise"] = factors.s.new_tensor([regression.noise, regression.height])
         if regression.loadings is not factors.v:  # only after `partial_fit`
             named |= {"loadings": regression.loadings, "scales": regression.scales}
         return named

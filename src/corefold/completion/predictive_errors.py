@@ -26,8 +26,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from corefold.completion.blend import Blend, deviations
-from corefold.completion.calibration import Calibration
+from corefold.completion.blend import Blend
+from corefold.completion.calibration import Calibration, deviations
 from corefold.completion.model import CompletedMatrix, PredictedRows, RowRegression
 from corefold.completion.observed import Observed
 from corefold.completion.units import LinearUnits, in_units
