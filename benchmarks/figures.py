@@ -3,8 +3,8 @@
     python -m benchmarks.figures
 
 Pictures go to docs/images: step.svg, memory.svg, scaling.svg, completion.svg; the same results give the same bytes. In
-README.md, a block "figure: NAME" gets the picture of that name, and the blocks "table: step", "table: targets",
-"table: completion" and "table: completion_targets" get tables. What has no results stays as it is.
+README.md, a block "figure: NAME" gets the picture of that name, and a block "table: NAME" the table of that name.
+What has no results stays as it is.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.completion.figures import completion_dots, completion_table, errors
+from benchmarks.completion.side import side_table
 from benchmarks.completion.targets import completion_target_table
+from benchmarks.completion.wide.summary import count_table
 from benchmarks.shared.blocks import fill
 from benchmarks.shared.drawing import picture
 from benchmarks.shared.results import read
@@ -35,6 +37,8 @@ RESULTS = {
     "step_narrow": "steps/step_narrow.json",  # Deep LoRA's default, measured after the others
     "scaling": "steps/scaling.json",
     "completion": "completion/results.json",
+    "completion_wide": "completion/wide/results.json",
+    "completion_side": "completion/side.json",
 }
 ALTERNATIVE = {
     "step": "Time of a training step over the frozen model's, for each method, model and shape of batch",
@@ -47,6 +51,8 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {  # by name, f
     "targets": ("step", target_table),
     "completion": ("completion", completion_table),
     "completion_targets": ("completion", completion_target_table),
+    "completion_wide": ("completion_wide", count_table),
+    "completion_side": ("completion_side", side_table),
 }
 
 

@@ -213,5 +213,24 @@ def summary(cells: Iterable[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def side_table(results: dict[str, Any]) -> str:
+    """The same in Markdown."""
+    table = pd.DataFrame({"method": cell["method"], **cell["rmse"]} for cell in results["cells"].values())
+    lines = [
+        f"| features of users and films, {len(table) // table['method'].nunique()} draws | "
+        + " | ".join(KINDS)
+        + " |"
+    ]
+    lines.append("| --- |" + " ---: |" * len(KINDS))
+    means = table.groupby("method", sort=False).mean()
+    for method, row in means.iterrows():
+        best = (
+            f"**{value:.3f}**" if value == means[kind].min() else f"{value:.3f}"
+            for kind, value in row.items()
+        )
+        lines.append(f"| {method} | " + " | ".join(best) + " |")
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
     main()

@@ -83,3 +83,32 @@ def test_targets_say_what_was_measured_and_whether_it_is_met():
         "| exact | not yet |  |",
     ]
     assert set(TARGETS) == set(targets.JUDGES)
+
+
+def test_the_tables_of_wide_and_side_are_made_of_their_results_alone(run_main, tmp_path):
+    wide = ResultFile(tmp_path / "completion" / "wide" / "results.json")
+    for name, ours in (("a", 1.0), ("b", 1.1)):
+        methods = {"deep": {"rmse": ours, "seconds": 1.0}, "biases": {"rmse": 2.0}, "knn": {"rmse": 1.0}}
+        wide.put(
+            name, {**CELL, "set": name, "seed": 0, "group": "judge", "measure": "rmse", "methods": methods}
+        )
+    of_features = ResultFile(tmp_path / "completion" / "side.json")
+    for seed, warm in enumerate((1.0, 3.0)):
+        for method, cold in (("deep", 2.0), ("myfm", 2.5)):
+            rmse = {"warm": warm, "cold users": cold, "cold films": 4.0}
+            of_features.put(f"{seed} {method}", {**CELL, "seed": seed, "method": method, "rmse": rmse})
+    readme = tmp_path / "README.md"
+    names = ("completion_wide", "completion_side")
+    readme.write_text("".join(f"<!-- table: {name} -->\n<!-- end -->\n" for name in names))
+    run_main(figures, "--results", tmp_path, "--images", tmp_path, "--readme", readme)
+    lines = readme.read_text().splitlines()
+    assert lines[3:5] == [
+        "| 2 looked at in the end alone | 1 | column means, biases | 2 | 0 | 0.52 |",
+        "| 2 looked at in the end alone | 1 | the best tuned peer | 1 | 1 | 1.05 |",
+    ]
+    assert lines[7:11] == [
+        "| features of users and films, 2 draws | warm | cold users | cold films |",
+        "| --- | ---: | ---: | ---: |",
+        "| deep | **2.000** | **2.000** | **4.000** |",
+        "| myfm | **2.000** | 2.500 | **4.000** |",
+    ]

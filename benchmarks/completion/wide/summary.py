@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from benchmarks.completion.wide.methods import NOMINAL, NULLS, OURS, PEERS
 from benchmarks.shared.results import Cell
@@ -124,3 +125,24 @@ def _coverage(tables: Sequence[TableRatios]) -> list[str]:
         f"coverage of {NOMINAL:g}: {near} of {len(shares)} tables within .02, {fair} of {len(columns)} columns "
         f"within .05; seconds of ours: {seconds:.1f}"
     ]
+
+
+def count_table(results: dict[str, Any]) -> str:
+    """Both groups in Markdown: how often ours is level or ahead, and how often far behind."""
+    lines = [
+        "| tables | seeds | against | level or ahead | over 5 % behind | geometric mean |",
+        "| --- | ---: | --- | ---: | ---: | ---: |",
+    ]
+    groups = {"choose": "that settings were chosen on", "judge": "looked at in the end alone"}
+    for group, name in groups.items():
+        tables = ratios(cell for cell in results["cells"].values() if cell["group"] == group)
+        for kind, others in (("null", "column means, biases"), ("peer", "the best tuned peer")):
+            over = [best[1] for table in tables if (best := getattr(table, kind)) is not None]
+            if not over:
+                continue
+            level = sum(ratio <= 1 + LEVEL for ratio in over)
+            behind = sum(ratio > 1 + FURTHEST for ratio in over)
+            mean = statistics.geometric_mean(over)
+            seeds = max(table.seeds for table in tables)
+            lines.append(f"| {len(over)} {name} | {seeds} | {others} | {level} | {behind} | {mean:.2f} |")
+    return "\n".join(lines)
