@@ -154,6 +154,15 @@ def test_warm_start_takes_fewer_steps_and_other_rows():
     assert model.fit(holes[:, :30]).components_.shape[1] == 30  # other columns: from the start
 
 
+def test_a_warm_start_from_rank_zero_starts_anew():
+    rng = np.random.default_rng(0)
+    biases = 2 * rng.normal(size=(40, 1)) + 2 * rng.normal(size=(1, 20)) + rng.normal(size=(40, 20))
+    holes = np.where(rng.random(biases.shape) < 0.5, biases, np.nan)
+    model = DeepMatrixCompletion(warm_start=True, random_state=0).fit(holes)
+    assert model.rank_ == 0
+    assert model.fit(with_holes(low_rank(60, 20, 2), 0.5)).rank_ > 0
+
+
 def test_a_warm_start_keeps_to_the_rank_bound():
     model = estimator(warm_start=True, max_iter=5).fit(with_holes(NOISY, 0.5))
     assert model.rank_ > 1

@@ -16,7 +16,7 @@ from corefold.completion import DeepMatrixCompletion
 from corefold.completion.blend import Blend
 from corefold.completion.distributed import RowPartition
 from corefold.completion.entries import observed_entries
-from corefold.completion.predictive_errors import ErrorModel
+from corefold.completion.predictive_errors import ErrorModel, Rows
 from corefold.completion.solvers import covariance
 from corefold.completion.standardization import TABLE, Form, Standardization
 from corefold.completion.units import ColumnSpread, NormalScores, RootUnits
@@ -150,7 +150,7 @@ def test_draws_stay_in_the_range_of_their_units(units):
 
 
 def test_knots_turn_normal_errors_into_those_held_out(model):
-    errors = ErrorModel.of(model.model_, observed_entries(HOLES))
+    errors = ErrorModel.of(model.model_, Rows(observed_entries(HOLES)))
     shares = erf(errors.levels.numpy() / np.sqrt(2))
     for level in (5, 10, 15):
         margins = model.model_.calibration.margins(float(shares[level])).double()

@@ -194,7 +194,7 @@ def test_entries_without_a_row_or_a_column_are_as_far_off_as_means():
 def test_what_is_refused(model, tmp_path):
     with pytest.raises(NotFittedError):
         estimator().sample(1)
-    for n in (0, -1):
+    for n in (0, -1, True):
         with pytest.raises(ValueError, match="n must be an integer of 1 or more"):
             model.sample(n)
     with pytest.raises(
@@ -203,6 +203,8 @@ def test_what_is_refused(model, tmp_path):
         estimator(validation_fraction=0).fit(HOLES).sample(1)
     with pytest.raises(MemoryError, match=r"GiB.*sample\(n, at=\(rows, columns\)\) draws single entries"):
         model.sample(10**12)
+    with pytest.raises(MemoryError, match=r"draws of 1 entries would take .* GiB.*; draw fewer"):
+        model.sample(10**12, at=([0], [1]))
     with pytest.raises(ValueError, match="at takes as many rows as columns; got 1 and 2"):
         model.sample(1, at=([0], [1, 2]))
     with pytest.raises(ValueError, match=r"at must be \(rows, columns\)"):

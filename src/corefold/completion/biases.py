@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from corefold.completion.distributed import RowPartition
@@ -169,6 +169,14 @@ class Biases:
         own = observed.with_values(residual).fit_rows(design, ridge)
         effects = replace(effects, row_features=features, row_slopes=own[:, 1:])
         return replace(self, row=prior + own[:, 0], effects=effects)
+
+    def featured(self) -> tuple[Bool[Tensor, " height"], Bool[Tensor, " width"]]:
+        """Of which rows and columns features are known: those that are not all average."""
+        if self.effects is None:
+            return torch.zeros_like(self.row, dtype=torch.bool), torch.zeros_like(
+                self.column, dtype=torch.bool
+            )
+        return self.effects.row_features.any(1), self.effects.column_features.any(1)
 
     def at(self, observed: Observed) -> Float[Tensor, " entries"]:
         """The sum of the biases at the observed places."""

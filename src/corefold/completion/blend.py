@@ -79,19 +79,20 @@ class Blend:
         kept = (self.calibration.errors, self.calibration.columns, self.calibration.scores)
         errors, columns, scores = (partition.gather(each) for each in kept)
         deviation = deviations(errors, columns.long(), spread)
-        of_row, of_column = self.calibration.cold_row, self.calibration.cold_column
-        if len(of_row):  # at held-out entries
-            cold_row = summary(partition.gather(of_row / deviation[self.calibration.columns]))
-            cold_column = summary(partition.gather(of_column))
-        else:
-            column = observed.columns
-            predicted = self.main.without_row(observed.row_of(), column)
-            cold_row = summary(partition.gather((observed.values - predicted) / deviation[column]))
-            sums = torch.stack([observed.values.sum(), observed.values.new_tensor(float(len(observed)))])
-            total, count = partition.sum(sums)
-            cold_column = summary(partition.gather(observed.values - total / count))
+        column = observed.columns
+        cold_row = summary(
+            partition.gather((observed.values - self.main.without_row(column)) / deviation[column])
+        )
+        sums = torch.stack([observed.values.sum(), observed.values.new_tensor(float(len(observed)))])
+        total, count = partition.sum(sums)
+        cold_column = summary(partition.gather(observed.values - total / count))
+        of_row, of_column = self.calibration.featured_row, self.calibration.featured_column
+        if len(of_row):
+            of_row = of_row / deviation[columns.long()]
+        featured = (summary(each) for each in (of_row, of_column))
         return replace(
-            self, calibration=Calibration(errors, columns, scores, deviation, cold_row, cold_column)
+            self,
+            calibration=Calibration(errors, columns, scores, deviation, cold_row, cold_column, *featured),
         )
 
     def predicted(self, rows: Int[Tensor, " n"] | slice = slice(None)) -> BlendedRows:
@@ -115,13 +116,23 @@ class Blend:
 
         Infinite where there are too few errors.
         """
-        cold_row, cold_column = self.calibration.cold_margins(coverage)
         row, column = rows.clamp(min=0), columns.clamp(min=0)
-        margin = self.calibration.margins(coverage)[column]
-        seen_row = (rows >= 0) & self.main.seen_rows[row]
-        seen_column = (columns >= 0) & self.main.seen_columns[column]
-        margin = torch.where(seen_row, margin, cold_row[column].maximum(margin))
-        return torch.where(seen_column, margin, margin.clamp(min=cold_column))
+        seen = (rows >= 0) & self.main.seen_rows[row], (columns >= 0) & self.main.seen_columns[column]
+        featured_rows, featured_columns = self.main.cold.featured()
+        featured = (rows >= 0) & featured_rows[row], (columns >= 0) & featured_columns[column]
+        return self.margins_of(seen, featured, column, coverage)
+
+    def margins_of(
+        self, seen: tuple[Tensor, Tensor], featured: tuple[Tensor, Tensor], columns: Tensor, coverage: float
+    ) -> Float[Tensor, " n"]:
+        """The same where rows and columns have observed entries or not, and features or none."""
+        margin = self.calibration.margins(coverage)[columns]
+        by_means = self.calibration.cold_margins(coverage, featured=False)
+        by_features = self.calibration.cold_margins(coverage, featured=True)
+        cold_row = torch.where(featured[0], by_features[0][columns], by_means[0][columns])
+        cold_column = torch.where(featured[1], by_features[1], by_means[1])
+        margin = torch.where(seen[0], margin, cold_row.maximum(margin))
+        return torch.where(seen[1], margin, cold_column.to(margin).maximum(margin))
 
     def tensors(self) -> dict[str, Tensor]:
         """All of its tensors by the names that a file gives them: those of the main member, then of the others."""

@@ -14,6 +14,7 @@ BORROWED = 50.0  # errors of all columns that a column's own errors are taken wi
 FEWEST_OWN = 50  # held-out entries of a column from which on its own count
 PRIOR_ERRORS = 10.0  # of a common share of a column's spread, that its deviation counts beside its own
 GRID = 1000  # quantiles that stand for many errors
+FEATURED = ("featured_row", "featured_column")  # in a file of a fit with features
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,10 @@ class Calibration:
         columns: of these.
         scores: the same errors in units of the main member of the blend; none in a file of an older version.
         deviation: of each column: errors over it are alike in all columns.
-        cold_row: ascending errors, over the deviations, of entries that are predicted without their row; before
-            `Blend.calibrated`, of a fit with features, those at the entries of `errors`.
-        cold_column: ascending errors of entries that are predicted without their column; likewise.
+        cold_row: ascending errors, over the deviations, of entries that are predicted without their row.
+        cold_column: ascending errors of entries that are predicted without their column.
+        featured_row, featured_column: the same where features of the row, or the column, are known; none in a fit
+            without features. Before `Blend.calibrated` those at the entries of `errors`.
     """
 
     errors: Float[Tensor, " held_out"]
@@ -36,13 +38,15 @@ class Calibration:
     deviation: Float[Tensor, " width"]
     cold_row: Float[Tensor, " cold"]
     cold_column: Float[Tensor, " cold"]
+    featured_row: Float[Tensor, " featured"]
+    featured_column: Float[Tensor, " featured"]
 
     @classmethod
     def of(cls, errors: Tensor, columns: Tensor, width: int, scores: Tensor | None = None) -> Calibration:
         """With one deviation for all columns, and nothing known of rows and columns without entries."""
         none = errors.new_zeros(0)
         scores = none if scores is None else scores.abs()
-        return cls(errors.abs(), columns, scores, errors.new_ones(width), none, none)
+        return cls(errors.abs(), columns, scores, errors.new_ones(width), none, none, none, none)
 
     def __len__(self) -> int:
         return len(self.errors)
@@ -84,12 +88,10 @@ class Calibration:
                     margins[column] = quantile(both[order], weights[order], coverage)
         return torch.from_numpy(margins).to(self.deviation) * self.deviation
 
-    def cold_margins(self, coverage: float) -> tuple[Float[Tensor, " width"], float]:
-        """The same where a row, by column, and where a column has no observed entry."""
-        row, column = (
-            quantile(each.double().cpu().numpy(), np.ones(len(each)), coverage)
-            for each in (self.cold_row, self.cold_column)
-        )
+    def cold_margins(self, coverage: float, featured: bool) -> tuple[Float[Tensor, " width"], float]:
+        """The same where a row, by column, and where a column has no observed entry, and features or none."""
+        kept = (self.featured_row, self.featured_column) if featured else (self.cold_row, self.cold_column)
+        row, column = (quantile(each.double().cpu().numpy(), np.ones(len(each)), coverage) for each in kept)
         return row * self.deviation, column
 
     def tensors(self) -> dict[str, Tensor]:
@@ -97,6 +99,7 @@ class Calibration:
         if not len(self.cold_row) and not bool(self.columns.any()):  # from a file that kept nothing else
             return {"misses": self.errors}
         scores = {"missed_scores": self.scores} if len(self.scores) else {}
+        featured = {name: getattr(self, name) for name in FEATURED if len(getattr(self, name))}
         return {
             **scores,
             "misses": self.errors,
@@ -104,6 +107,7 @@ class Calibration:
             "deviation": self.deviation,
             "cold_row": self.cold_row,
             "cold_column": self.cold_column,
+            **featured,
         }
 
     @classmethod
@@ -112,7 +116,7 @@ class Calibration:
         errors = named["misses"]
         if "missed_columns" not in named:
             return cls.of(errors, torch.zeros(len(errors), dtype=torch.int32), width)
-        names = ("missed_columns", "missed_scores", "deviation", "cold_row", "cold_column")
+        names = ("missed_columns", "missed_scores", "deviation", "cold_row", "cold_column", *FEATURED)
         return cls(errors, *(named.get(name, errors.new_zeros(0)) for name in names))
 
 

@@ -160,22 +160,33 @@ class FittedMatrix:
         """Lower and upper ends of intervals that hold new entries with this probability, on average over entries.
 
         Split-conformal: their width comes from the errors at held-out entries. So they need no model of the noise, but
-        the new entries must be missing at random as the held-out ones were. Labels that the data fitted do not have get
-        NaN.
+        the new entries must be missing at random as the held-out ones were. Where a row or a column has no observed
+        entry, or its label is new, widths come from errors of predictions without it.
 
         Raises:
             ValueError: nothing was held out, or too little for this coverage.
         """
         return self.ends_around(*self._predicted(rows, columns), coverage)
 
-    def score(self, X: Any, y: Any = None, *, mask: Any = None) -> float:
-        """R^2 at a tenth of the observed entries, each predicted from the rest of its row; 1 is best."""
+    def score(self, X: Any, y: Any = None, *, mask: Any = None, row_features: Any = None) -> float:
+        """R^2 at a tenth of the observed entries, each predicted from the rest of its row; 1 is best.
+
+        Args:
+            X: rows, in any form of `transform`.
+            y: ignored.
+            mask: true where an entry of a dense X is observed.
+            row_features: of these rows, as in `transform`.
+
+        Raises:
+            ValueError: other columns, or features of other rows.
+        """
         check_is_fitted(self)
-        observed, _ = read_labelled(self, X, mask)
+        observed, labels = read_labelled(self, X, mask)
+        features = self._row_features(row_features, X, observed, labels)
         known, hidden = split(observed, SCORED_SHARE, seed=0)
         if not len(hidden):
             known, hidden = observed, observed
-        rows = self.model_.fold_in(known)
+        rows = self.model_.fold_in(known, features)
         predicted = clipped(rows.entries(hidden.row_of(), hidden.columns), self.bounds_, hidden.columns)
         return float(r2_score(hidden.values.cpu(), predicted.cpu()))
 

@@ -133,9 +133,9 @@ class CompletedMatrix:
         """Single entries."""
         return self.predicted(rows).entries(torch.arange(len(rows), device=rows.device), columns)
 
-    def without_row(self, rows: Int[Tensor, " n"], columns: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
-        """Predictions of single entries with nothing known of their rows but features."""
-        return self.units.backward(self.cold.without_row(rows, columns), columns)
+    def without_row(self, columns: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """Predictions of entries of these columns in a row of which nothing is known."""
+        return self.units.backward(self.cold.mean + self.cold.column[columns], columns)
 
     def fold_in(
         self, observed: Observed, features: Float[Tensor, "height row_features"] | None = None
@@ -155,8 +155,8 @@ class CompletedMatrix:
         )
 
     def start_for(self, observed: Observed, partition: RowPartition) -> LowRank | None:
-        """The start of a fit to other rows: their low-rank part in units of the data; none where it is not linear."""
-        if not isinstance(self.units, LinearUnits):
+        """The start of a fit to other rows: their low-rank part in units of the data; None of rank 0 or other units."""
+        if not isinstance(self.units, LinearUnits) or not self.factors.rank:
             return None
         rows = self.fold_in(observed)
         return LowRank.product(rows.coordinates, self._in_units_of_data(rows.loadings), partition)

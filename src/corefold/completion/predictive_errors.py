@@ -39,6 +39,24 @@ BLOCK_NUMBERS = 2**21
 
 
 @dataclass(frozen=True)
+class Rows:
+    """Rows to complete.
+
+    Attributes:
+        observed: their observed entries.
+        features: of the rows, encoded; None for average ones.
+    """
+
+    observed: Observed
+    features: Float[Tensor, "height row_features"] | None = None
+
+    def part(self, places: Int[Tensor, " n"]) -> Rows:
+        """Some of them."""
+        places = places.to(self.observed.values.device)
+        return Rows(self.observed.of_rows(places), None if self.features is None else self.features[places])
+
+
+@dataclass(frozen=True)
 class ErrorModel:
     """How errors of missing entries belong together, and how large they are; on the CPU in float64.
 
@@ -60,7 +78,7 @@ class ErrorModel:
     magnitudes: Float[Tensor, "levels width"]
 
     @classmethod
-    def of(cls, model: Blend, observed: Observed) -> ErrorModel:
+    def of(cls, model: Blend, rows: Rows) -> ErrorModel:
         """From a fit's held-out errors, and rows that say how well others are known.
 
         Raises:
@@ -68,7 +86,7 @@ class ErrorModel:
         """
         _require_errors(model.calibration)
         regression = _with_row_bias(model.main)
-        variances, columns, sizes = _left_out(regression, model.main, observed)
+        variances, columns, sizes = _left_out(regression, model.main, rows)
         levels = torch.linspace(0, LAST_LEVEL, LEVELS, dtype=torch.float64)
         shares = torch.erf(levels / math.sqrt(2))
         ratios = variances.sqrt() / sizes[columns]
@@ -139,14 +157,16 @@ def coordinates_of(regression: RowRegression, rows: PredictedRows) -> Float[Tens
 
 
 def _left_out(
-    regression: RowRegression, main: CompletedMatrix, observed: Observed
+    regression: RowRegression, main: CompletedMatrix, all_rows: Rows
 ) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"], Float[Tensor, " width"]]:
     """Variances of errors at some observed entries, if they were not, their columns, and the deviation of each column.
 
     A column without an observed entry has the variances at its missing ones.
     """
+    observed = all_rows.observed
     step = max(1, len(observed) // SAMPLED_ENTRIES)
-    part = observed.of_rows(torch.arange(0, observed.shape[0], step, device=observed.starts.device))
+    sampled = all_rows.part(torch.arange(0, observed.shape[0], step))
+    part = sampled.observed
     rows, columns = part.row_of().long().cpu(), part.columns.long().cpu()
     width = len(regression.loadings)
     unseen = torch.ones(width, dtype=torch.bool).index_fill_(0, columns, False).nonzero()[:, 0]
@@ -155,7 +175,7 @@ def _left_out(
         torch.cat([rows, some.repeat(len(unseen))]),
         torch.cat([columns, unseen.repeat_interleave(len(some))]),
     )
-    variances = _variances(regression, main, part, places, len(rows))
+    variances = _variances(regression, main, sampled, places, len(rows))
     counts = torch.bincount(places[1], minlength=width)
     sizes = (torch.bincount(places[1], variances, width) / counts).sqrt()
     return variances[: len(rows)], columns, sizes
@@ -164,12 +184,13 @@ def _left_out(
 def _variances(
     regression: RowRegression,
     main: CompletedMatrix,
-    part: Observed,
+    part: Rows,
     places: tuple[Int[Tensor, " n"], Int[Tensor, " n"]],
     observed_count: int,
 ) -> Float[Tensor, " n"]:
     """Variances of errors at places of which the first ones are observed: there, if they were not."""
-    root, squares = root_of(regression, part), coordinates_of(regression, main.fold_in(part)).square()
+    root = root_of(regression, part.observed)
+    squares = coordinates_of(regression, main.fold_in(part.observed, part.features)).square()
     size = max(1, BLOCK_NUMBERS // max(1, len(regression.ridge)) ** 2)
     parts = []
     for row, column in zip(*(each.split(size) for each in places), strict=True):

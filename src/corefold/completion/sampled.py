@@ -16,9 +16,9 @@ from corefold.completion.fitted import FittedMatrix
 from corefold.completion.labelled_input import Labels
 from corefold.completion.memory import require_memory
 from corefold.completion.observed import Observed
-from corefold.completion.predictive_errors import ErrorModel
+from corefold.completion.predictive_errors import ErrorModel, Rows
 from corefold.completion.reading import index, read_labelled
-from corefold.completion.sampling import FrameForm, Rows, completed, completed_entries
+from corefold.completion.sampling import FrameForm, completed, completed_entries
 
 
 class SampledMatrix(FittedMatrix):
@@ -40,10 +40,12 @@ class SampledMatrix(FittedMatrix):
         errors at held-out entries that set the widths of `intervals`. A draw has one error of the coordinates of a row
         and one of the loadings of a column, as the main member of the blend knows these, so the entries of a row, and
         those of a column, err together; where its solver has no distribution of them, as "als" and "descent", errors
-        are independent. Columns that were fitted in roots or normal scores are drawn in these, so they stay in their
-        range, and their predictions are draws' medians rather than means. `clip` holds; nothing is rounded. Not carried
-        are dependence between rows beside this, and doubt of the rank, the units, the covariance, what features add or
-        the weights of the blend. Entries without a row or a column in the data err by themselves.
+        are independent. Columns that were fitted in roots or normal scores are drawn in these, so all but those with
+        too few entries for scores stay in their range, and predictions are draws' medians rather than means. `clip`
+        holds; nothing is rounded. Not carried are dependence between rows beside this, and doubt of the rank, the
+        units, the covariance, what features add or the weights of the blend. Entries without a row or a column in the
+        data err by themselves. How sure coordinates are is learnt from the rows of the last fit, in an estimator from a
+        file from those of X.
 
         Args:
             n: number of draws.
@@ -63,24 +65,29 @@ class SampledMatrix(FittedMatrix):
             MemoryError: dense results would not fit.
         """
         check_is_fitted(self)
-        if not isinstance(n, int | np.integer) or n < 1:
+        if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
             raise ValueError(f"n must be an integer of 1 or more; got {n!r}")
         if self.distributed:
             raise ValueError(
                 "sample works in one process: load the saved estimator there, and set_params(distributed=False)"
             )
-        observed, features, labels, form = self._rows_to_sample(X, mask, row_features)
-        fitted = self._fitted_entries()
-        errors = ErrorModel.of(self.model_, observed if fitted is None else fitted)
+        rows, labels, form = self._rows_to_sample(X, mask, row_features)
+        observed = rows.observed
+        places = None if at is None else self._places_at(at, observed, labels)
+        shape, size = observed.shape, observed.values.element_size()
+        if places is None:
+            what, numbers = f"{n} matrices of shape {shape}", math.prod(shape)
+            hint = "sample(n, at=(rows, columns)) draws single entries"
+            size += 8 if form else 0
+        else:
+            what, numbers = f"{n} draws of {len(places[0])} entries", len(places[0])
+            hint = "draw fewer, or fewer entries at a time"
+        require_memory(what, int(n) * numbers * size, hint)
+        errors = ErrorModel.of(self.model_, self._fitted_rows() or rows)
         generator = torch.Generator().manual_seed(int(check_random_state(random_state).randint(2**31)))
-        drawn = (self.model_, self.bounds_, Rows(observed, features), errors)
-        if at is not None:
-            return completed_entries(*drawn, self._places_at(at, observed, labels), int(n), generator)
-        require_memory(
-            f"{n} matrices of shape {observed.shape}",
-            int(n) * math.prod(observed.shape) * (observed.values.element_size() + (8 if form else 0)),
-            "sample(n, at=(rows, columns)) draws single entries",
-        )
+        drawn = (self.model_, self.bounds_, rows, errors)
+        if places is not None:
+            return completed_entries(*drawn, places, int(n), generator)
         arrays = completed(*drawn, int(n), generator)
         if form is None:
             return arrays
@@ -89,33 +96,33 @@ class SampledMatrix(FittedMatrix):
 
     def _rows_to_sample(
         self, X: Any, mask: Any, row_features: Any
-    ) -> tuple[Observed, Tensor | None, Labels | None, FrameForm | None]:
-        """The observed entries of rows to complete, their encoded features and labels, and the form of a frame."""
+    ) -> tuple[Rows, Labels | None, FrameForm | None]:
+        """The rows to complete, their labels, and the form of a frame."""
         if X is not None:
             observed, labels = read_labelled(self, X, mask)
             features = self._row_features(row_features, X, observed, labels)
-            return observed, features, labels, FrameForm.of(X, self.labels_)
+            return Rows(observed, features), labels, FrameForm.of(X, self.labels_)
         for name, value in (("mask", mask), ("row_features", row_features)):
             if value is not None:
                 raise ValueError(f"{name} goes with X; without one, the data of the last fit are completed")
-        fitted = self._fitted_entries()
+        fitted = self._fitted_rows()
         if fitted is None:
             raise ValueError(
                 "a file holds no observed values; give sample the rows to complete: sample(n, X)"
             )
-        effects = self.model_.main.cold.effects
-        features = None if effects is None else effects.row_features
-        return fitted, features, self.labels_.rows, self._frame_form
+        return fitted, self.labels_.rows, self._frame_form
 
-    def _fitted_entries(self) -> Observed | None:
-        """The entries of the last fit; None in an estimator that was loaded from a file."""
+    def _fitted_rows(self) -> Rows | None:
+        """The rows of the last fit; None in an estimator that was loaded from a file."""
         places, values = self.observed_, self._values
         if places is None or values is None:
             return None
         rows = np.repeat(np.arange(len(places.starts) - 1), np.diff(places.starts))
         shape = (len(places.starts) - 1, len(self.model_.factors.v))
         entries = (torch.from_numpy(rows), torch.from_numpy(places.columns), values)
-        return Observed.of(*entries, shape).to(self.model_.factors.s.device)
+        effects = self.model_.main.cold.effects
+        observed = Observed.of(*entries, shape).to(self.model_.factors.s.device)
+        return Rows(observed, None if effects is None else effects.row_features)
 
     def _places_at(
         self, at: Any, observed: Observed, labels: Labels | None

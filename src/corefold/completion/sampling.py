@@ -15,10 +15,10 @@ from torch import Tensor
 from corefold.completion.blend import Blend
 from corefold.completion.clipping import Bounds, clipped
 from corefold.completion.labelled_input import FittedLabels
-from corefold.completion.observed import Observed
 from corefold.completion.predictive_errors import (
     BLOCK_NUMBERS,
     ErrorModel,
+    Rows,
     extended,
     looked_up,
     normal,
@@ -29,24 +29,6 @@ from corefold.completion.predictive_errors import (
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Rows to complete.
-
-    Attributes:
-        observed: their observed entries.
-        features: of the rows, encoded; None for average ones.
-    """
-
-    observed: Observed
-    features: Float[Tensor, "height row_features"] | None
-
-    def part(self, places: Int[Tensor, " n"]) -> Rows:
-        """Some of them."""
-        places = places.to(self.observed.values.device)
-        return Rows(self.observed.of_rows(places), None if self.features is None else self.features[places])
 
 
 @dataclass(frozen=True)
@@ -176,7 +158,10 @@ class _Block:
         coordinates = regression.coordinates(self.residual)
         self.low = torch.linalg.vecdot(coordinates[rows], regression.loadings[columns])
         self.sizes = errors.sizes[columns]
-        self.cold_sizes = _cold_sizes(model, errors, self.seen_rows[self.cold], columns[self.cold])
+        featured = torch.zeros_like(self.cold) if part.features is None else part.features.cpu().any(1)[rows]
+        self.cold_sizes = _cold_sizes(
+            model, errors, self.seen_rows[self.cold], featured[self.cold], columns[self.cold]
+        )
 
     def errors(
         self,
@@ -214,18 +199,17 @@ class _Block:
 
 
 def _cold_sizes(
-    model: Blend, errors: ErrorModel, seen_rows: Tensor, columns: Int[Tensor, " n"]
+    model: Blend, errors: ErrorModel, seen_rows: Tensor, featured_rows: Tensor, columns: Int[Tensor, " n"]
 ) -> Float[Tensor, "levels n"]:
     """Magnitudes of errors where a row or a column has no entry, in units of the data, as those of intervals."""
-    seen = int(model.main.seen_rows.int().argmax())
-    rows = torch.where(seen_rows, seen, -1).to(model.main.seen_rows.device)
-    shares = torch.erf(errors.levels / math.sqrt(2)).tolist() if len(columns) else []
-    sizes = [plain(model.margins(rows, columns.to(rows.device), share)) for share in shares]
-    return (
-        extended(torch.stack(sizes), errors.levels)
-        if sizes
-        else errors.levels.new_zeros(len(errors.levels), 0)
-    )
+    if not len(columns):
+        return errors.levels.new_zeros(len(errors.levels), 0)
+    column = columns.to(model.main.seen_columns.device)
+    seen = seen_rows.to(column.device), model.main.seen_columns[column]
+    featured = featured_rows.to(column.device), model.main.cold.featured()[1][column]
+    shares = torch.erf(errors.levels / math.sqrt(2)).tolist()
+    sizes = [plain(model.margins_of(seen, featured, column, share)) for share in shares]
+    return extended(torch.stack(sizes), errors.levels)
 
 
 def _blocks(rows: Int[Tensor, " n"], rank: int) -> Iterator[slice]:

@@ -205,7 +205,7 @@ class _Search:
         if self.settings.features is not None and self.first.judged:
             cold = zip(*(split.cold_errors(chosen[0][1].form) for split in splits), strict=True)
             row, column = (torch.cat(errors) for errors in cold)
-            calibration = replace(calibration, cold_row=row, cold_column=column)
+            calibration = replace(calibration, featured_row=row, featured_column=column)
         weights = tuple(weight for weight, _ in chosen)
         members: dict[Walk, CompletedMatrix] = {}
         for _, walk in reversed(chosen):  # the main one last, so that the path ends with its steps
