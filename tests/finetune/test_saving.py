@@ -20,7 +20,7 @@ from corefold.finetune.folder import LORA, Run, save_model
 from corefold.finetune.methods import METHODS
 
 OTHERS = [name for name in get_args(KeptMethod) if name not in ("deep-lora", "lora")]
-CASES = [*((name, "mean") for name in OTHERS), *((name, "own") for name in OTHERS)]
+CASES = [*((name, "mean") for name in OTHERS), *((name, "own") for name in OTHERS if name != "embeddings")]
 
 
 @torch.no_grad()

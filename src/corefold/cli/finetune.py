@@ -129,9 +129,11 @@ def show(out: Path) -> None:
         if adapter["lora_bytes"] is not None
         else ""
     )
+    step = timing["seconds_per_step"]
     console.print(
         f"{adapter['trainable_parameters']:,} parameters trained on {metrics['rows']['train']:,} rows, "
-        f"{number(timing['seconds_per_step'])} s a step; {adapter['bytes']:,} bytes{as_lora}"
+        f"{number(timing['seconds'])} s{'' if step is None else f', {number(step)} s a step'}; "
+        f"{adapter['bytes']:,} bytes{as_lora}"
     )
     console.print(f"report: {write_report(out)}")
 

@@ -16,7 +16,18 @@ from corefold.tables.atomic import write_text
 
 # The one list of methods. `untouched` trains nothing, and so is for comparisons only.
 KeptMethod = Literal[
-    "deep-lora", "lora", "lora-ga", "lora-one", "eva", "pissa", "adalora", "dora", "vera", "full", "head"
+    "deep-lora",
+    "lora",
+    "lora-ga",
+    "lora-one",
+    "eva",
+    "pissa",
+    "adalora",
+    "dora",
+    "vera",
+    "full",
+    "head",
+    "embeddings",
 ]
 MethodName = Literal[KeptMethod, "untouched"]
 Kept = Literal["adapter", "model", "head"]  # the weights that a run keeps

@@ -235,7 +235,7 @@ def _adapter_figures(
     }
 
 
-def _mean_loss(history: list[dict[str, Any]]) -> float:
-    """Mean of the last tenth of the logged training losses."""
+def _mean_loss(history: list[dict[str, Any]]) -> float | None:
+    """Mean of the last tenth of the logged training losses; None where nothing trains by steps."""
     losses = [entry["loss"] for entry in history if "loss" in entry]
-    return statistics.fmean(losses[-max(1, len(losses) // 10) :])
+    return statistics.fmean(losses[-max(1, len(losses) // 10) :]) if losses else None

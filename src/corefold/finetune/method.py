@@ -109,7 +109,8 @@ class Method(Generic[Own]):
         optimizer: from the decided settings, the model that trains and its head's parameters, the optimizer.
         has_rank: whether the rank changes anything.
         trains_body: without adapter, whether the model trains below its head too.
-        trains: whether anything trains.
+        trains: whether anything trains by gradients.
+        fits_head: whether a linear head is fitted in the end to the embeddings of the training rows.
         keeps: the weights that a run of this method keeps.
         changes_base: whether the adapter's start is taken out of the base model's weights.
         low_rank: whether the adapter adds a low-rank matrix to each weight, as a plain LoRA can.
@@ -124,6 +125,7 @@ class Method(Generic[Own]):
     has_rank: bool = True
     trains_body: bool = False
     trains: bool = True
+    fits_head: bool = False
     keeps: Kept = "adapter"
     changes_base: bool = False
     low_rank: bool = False

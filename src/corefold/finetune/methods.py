@@ -21,5 +21,6 @@ METHODS: dict[str, Method[Any]] = {
     "vera": peers.VERA,
     "full": peers.FULL,
     "head": peers.HEAD,
+    "embeddings": peers.EMBEDDINGS,
     "untouched": peers.UNTOUCHED,
 }

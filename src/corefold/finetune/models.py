@@ -17,7 +17,7 @@ from corefold.finetune.loading import head_names, load_base, weights_digest
 from corefold.finetune.method import Decided
 from corefold.finetune.task import Task
 from corefold.finetune.tasks.kinds import kind_of
-from corefold.finetune.tasks.text_head import PooledKind
+from corefold.finetune.tasks.text_head import PooledKind, head_features
 
 
 def adapt(base: PreTrainedModel, task: Task, settings: Decided[Any]) -> PeftModel | PreTrainedModel:
@@ -124,10 +124,17 @@ class EncoderModel(nn.Module):
         labels: Tensor | None = None,
     ) -> SequenceClassifierOutput:
         """The outputs of a batch, as the kind of task joins the embeddings of its texts."""
-        embeddings = [self._embed(part) for part in (first, second, third) if part is not None]
-        outputs = self.kind.join(embeddings, self.head)
+        outputs = self.kind.join(self._embeddings(first, second, third), self.head)
         loss = None if labels is None else self.kind.loss(outputs, labels)
         return SequenceClassifierOutput(loss=loss, logits=outputs)  # type: ignore[arg-type]
+
+    @torch.no_grad()
+    def head_features(self, first: dict[str, Tensor], second: dict[str, Tensor] | None = None) -> Tensor:
+        """What the head reads of a batch, (rows, width)."""
+        return head_features(self._embeddings(first, second))
+
+    def _embeddings(self, *parts: dict[str, Tensor] | None) -> list[Tensor]:
+        return [self._embed(part) for part in parts if part is not None]
 
     def _embed(self, tokens: dict[str, Tensor]) -> Tensor:
         hidden = self.encoder(**tokens).last_hidden_state.float()

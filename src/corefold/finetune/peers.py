@@ -54,6 +54,15 @@ def _decide_head(config: RunConfig, task: Task, rows: int, steps: int) -> Decisi
     return _decide_with(lr)(config, task, rows, steps)
 
 
+def _decide_embeddings(config: RunConfig, task: Task, rows: int, steps: int) -> Decision[None]:
+    if task.head != "mean":
+        other = "; add --head mean" if task.head == "own" else ""
+        raise InputError(
+            f"embeddings fits a new head on pooled tokens, and this task ({task.kind}, {task.head}) has none{other}"
+        )
+    return _decide_with(0.0)(config, task, rows, steps)
+
+
 def _decide_untouched(config: RunConfig, task: Task, rows: int, steps: int) -> Decision[None]:
     if not comes_whole(task):
         raise InputError(
@@ -173,3 +182,4 @@ VERA = Method(_decide_with(1e-2), _vera)
 FULL = Method(_decide_with(3e-5), has_rank=False, trains_body=True, keeps="model")
 HEAD = Method(_decide_head, has_rank=False, keeps="head")
 UNTOUCHED = Method(_decide_untouched, has_rank=False, trains=False)
+EMBEDDINGS = Method(_decide_embeddings, has_rank=False, trains=False, fits_head=True, keeps="head")

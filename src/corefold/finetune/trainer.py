@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import random
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     EarlyStoppingCallback,
     EvalPrediction,
@@ -25,16 +26,18 @@ from transformers import (
 from corefold.errors import InputError
 from corefold.finetune import folder
 from corefold.finetune.callbacks import ProgressBar, StepTimer, StopAtNonFiniteLoss
-from corefold.finetune.encoding import Collator
+from corefold.finetune.encoding import PARTS, Collator
+from corefold.finetune.linear_head import FittedHead, LinearHead, fit_head
 from corefold.finetune.loading import check_tokens
 from corefold.finetune.method import Decided
-from corefold.finetune.models import build, head_of
+from corefold.finetune.models import EncoderModel, build, head_of
 from corefold.finetune.peer_initialization import InitializationData
 from corefold.finetune.run_data import RunData
 from corefold.finetune.scoring import Outputs
 from corefold.finetune.task import Task
 from corefold.finetune.tasks.kind import Loss
 from corefold.finetune.tasks.kinds import kind_of
+from corefold.finetune.tasks.text_head import TextHeadKind
 
 CURVE_POINTS, CURVE_ROWS = 5, 128  # evaluations for the learning curve, and the rows of each
 LOG_POINTS = 40
@@ -60,13 +63,21 @@ class TrainingRun:
     timer: StepTimer
 
     def train(self, checkpoint: Path | None = None) -> float:
-        """Train, from a checkpoint on if there is one, and return the seconds that it took.
+        """Train, from a checkpoint on if there is one, fit the head, and return the seconds that it took.
 
         Raises:
             InputError: the loss stops being finite, or does not depend on a layer.
         """
-        if not self.trainable_parameters():
-            return 0.0
+        method, seconds = self.data.settings.method, 0.0
+        if method.trains and self.trainable_parameters():
+            seconds = self._train(checkpoint)
+        if method.fits_head:
+            began = time.perf_counter()
+            self.fit_head()
+            seconds += time.perf_counter() - began
+        return seconds
+
+    def _train(self, checkpoint: Path | None) -> float:
         if checkpoint is not None:
             folder.point_to_best(checkpoint)
         try:
@@ -76,6 +87,39 @@ class TrainingRun:
         except ValueError as error:  # from initialize_bases, if the loss does not depend on a layer
             raise InputError(str(error)) from error
         return trained.metrics["train_runtime"]
+
+    def fit_head(self) -> FittedHead:
+        """Put the best linear head for the training rows on the model as it is."""
+        task, settings, model = self.data.task, self.data.settings, self.model
+        kind, rows = kind_of(task), self.data.train
+        if not (isinstance(kind, TextHeadKind) and isinstance(model, EncoderModel) and model.head):
+            raise InputError(f"a task of kind {task.kind} and head {task.head} has no linear head to fit")
+        targets = np.array([row["labels"] for row in rows])
+        balanced = settings.class_weight is not None
+        loss = kind.weighted_loss(task, targets.tolist()) if balanced else None
+
+        def fit(features: np.ndarray, labels: np.ndarray, strength: float) -> LinearHead:
+            return kind.linear_head(task, features, labels, strength, balanced)
+
+        def mean_loss(outputs: Tensor, labels: Tensor) -> Tensor:
+            return kind.loss(outputs, labels) if loss is None else loss((outputs,), labels)
+
+        fitted = fit_head(self._head_features(model, rows), targets, fit, mean_loss, settings.seed)
+        with torch.no_grad():
+            model.head.weight.copy_(torch.from_numpy(fitted.head.weight))
+            model.head.bias.copy_(torch.from_numpy(fitted.head.bias))
+        return fitted
+
+    def _head_features(self, model: EncoderModel, rows: list[dict[str, Any]]) -> np.ndarray:
+        arguments = self.trainer.args
+        model.to(arguments.device).eval()
+        size, parts = arguments.per_device_eval_batch_size, []
+        for start in range(0, len(rows), size):
+            batch = self.trainer.data_collator(rows[start : start + size])
+            texts = {name: batch[name] for name in PARTS if name in batch}
+            batch: dict[str, Any] = self.trainer._prepare_inputs(texts)
+            parts.append(model.head_features(**batch).double().cpu().numpy())
+        return np.concatenate(parts)
 
     def evaluate(self) -> dict[str, float]:
         """Scores and loss on the evaluation rows."""

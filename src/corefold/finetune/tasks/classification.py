@@ -16,6 +16,7 @@ from corefold.finetune.config import RunConfig, TaskName
 from corefold.finetune.data import Columns
 from corefold.finetune.evaluation.classes import class_intervals, class_report, class_scores, constant_scores
 from corefold.finetune.evaluation.intervals import Intervals
+from corefold.finetune.linear_head import LinearHead, logistic
 from corefold.finetune.task import Task
 from corefold.finetune.tasks.kind import Loss, first_output, settings_of_task
 from corefold.finetune.tasks.text_head import TextHeadKind, choose_head, choose_pair, require_label
@@ -72,6 +73,12 @@ class Classification(TextHeadKind):
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy."""
         return nn.functional.cross_entropy(logits, labels)
+
+    def linear_head(
+        self, task: Task, features: np.ndarray, targets: np.ndarray, strength: float, balanced: bool
+    ) -> LinearHead:
+        """Logistic regression."""
+        return logistic(features, targets, task.outputs, strength, balanced)
 
     def weighted_loss(self, task: Task, labels: Sequence[Any]) -> Loss:
         """Cross-entropy with scikit-learn's balanced weights, whose mean over the training rows is 1."""

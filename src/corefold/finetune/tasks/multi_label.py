@@ -14,6 +14,7 @@ from corefold.errors import InputError
 from corefold.finetune.checkpoint import Checkpoint
 from corefold.finetune.config import RunConfig
 from corefold.finetune.data import Columns
+from corefold.finetune.linear_head import LinearHead, logistic_of_each
 from corefold.finetune.task import Task
 from corefold.finetune.tasks.classification import class_names, names_of_outputs, task_with_classes
 from corefold.finetune.tasks.text_head import TextHeadKind, require_label
@@ -72,6 +73,12 @@ class MultiLabel(TextHeadKind):
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Binary cross-entropy, the mean over labels."""
         return nn.functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+
+    def linear_head(
+        self, task: Task, features: np.ndarray, targets: np.ndarray, strength: float, balanced: bool
+    ) -> LinearHead:
+        """Logistic regression of each label."""
+        return logistic_of_each(features, targets, strength)
 
     def scores(self, task: Task, outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """Micro and macro F1, and the share of rows whose labels are all right."""

@@ -15,6 +15,7 @@ from corefold.finetune.config import RunConfig
 from corefold.finetune.data import Columns
 from corefold.finetune.evaluation.intervals import Intervals
 from corefold.finetune.evaluation.numbers import number_intervals, number_scores
+from corefold.finetune.linear_head import LinearHead, ridge
 from corefold.finetune.task import Task
 from corefold.finetune.tasks.kind import settings_of_task
 from corefold.finetune.tasks.text_head import TextHeadKind, choose_head, choose_pair, require_label
@@ -76,6 +77,12 @@ class Regression(TextHeadKind):
         """Mean squared error."""
         logits = logits.reshape(-1)
         return nn.functional.mse_loss(logits, labels.to(logits.dtype))
+
+    def linear_head(
+        self, task: Task, features: np.ndarray, targets: np.ndarray, strength: float, balanced: bool
+    ) -> LinearHead:
+        """Ridge regression."""
+        return ridge(features, targets, strength)
 
     def scores(self, task: Task, outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """Pearson and Spearman correlation (0 if a side is constant), and mean squared error in the label's units."""

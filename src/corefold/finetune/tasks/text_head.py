@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from corefold.finetune.checkpoint import Checkpoint
 from corefold.finetune.config import Pair, RunConfig
 from corefold.finetune.data import Columns
 from corefold.finetune.encoding import text_inputs
+from corefold.finetune.linear_head import LinearHead
 from corefold.finetune.task import Task
 from corefold.finetune.tasks.kind import OutputKind, first_output
 
@@ -35,16 +37,37 @@ class PooledKind(OutputKind):
         Raises:
             InputError: one embedding and no head.
         """
-        u, v = embeddings[0], embeddings[-1]
-        if len(embeddings) == 1 and head is None:
+        if head is not None:
+            return head(head_features(embeddings))
+        if len(embeddings) == 1:
             raise InputError("a single text needs a head; the task has none")
-        if head is None:
-            return torch.cosine_similarity(u, v)
-        return head(u if len(embeddings) == 1 else torch.cat([u, v, (u - v).abs()], 1))
+        return torch.cosine_similarity(embeddings[0], embeddings[-1])
+
+
+def head_features(embeddings: Sequence[Tensor]) -> Tensor:
+    """What a linear head reads (rows, width or 3 width): one embedding u, or [u, v, |u - v|] of two."""
+    if len(embeddings) == 1:
+        return embeddings[0]
+    u, v = embeddings
+    return torch.cat([u, v, (u - v).abs()], 1)
 
 
 class TextHeadKind(PooledKind):
     """A kind of task with a head on one text or two."""
+
+    @abstractmethod
+    def linear_head(
+        self, task: Task, features: np.ndarray, targets: np.ndarray, strength: float, balanced: bool
+    ) -> LinearHead:
+        """The best linear head on features that stay as they are; see `linear_head.fit_head`.
+
+        Args:
+            task: the task.
+            features: what the head reads, with a mean square norm of 1, (rows, width).
+            targets: as the loss takes them.
+            strength: inverse penalty of the weights.
+            balanced: whether classes count the same, whatever their rows.
+        """
 
     @abstractmethod
     def targets(self, task: Task, labels: pd.Series, source: str) -> Sequence[Any]:
