@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegressionCV, Ridge
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
 
 from corefold.finetune import InputError
-from corefold.finetune.linear_head import STRENGTHS, fit_head, logistic, logistic_of_each, ridge
+from corefold.finetune.linear_head import STRENGTHS, _splits, fit_head, logistic, logistic_of_each, ridge
 
 RNG = np.random.default_rng(0)
 FEATURES = 7 * RNG.normal(size=(90, 12))
@@ -84,6 +84,17 @@ def test_rows_too_few_for_folds_have_a_usual_strength():
     assert (found.strength, found.losses) == (1.0, {})
     one = fit_head(FEATURES[:6], np.ones(6, dtype=int), of_three, cross_entropy, 0)
     assert (one.head(FEATURES[:6]).argmax(1) == 1).all()
+
+
+def test_classes_of_few_rows_are_in_all_folds():
+    labels = np.arange(18) % 6
+    found = fit_head(
+        FEATURES[:18], labels, lambda x, y, c: logistic(x, y, 6, c, balanced=False), cross_entropy, 0
+    )
+    assert len(found.losses) > 2
+    for kept, left_out in _splits(np.repeat([0, 1], [10, 5]), seed=0):
+        assert sorted([*kept, *left_out]) == list(range(15))
+        assert np.bincount(np.repeat([0, 1], [10, 5])[left_out]).tolist() == [2, 1]
 
 
 def test_a_run_gets_the_head_that_its_embeddings_have(prepared):

@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.model_selection import KFold, StratifiedKFold
 from torch import Tensor
 
 STRENGTHS = np.logspace(-3, 3, 13)  # inverse penalties on weights of embeddings whose mean square norm is 1
@@ -81,16 +80,17 @@ def fit_head(
 
 def _splits(targets: np.ndarray, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Rows to fit and rows left out, some times for few rows; none of fewer rows than folds."""
-    rows = len(targets)
+    rows, rng = len(targets), np.random.default_rng(seed)
     if rows < FOLDS:
         return []
-    classes = targets.ndim == 1 and targets.dtype.kind in "iu"
+    classes = targets if targets.ndim == 1 and targets.dtype.kind in "iu" else np.zeros(rows, dtype=int)
     splits = []
-    for repeat in range(1 if rows >= MANY_ROWS else REPEATS):
-        folds = (StratifiedKFold if classes else KFold)(FOLDS, shuffle=True, random_state=seed + repeat)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The least populated class")  # it is then in some folds only
-            splits += folds.split(targets, targets if classes else None)
+    for _ in range(1 if rows >= MANY_ROWS else REPEATS):
+        # Dealt out class after class, so that each has its share in each fold.
+        dealt = np.lexsort((rng.random(rows), rng.permutation(classes.max() + 1)[classes]))
+        fold = np.empty(rows, dtype=int)
+        fold[dealt] = np.arange(rows) % FOLDS
+        splits += [(np.flatnonzero(fold != part), np.flatnonzero(fold == part)) for part in range(FOLDS)]
     return splits
 
 
