@@ -59,6 +59,7 @@ def recorded(settings: Decided[Any]) -> dict[str, Any]:
         "weight_decay": settings.weight_decay,
         "head_lr": settings.head_lr,
         "steps": settings.steps,
+        "objective": settings.objective,
         **(asdict(settings.own) if is_dataclass(settings.own) else {}),  # type: ignore[call-overload]
     }
 

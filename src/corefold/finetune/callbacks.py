@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
+from collections.abc import Callable
 from typing import Any
 
 from transformers import ProgressCallback, TrainerCallback
@@ -44,6 +45,18 @@ class StopAtNonFiniteLoss(TrainerCallback):
             raise InputError(
                 f"the training loss is {loss} after {state.global_step} steps; lower --lr or --head-lr"
             )
+
+
+class FitHead(TrainerCallback):
+    """Fits the head before each evaluation, where the steps train embeddings alone."""
+
+    def __init__(self, fit: Callable[[], object]) -> None:
+        self.fit = fit
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Called by Trainer."""
+        if control.should_evaluate:
+            self.fit()
 
 
 class ProgressBar(ProgressCallback):

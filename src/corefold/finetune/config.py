@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import types
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 import yaml
 
 from corefold.core import Bases
 from corefold.errors import InputError, reason
+from corefold.finetune.setting_types import checked, flag
 from corefold.tables.atomic import write_text
 
 # The one list of methods. `untouched` trains nothing, and so is for comparisons only.
@@ -52,6 +52,7 @@ Pair = Literal["joint", "separate"]
 Head = Literal["own", "mean"]
 Keep = Literal["last", "best"]
 ClassWeight = Literal["balanced"]
+Objective = Literal["cross-entropy", "pairs"]
 # They stand in the place of None, where no run that the settings start from has others.
 SEPARATOR, THRESHOLD, MAX_LENGTH = "\n", 0.5, 256
 
@@ -164,6 +165,12 @@ class SharedOptions:
         "Stop after this many evaluations in a row without a lower loss on a fifth of the training rows, which is "
         "held out of the training. Default: never stop early.",
     )
+    objective: Objective | None = _setting(
+        None,
+        "Loss of a classifier with a new head: cross-entropy of the head; or pairs, the cosines of embeddings of each "
+        "two rows of a batch, with 1 as aim for one class and 0 for two, and a head fitted to the embeddings in the "
+        "end. Default: cross-entropy.",
+    )
     class_weight: ClassWeight | None = _setting(
         None,
         "Weights of the classes in the training loss: balanced lets every class count the same, whatever its number of "
@@ -243,7 +250,7 @@ class RunConfig(DeepLoraOptions, SharedOptions):
         hints = get_type_hints(RunConfig)
         for each in fields(self):
             value = getattr(self, each.name)
-            object.__setattr__(self, each.name, _checked(each.name, value, hints[each.name]))
+            object.__setattr__(self, each.name, checked(each.name, value, hints[each.name]))
         if self.width is not None and self.width < 0:
             raise InputError(f"--width must be at least 0; got {self.width}")
         if self.width != 0 and self.depth != 2:
@@ -252,15 +259,15 @@ class RunConfig(DeepLoraOptions, SharedOptions):
         for name in ("rank", "depth", "steps", "batch_size", "samples", "eval_samples", "max_length",
                      "checkpoint_every", "grad_accum", "patience"):  # fmt: skip
             if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise InputError(f"{_flag(name)} must be at least 1; got {getattr(self, name)}")
+                raise InputError(f"{flag(name)} must be at least 1; got {getattr(self, name)}")
         if self.folds is not None and self.folds < 2:
             raise InputError(f"--folds must be at least 2; got {self.folds}")
         for name in ("lr", "head_lr", "init_scale"):
             if getattr(self, name) is not None and not 0 < getattr(self, name) < float("inf"):
-                raise InputError(f"{_flag(name)} must be positive; got {getattr(self, name)}")
+                raise InputError(f"{flag(name)} must be positive; got {getattr(self, name)}")
         for name in ("basis_lr_ratio", "weight_decay"):
             if getattr(self, name) is not None and not 0 <= getattr(self, name) < float("inf"):
-                raise InputError(f"{_flag(name)} must be 0 or positive; got {getattr(self, name)}")
+                raise InputError(f"{flag(name)} must be 0 or positive; got {getattr(self, name)}")
         if not 0 <= self.tolerance < 1:
             raise InputError(f"--tolerance is a relative error, 0 <= tolerance < 1; got {self.tolerance}")
         if self.threshold is not None and not 0 < self.threshold < 1:
@@ -310,31 +317,4 @@ def converted(name: str, value: Any) -> Any:
     Raises:
         InputError: it has another type.
     """
-    return _checked(name, value, get_type_hints(RunConfig)[name])
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
-def _checked(name: str, value: Any, hint: Any) -> Any:
-    """`value` if it has the annotated type; whole floats and numbers in YAML strings ('1e-3') are converted."""
-    allowed = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    if value is None and type(None) in allowed:
-        return None
-    wanted: Any = next(each for each in allowed if each is not type(None))
-    if get_origin(wanted) is Literal:
-        if value not in get_args(wanted):
-            raise InputError(f"{_flag(name)} must be one of {', '.join(get_args(wanted))}; got {value!r}")
-        return value
-    if wanted is bool:
-        if not isinstance(value, bool):
-            raise InputError(f"{_flag(name)} must be true or false; got {value!r}")
-        return value
-    try:
-        converted = wanted(value)
-        if value is None or isinstance(value, bool) or (wanted is int and converted != float(str(value))):
-            raise ValueError
-    except (TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"{_flag(name)} must be of type {wanted.__name__}; got {value!r}") from error
-    return converted
+    return checked(name, value, get_type_hints(RunConfig)[name])

@@ -19,6 +19,7 @@ MANY_ROWS = 200  # from which one division into folds says enough
 REPEATS = 4  # divisions of fewer rows
 PATIENCE = 2  # strengths in a row that are worse than the best, after which the others are not tried
 MAX_ITERATIONS = 1000
+TRAINED_STRENGTH = 3.0  # for embeddings that the rows have trained
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,12 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def fit_head(
-    features: Float[np.ndarray, "rows width"], targets: np.ndarray, fit: Fit, loss: Loss, seed: int
+    features: Float[np.ndarray, "rows width"],
+    targets: np.ndarray,
+    fit: Fit,
+    loss: Loss,
+    seed: int,
+    strength: float | None = None,
 ) -> FittedHead:
     """The head with the strength whose loss on rows left out is lowest, the smallest of equal ones.
 
@@ -63,19 +69,25 @@ def fit_head(
         fit: from features, targets and strength, the head.
         loss: of outputs and targets, a mean over rows.
         seed: of the folds.
+        strength: for embeddings that these rows have trained: they are further apart than those of new rows, so that
+            rows left out would choose one that is far too large.
     """
     scale = float(np.sqrt(np.mean(np.sum(np.square(features), 1)))) or 1.0
     features = features / scale
     losses: dict[float, float] = {}
-    splits = _splits(targets, seed)
-    for strength in STRENGTHS.tolist() if splits else ():
-        losses[strength] = _left_out_loss(features, targets, fit, loss, splits, strength)
-        best = min(losses, key=lambda each: losses[each])
-        if len(losses) > list(losses).index(best) + PATIENCE:
+    splits = _splits(targets, seed) if strength is None else []
+    for each in STRENGTHS.tolist() if splits else ():
+        losses[each] = _left_out_loss(features, targets, fit, loss, splits, each)
+        if len(losses) > [*losses].index(_best(losses)) + PATIENCE:
             break
-    strength = min(losses, key=lambda each: losses[each]) if losses else 1.0
+    if strength is None:
+        strength = _best(losses) if losses else 1.0
     head = fit(features, targets, strength)
     return FittedHead(LinearHead(head.weight / scale, head.bias), strength, losses)
+
+
+def _best(losses: dict[float, float]) -> float:
+    return min(losses, key=lambda strength: losses[strength])
 
 
 def _splits(targets: np.ndarray, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -12,7 +12,8 @@ from torch.optim import AdamW, Optimizer
 from transformers import PreTrainedModel, TrainerCallback
 
 from corefold.adapters.deep_lora.recipe import HEAD_LR, default_steps
-from corefold.finetune.config import ClassWeight, Keep, Kept, RunConfig
+from corefold.errors import InputError
+from corefold.finetune.config import ClassWeight, Keep, Kept, Objective, RunConfig
 from corefold.finetune.peer_initialization import InitializationData
 from corefold.finetune.task import Task
 
@@ -49,7 +50,7 @@ class Decided(Generic[Own]):
         head_lr: learning rate of the head.
         steps, batch_size: optimizer steps, and rows in each batch.
         grad_accum, gradient_checkpointing, target_modules, exclude_modules, from_run, seed, checkpoint_every, tracker,
-            keep, patience, class_weight: as in `RunConfig`.
+            keep, patience, objective, class_weight: as in `RunConfig`.
     """
 
     method: Method[Own]
@@ -70,6 +71,7 @@ class Decided(Generic[Own]):
     tracker: str
     keep: Keep = "last"
     patience: int | None = None
+    objective: Objective = "cross-entropy"
     class_weight: ClassWeight | None = None
 
     @property
@@ -77,11 +79,17 @@ class Decided(Generic[Own]):
         """Whether training rows are held out to choose the step that is kept, or the one to stop at."""
         return self.method.trains and (self.keep == "best" or self.patience is not None)
 
+    @property
+    def fits_head(self) -> bool:
+        """Whether a linear head is fitted to the embeddings of the training rows in the end."""
+        return self.method.fits_head or self.objective == "pairs"
+
 
 def two_rates(settings: Decided[Any], model: nn.Module, head: Parameters) -> Optimizer:
     """AdamW with one rate below the head and another for the head; a head alone trains at the run's rate."""
     of_head = {id(parameter) for parameter in head}
     body = [p for p in model.parameters() if p.requires_grad and id(p) not in of_head]
+    head = [parameter for parameter in head if parameter.requires_grad]
     groups = [
         {"params": body, "lr": settings.lr, "weight_decay": settings.weight_decay},
         {"params": head, "lr": settings.head_lr if body else settings.lr, "weight_decay": 0.0},
@@ -110,7 +118,8 @@ class Method(Generic[Own]):
         has_rank: whether the rank changes anything.
         trains_body: without adapter, whether the model trains below its head too.
         trains: whether anything trains by gradients.
-        fits_head: whether a linear head is fitted in the end to the embeddings of the training rows.
+        fits_head: whether a linear head is fitted to the embeddings of the training rows, whatever the objective.
+        objective: the only one that the method has; None for any.
         keeps: the weights that a run of this method keeps.
         changes_base: whether the adapter's start is taken out of the base model's weights.
         low_rank: whether the adapter adds a low-rank matrix to each weight, as a plain LoRA can.
@@ -126,6 +135,7 @@ class Method(Generic[Own]):
     trains_body: bool = False
     trains: bool = True
     fits_head: bool = False
+    objective: Objective | None = None
     keeps: Kept = "adapter"
     changes_base: bool = False
     low_rank: bool = False
@@ -159,8 +169,22 @@ def decide(config: RunConfig, task: Task, rows: int, method: Method[Own]) -> Dec
         tracker=config.tracker,
         keep=config.keep,
         patience=config.patience,
+        objective=_objective(config, task, method),
         class_weight=config.class_weight,
     )
+
+
+def _objective(config: RunConfig, task: Task, method: Method[Any]) -> Objective:
+    wanted = method.objective or config.objective or "cross-entropy"
+    if wanted == "pairs":
+        if (task.kind, task.head) != ("classification", "mean") or task.pair == "separate":
+            raise InputError(
+                "--objective pairs needs classes and a new head on one embedding of each row; this task is "
+                f"{task.kind} with head {task.head}{' on two embeddings' if task.pair == 'separate' else ''}"
+            )
+        if method.trains and method.peft is None and not method.trains_body:
+            raise InputError("--objective pairs trains embeddings, and this method trains a head alone")
+    return wanted
 
 
 def record_decisions(config: RunConfig, task: Task, settings: Decided[Any]) -> RunConfig:

@@ -13,8 +13,10 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from corefold.errors import InputError, reason
+from corefold.finetune.config import Objective
 from corefold.finetune.loading import head_names, load_base, weights_digest
 from corefold.finetune.method import Decided
+from corefold.finetune.objectives import pair_loss
 from corefold.finetune.task import Task
 from corefold.finetune.tasks.kinds import kind_of
 from corefold.finetune.tasks.text_head import PooledKind, head_features
@@ -106,6 +108,7 @@ class EncoderModel(nn.Module):
     def __init__(self, encoder: PeftModel | PreTrainedModel, task: Task, seed: int = 0) -> None:
         super().__init__()
         self.encoder, self.task, self.kind = encoder, task, _pooled_kind(task)
+        self.objective: Objective = "cross-entropy"
         self.pooling = None if task.pooling == "mean" else _pooling(encoder.config.hidden_size, task.pooling)
         self.head: nn.Linear | None = None
         if task.head == "mean":
@@ -116,6 +119,12 @@ class EncoderModel(nn.Module):
         self.register_state_dict_post_hook(_leave_out_base)
         self.register_load_state_dict_post_hook(_expect_no_base)
 
+    def train_for(self, objective: Objective) -> None:
+        """Choose the loss that has a gradient; under "pairs" it is of embeddings, and the head does not train."""
+        self.objective = objective
+        if self.head is not None:
+            self.head.requires_grad_(objective != "pairs")
+
     def forward(
         self,
         first: dict[str, Tensor],
@@ -124,8 +133,14 @@ class EncoderModel(nn.Module):
         labels: Tensor | None = None,
     ) -> SequenceClassifierOutput:
         """The outputs of a batch, as the kind of task joins the embeddings of its texts."""
-        outputs = self.kind.join(self._embeddings(first, second, third), self.head)
-        loss = None if labels is None else self.kind.loss(outputs, labels)
+        embeddings = self._embeddings(first, second, third)
+        outputs = self.kind.join(embeddings, self.head)
+        if labels is None:
+            loss = None
+        elif self.objective == "pairs" and torch.is_grad_enabled():
+            loss = pair_loss(embeddings[0], labels)
+        else:
+            loss = self.kind.loss(outputs, labels)
         return SequenceClassifierOutput(loss=loss, logits=outputs)  # type: ignore[arg-type]
 
     @torch.no_grad()

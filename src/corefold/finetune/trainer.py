@@ -25,9 +25,9 @@ from transformers import (
 
 from corefold.errors import InputError
 from corefold.finetune import folder
-from corefold.finetune.callbacks import ProgressBar, StepTimer, StopAtNonFiniteLoss
+from corefold.finetune.callbacks import FitHead, ProgressBar, StepTimer, StopAtNonFiniteLoss
 from corefold.finetune.encoding import PARTS, Collator
-from corefold.finetune.linear_head import FittedHead, LinearHead, fit_head
+from corefold.finetune.linear_head import TRAINED_STRENGTH, FittedHead, LinearHead, fit_head
 from corefold.finetune.loading import check_tokens
 from corefold.finetune.method import Decided
 from corefold.finetune.models import EncoderModel, build, head_of
@@ -71,7 +71,7 @@ class TrainingRun:
         method, seconds = self.data.settings.method, 0.0
         if method.trains and self.trainable_parameters():
             seconds = self._train(checkpoint)
-        if method.fits_head:
+        if self.data.settings.fits_head:
             began = time.perf_counter()
             self.fit_head()
             seconds += time.perf_counter() - began
@@ -104,7 +104,8 @@ class TrainingRun:
         def mean_loss(outputs: Tensor, labels: Tensor) -> Tensor:
             return kind.loss(outputs, labels) if loss is None else loss((outputs,), labels)
 
-        fitted = fit_head(self._head_features(model, rows), targets, fit, mean_loss, settings.seed)
+        strength = TRAINED_STRENGTH if settings.method.trains else None
+        fitted = fit_head(self._head_features(model, rows), targets, fit, mean_loss, settings.seed, strength)
         with torch.no_grad():
             model.head.weight.copy_(torch.from_numpy(fitted.head.weight))
             model.head.bias.copy_(torch.from_numpy(fitted.head.bias))
@@ -139,8 +140,9 @@ class TrainingRun:
         return int(Path(best).name.rpartition("-")[2]) if chosen else self.trainer.state.global_step  # type: ignore[arg-type]
 
     def trainable_parameters(self) -> int:
-        """The number of parameters that train."""
-        return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        """The number of parameters that train, those of a head that is fitted in the end included."""
+        head = {id(parameter) for parameter in head_of(self.model, self.data.task)}
+        return sum(p.numel() for p in self.model.parameters() if p.requires_grad or id(p) in head)
 
 
 def _without_timing(scores: Mapping[str, float], prefix: str) -> dict[str, float]:
@@ -181,7 +183,10 @@ def prepare(data: RunData, out: Path, *, progress: bool = False, keep: bool = Fa
     trainer.remove_callback(ProgressCallback if progress else PrinterCallback)
     if progress:
         trainer.add_callback(ProgressBar)
-    return TrainingRun(data, adapted, model, trainer, timer)
+    run = TrainingRun(data, adapted, model, trainer, timer)
+    if method.trains and settings.fits_head:
+        trainer.add_callback(FitHead(run.fit_head))
+    return run
 
 
 def _with_models(data: RunData) -> tuple[RunData, Any, nn.Module]:
@@ -192,6 +197,8 @@ def _with_models(data: RunData) -> tuple[RunData, Any, nn.Module]:
     else:
         run = folder.load_run(Path(settings.from_run), trainable=True)
         adapted, model, digest = run.adapted, run.model, run.task.base_digest
+    if isinstance(model, EncoderModel):
+        model.train_for(settings.objective)
     parts = {"training": data.train, "held-out training": data.selection, "evaluation": data.eval}
     for name, rows in parts.items():
         check_tokens(rows, adapted, data.tokenizer, f"the {name} rows")
@@ -247,6 +254,8 @@ def _arguments(data: RunData, out: Path, progress: bool, keep: bool) -> dict[str
         "report_to": settings.tracker,
         "remove_unused_columns": False,
         "label_names": ["labels"],
+        # A batch of what is left over would have few pairs.
+        "dataloader_drop_last": settings.objective == "pairs" and len(data.train) > settings.batch_size,
         "dataloader_pin_memory": torch.cuda.is_available(),
         "disable_tqdm": not progress,
     }
@@ -275,7 +284,7 @@ def _trainer(
 
 
 def _weighted_loss(data: RunData) -> Loss | None:
-    if data.settings.class_weight is None:
+    if data.settings.class_weight is None or data.settings.objective == "pairs":
         return None
     return kind_of(data.task).weighted_loss(data.task, [row["labels"] for row in data.train])
 
