@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from transformers import (
     EarlyStoppingCallback,
@@ -118,7 +119,7 @@ class TrainingRun:
         for start in range(0, len(rows), size):
             batch = self.trainer.data_collator(rows[start : start + size])
             texts = {name: batch[name] for name in PARTS if name in batch}
-            batch: dict[str, Any] = self.trainer._prepare_inputs(texts)
+            batch: Any = send_to_device(texts, arguments.device)
             parts.append(model.head_features(**batch).double().cpu().numpy())
         return np.concatenate(parts)
 
