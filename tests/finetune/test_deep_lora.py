@@ -20,6 +20,7 @@ TASKS = {
         Task("classification", "m", "mean", Columns("text", label="label"), classes=("a", "b")),
         Task("regression", "m", "mean", Columns("text", label="label")),
     ],
+    "pairs": [Task("classification", "m", "mean", Columns("text", label="label"), classes=("a", "b"))],
     "cosine": [Task("regression", "m", "cosine", Columns("a", "b", "label"), pair="separate")],
     "language-model": [Task("causal-lm", "m", "lm", Columns("text"))],
 }
@@ -41,7 +42,10 @@ GIVEN = [
 def test_the_command_line_takes_what_the_recipe_returns(head, given):
     options = {"r" if name == "rank" else name: value for name, value in given.items()}
     for task, rows, batch_size in product(TASKS[head], (8, 64, 256, 1024, 20_000), (4, 16, 64)):
-        settings = decide(RunConfig(batch_size=batch_size, **given), task, rows, METHODS["deep-lora"])
+        objective = "pairs" if head == "pairs" else None
+        settings = decide(
+            RunConfig(batch_size=batch_size, objective=objective, **given), task, rows, METHODS["deep-lora"]
+        )
         recipe = corefold.recipe(rows=rows, batch_size=batch_size, head=head, **options)
         own = settings.own
         assert {"r": settings.rank, "width": own.width or None, "depth": own.depth} == recipe.config

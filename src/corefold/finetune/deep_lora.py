@@ -51,7 +51,7 @@ def _decide(config: RunConfig, task: Task, rows: int, steps: int) -> Decision[De
         found = recipe(
             rows=rows,
             batch_size=config.batch_size * config.grad_accum,
-            head=RECIPE_HEADS[task.head],
+            head="pairs" if config.objective == "pairs" else RECIPE_HEADS[task.head],
             steps=steps,
             r=config.rank,
             width=config.width,

@@ -15,7 +15,7 @@ import corefold
 from corefold.adapters import Recipe
 from models import load, wrap
 
-HEADS = ("classifier", "cosine", "language-model")
+HEADS = ("classifier", "pairs", "cosine", "language-model")
 STEPS = range(150, 700)
 
 
@@ -30,10 +30,11 @@ def measured(
     own = 0.0 if head != "classifier" or steps > 160 or not narrow else 3.0
     decay = own if decay is None else decay
     if narrow:
-        lr = 0.025 / math.sqrt(r * max(1.0, steps * batch_size / rows)) / max(1.0, steps / 160) ** 0.8
+        lr = 0.01 if head == "pairs" else 0.025 / math.sqrt(max(1.0, steps * batch_size / rows))
+        lr /= math.sqrt(r) * max(1.0, steps / 160) ** 0.8
         lr *= (0.25 if head == "cosine" else 1.0) * (2 if own and decay >= 3 else 1)
     else:
-        lr = {"cosine": 8e-3, "language-model": 8e-2}.get(head, 0.1 * min(1.0, rows / 64)) / r
+        lr = {"pairs": 3e-2, "cosine": 8e-3, "language-model": 8e-2}.get(head, 0.1 * min(1.0, rows / 64)) / r
     batches = max(4, steps // 40)
     return {"r": r, "width": width if narrow else 0, "lr": lr, "weight_decay": decay, "num_batches": batches}
 
@@ -156,7 +157,7 @@ def test_it_goes_into_config_groups_and_optimizer():
         ({"depth": 3}, "depth=3 needs a square core, width=0; got width=None"),
         ({"lr": float("nan")}, "lr must be at least 0; got nan"),
         ({"weight_decay": -1.0}, "weight_decay must be at least 0"),
-        ({"head": "own"}, "head must be one of classifier, cosine, language-model; got 'own'"),
+        ({"head": "own"}, "head must be one of classifier, pairs, cosine, language-model; got 'own'"),
     ],
 )
 def test_bad_numbers_are_refused(given, words):

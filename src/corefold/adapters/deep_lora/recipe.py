@@ -11,13 +11,14 @@ import operator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-Head = Literal["classifier", "cosine", "language-model"]
+Head = Literal["classifier", "pairs", "cosine", "language-model"]
 
 SHORT_RUN_STEPS, LONG_RUN_STEPS = 160, 500
 SHORT_RUN_RANK, LONG_RUN_RANK = 2, 4
 RANK_TIMES_WIDTH = 224  # equal for all ranks of the rule, so that runs of any length train as many numbers
 SHORT_RUN_WIDTH = RANK_TIMES_WIDTH // SHORT_RUN_RANK
 CORE_LR = 0.025  # for rank 1 and one pass over the rows, without weight decay
+PAIRS_LR = 0.01  # likewise for rank 1, for the pairs of batches, whatever the number of passes
 COSINE_LR_FACTOR = 0.25  # the embeddings of a pretrained encoder need small changes
 LONG_RUN_LR_POWER = (
     0.8  # the rate falls with this power of steps / SHORT_RUN_STEPS, against learning rows by heart
@@ -26,7 +27,12 @@ WEIGHT_DECAY = 3.0  # in a short run under a head, where it lets the rate double
 HEAD_LR = 1e-3  # slow enough that the adapter fits the rows before the head does
 ADAM_EPS = 1e-6  # PyTorch's default is 1e-8; the authors of Deep LoRA use this one
 
-SQUARE_CORE_LR = {"classifier": 1e-1, "cosine": 8e-3, "language-model": 8e-2}  # divided by the rank
+SQUARE_CORE_LR = {
+    "classifier": 1e-1,
+    "pairs": 3e-2,
+    "cosine": 8e-3,
+    "language-model": 8e-2,
+}  # divided by the rank
 SQUARE_CORE_FULL_LR_ROWS = 64  # with fewer rows the rate under a head is lower in proportion
 
 PASSES_OVER_ROWS = 10  # where steps are not given
@@ -92,8 +98,9 @@ def recipe(
     Args:
         rows: number of training rows.
         batch_size: rows in each step, over all processes and accumulated batches.
-        head: `"classifier"`, a head that trains with the adapter, for classes or for numbers; `"cosine"` of two
-            embeddings; or `"language-model"`, whose own head stays frozen.
+        head: `"classifier"`, a head that trains with the adapter, for classes or for numbers; `"pairs"`, embeddings
+            that train by the cosines of each two rows, and a head fitted afterwards; `"cosine"` of two embeddings; or
+            `"language-model"`, whose own head stays frozen.
         steps: optimizer steps; by default ten passes over the rows, at least 100 steps and at most 500.
         r: rank.
         width: columns of the bases; 0 for the paper's square core, as wide as its rank. A rank that no
@@ -104,7 +111,7 @@ def recipe(
         head_lr: learning rate of everything else.
 
     Raises:
-        ValueError: a number out of range, a width below the rank, or a head that is none of the three.
+        ValueError: a number out of range, a width below the rank, or a head that is none of the four.
 
     >>> recipe(rows=64, steps=100).rates
     {'lr': 0.007071067811865475, 'weight_decay': 3.0, 'other_lr': 0.001}
@@ -204,7 +211,10 @@ def _narrow_core_rates(
     """
     default_decay = WEIGHT_DECAY * (1 - _length(steps)) if head == "classifier" else 0.0
     weight_decay = default_decay if weight_decay is None else weight_decay
-    lr = CORE_LR * (COSINE_LR_FACTOR if head == "cosine" else 1.0) / math.sqrt(rank * passes)
+    if head == "pairs":
+        lr = PAIRS_LR / math.sqrt(rank)
+    else:
+        lr = CORE_LR * (COSINE_LR_FACTOR if head == "cosine" else 1.0) / math.sqrt(rank * passes)
     lr /= max(1.0, steps / SHORT_RUN_STEPS) ** LONG_RUN_LR_POWER
     return lr * (1 + min(weight_decay, default_decay) / WEIGHT_DECAY), weight_decay
 
