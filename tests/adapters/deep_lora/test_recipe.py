@@ -76,7 +76,10 @@ def test_it_is_the_rule_that_was_measured_on_long_runs(head, decay, r):
 def test_rate_and_decay_change_little_from_step_to_step_and_never_rise(head, given):
     found = [corefold.recipe(rows=256, steps=steps, head=head, **given) for steps in STEPS]
     for before, after in pairwise(found):
-        assert 0.98 * before.lr < after.lr < before.lr
+        # The rate of pairs does not follow the passes over the rows.
+        falls = head != "pairs" or after.steps > 160
+        assert 0.98 * before.lr < after.lr <= before.lr
+        assert (after.lr < before.lr) == falls
         assert before.weight_decay - 0.02 < after.weight_decay <= before.weight_decay
 
 
