@@ -121,7 +121,10 @@ class FeatureEncoder:
         if missing:
             raise ValueError(f"{table.side}_features has no column {missing[0]!r}; the fit had one")
         for each in self.columns:
-            if bool(each.categories) != (place[each.name].dtype.kind != "f"):
+            column = place[each.name]
+            if each.categories and column.dtype.kind == "f" and np.isnan(column).all():
+                place[each.name] = column = np.full(len(column), "", dtype=object)  # missing words
+            if bool(each.categories) != (column.dtype.kind != "f"):
                 kinds = ("words", "numbers") if each.categories else ("numbers", "words")
                 raise ValueError(
                     f"{table.side}_features: column {each.name!r} was of {kinds[0]} in the fit and is of {kinds[1]} now"

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int
 
 from corefold.completion.entries import is_triples
-from corefold.completion.labels import Lookup, codes_of
+from corefold.completion.labels import Lookup, cells_of, codes_of, is_missing
 
 
 @dataclass(frozen=True)
@@ -178,10 +178,9 @@ def _cells(name: str, part: Any) -> list[Any]:
     Raises:
         ValueError: one is missing.
     """
-    array = np.asarray(part)
-    cells = np.datetime_as_string(array).tolist() if array.dtype.kind == "M" else array.tolist()
+    cells = cells_of(part)
     for place, cell in enumerate(cells):
-        if cell is None or cell != cell or cell == "" or type(cell).__name__ in ("NAType", "NaTType"):
+        if is_missing(cell) or cell == "":
             raise ValueError(f"the {name} of triples have no label at place {place}")
     return cells
 
