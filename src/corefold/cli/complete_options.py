@@ -152,7 +152,7 @@ class CompleteOptions:
     holdout: float | None
     report: Path | None
 
-    def check(self, output: Path | None, force: bool) -> None:
+    def check(self, ratings: Path, output: Path | None, force: bool) -> None:
         """Raise InputError for every fault that shows before anything is read."""
         from corefold.completion.files.reading import SUFFIXES
         from corefold.tables.writing import check_file
@@ -164,6 +164,7 @@ class CompleteOptions:
         if output is not None:
             for path in self.outputs(output):
                 check_file(path, force, SUFFIXES, "--force")
+                self._require_other(path, ratings)
         elif asked:
             raise InputError("-o must name the file for the result")
         elif self.holdout is None and self.report is None:
@@ -172,6 +173,12 @@ class CompleteOptions:
             )
         if self.report is not None:
             check_file(self.report, force, (".html",), "--force")
+
+    def _require_other(self, output: Path, ratings: Path) -> None:
+        """Check that a file of the result is none of those that are read, which a fault would leave lost."""
+        for source in (ratings, self.entries, self.row_features, self.column_features):
+            if source is not None and source.exists() and output.exists() and output.samefile(source):
+                raise InputError(f"-o {output} is a file that is read; choose another name")
 
     def outputs(self, output: Path) -> list[Path]:
         """The files of the result: of samples NAME-1.csv, NAME-2.csv and so on, where -o names NAME.csv."""
