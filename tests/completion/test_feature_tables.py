@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from decimal import Decimal
+from fractions import Fraction
 
 import numpy as np
 import pandas as pd
@@ -57,6 +58,9 @@ def right():
             for unit in ("D", "s", "ms", "us", "ns")
         ),
         *(np.array([1, "NaT", 3], dtype="m8[D]").astype(f"m8[{unit}]") for unit in ("h", "ns")),
+        np.array([np.datetime64("1970-01-02"), np.datetime64("NaT"), np.datetime64("1970-01-04")], object),
+        np.array([np.timedelta64(1, "D"), np.timedelta64("NaT"), dt.timedelta(days=3)], object),
+        pd.Series([Fraction(1), None, Fraction(3)], dtype=object),
     ],
     ids=lambda column: str(column.dtype),
 )
@@ -68,6 +72,7 @@ def test_cells_that_are_numbers(column):
     ("column", "words"),
     [
         (pd.Series([1, 2, None], dtype="category"), ["1", "2", ""]),
+        (pd.Series(DAYS[:2]).astype("category"), ["2024-01-30", "2024-01-31"]),
         (pd.Series(["3", pd.NA, "x"], dtype="string"), ["3", "", "x"]),
         (pd.Series([1, "x", np.nan], dtype=object), ["1", "x", ""]),
         (np.array(["a", "b"]), ["a", "b"]),
@@ -93,6 +98,15 @@ def test_lists_and_masked_arrays_keep_their_cells():
             pd.DataFrame({"a": FEATURES[:, 0]}, index=[*"abcdefghijklmnopqrstuvw", None]),
             "no label in line 24",
         ),
+        (pd.DataFrame({"a": FEATURES[:2, 0]}, index=["", "b"]), "no label in line 1"),
+        (
+            pd.DataFrame({"a": FEATURES[:2, 0]}, index=pd.MultiIndex.from_tuples([("a", 1), ("b", None)])),
+            "no label in line 2",
+        ),
+        (pd.DataFrame({"tags": [["x"], ["y"]]}), "column 'tags' has a cell of type list"),
+        (pd.DataFrame({"tags": [np.zeros(2), np.zeros(2)]}), "column 'tags' has a cell of type ndarray"),
+        (pd.DataFrame({"z": [1j, 2]}), "column 'z' has a cell of type complex"),
+        (pd.DataFrame({"size": [10**400, 1]}), "column 'size' contains an infinity"),
         (pd.Series(FEATURES[:, 0]), "must be a frame or a matrix"),
         ({"a": [1]}, "must be a frame or a matrix"),
         ([[1], [2, 3]], "must be a frame or a matrix"),
@@ -117,6 +131,53 @@ def test_columns_that_are_missing_throughout_are_average():
     for gone in (np.nan, None, pd.NA):
         none = FeatureTable.of("row", words.assign(word=gone, n=gone))
         assert not encoder.encode(none, np.arange(HEIGHT)).any()
+
+
+def test_columns_of_which_nothing_is_left_are_average_in_every_type():
+    numbers = pd.DataFrame({"day": DAYS, "n": FEATURES[:, 0]})
+    encoder = FeatureEncoder.of(FeatureTable.of("row", numbers), WIDTH)
+    for gone in (pd.Categorical([None] * HEIGHT), [""] * HEIGHT, pd.Series([None] * HEIGHT, dtype="string")):
+        none = FeatureTable.of("row", numbers.assign(day=gone, n=np.nan))
+        assert not encoder.encode(none, np.arange(HEIGHT)).any()
+
+
+def test_whole_numbers_that_are_labels_do_not_lengthen_the_matrix(right):
+    frame = pd.DataFrame({"user": 1000 * (ROWS + 1), "item": COLUMNS, "value": VALUES})
+    features = pd.DataFrame(FEATURES, index=1000 * np.arange(1, HEIGHT + 1)).iloc[::-1]
+    model = fitted(frame, columns=("user", "item", "value"), row_features=features)
+    np.testing.assert_allclose(encoded(model), right)
+    assert len(model.row_labels_) == HEIGHT
+
+
+def test_places_that_are_not_in_the_features_are_refused_and_those_beyond_a_shape_said():
+    features = pd.DataFrame(FEATURES)
+    triples = (ROWS, COLUMNS, VALUES)
+    with pytest.raises(ValueError, match="no row of the data is in the index of row_features: 0 is not"):
+        fitted(triples, row_features=features.set_axis(np.arange(HEIGHT) + 1000))
+    more = pd.concat([features, features.iloc[:2].set_axis([30.0, 31.0])])
+    with pytest.warns(UserWarning, match="2 of 26 lines of row_features belong to no row .* a larger shape"):
+        fitted(triples, shape=WHOLE.shape, row_features=more)
+
+
+@pytest.mark.parametrize("unit", ["s", "us", "ns"])
+def test_durations_are_labels_in_every_unit(right, unit):
+    hours = np.arange(HEIGHT).astype("m8[h]")
+    features = pd.DataFrame(FEATURES, index=hours.astype(f"m8[{unit}]")).iloc[::-1]
+    for part in (hours[ROWS], pd.Series(hours.astype("m8[ns]")[ROWS])):
+        model = fitted((part, COLUMNS, VALUES), row_features=features)
+        np.testing.assert_allclose(encoded(model), right)
+        assert model.row_labels_[10] == dt.timedelta(hours=10)
+        np.testing.assert_array_equal(
+            model.entries(pd.to_timedelta([2, 3], unit="h"), [0, 1]), model.entries(hours[2:4], [0, 1])
+        )
+
+
+def test_pairs_are_labels(right):
+    index = pd.MultiIndex.from_arrays([["a"] * HEIGHT, DAYS])
+    features = pd.DataFrame(FEATURES, index=pd.MultiIndex.from_arrays([["a"] * HEIGHT, DAYS.date]))
+    np.testing.assert_allclose(
+        encoded(fitted(pd.DataFrame(HOLES, index=index), row_features=features.iloc[::-1])), right
+    )
 
 
 def test_triples_find_lines_by_the_integers_of_an_index(right):

@@ -122,8 +122,11 @@ class FeatureEncoder:
             raise ValueError(f"{table.side}_features has no column {missing[0]!r}; the fit had one")
         for each in self.columns:
             column = place[each.name]
-            if each.categories and column.dtype.kind == "f" and np.isnan(column).all():
-                place[each.name] = column = np.full(len(column), "", dtype=object)  # missing words
+            if (
+                np.isnan(column) if column.dtype.kind == "f" else column == ""
+            ).all():  # missing, of either kind
+                gap = "" if each.categories else np.nan
+                place[each.name] = column = np.full(len(column), gap, dtype=object if gap == "" else float)
             if bool(each.categories) != (column.dtype.kind != "f"):
                 kinds = ("words", "numbers") if each.categories else ("numbers", "words")
                 raise ValueError(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from functools import cached_property
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from corefold.completion.labels import Lookup, is_missing, plain_label, text_of
 
 DAY = timedelta(days=1)
 MICROSECONDS = DAY / timedelta(microseconds=1)
+NO_FEATURES = (list, tuple, set, frozenset, dict, np.ndarray, complex, np.complexfloating)
 
 
 @dataclass(frozen=True)
@@ -42,35 +45,59 @@ class FeatureTable:
     def of(cls, side: str, given: Any) -> FeatureTable:
         """From a frame, whose index are labels, or a matrix.
 
+        Lines that no row of a frame has are left out, with a warning; those that no entry has become rows where the
+        matrix is given by its entries.
+
         Raises:
-            ValueError: another form, no column, or two of one name.
+            ValueError: another form, no column, two of one name, cells that are no numbers, dates or words, or lines
+                without a label.
         """
         labels = None
         if hasattr(given, "columns"):
-            names = [str(name) for name in given.columns]
+            own_names = list(getattr(given, "column_names", given.columns))  # the former in pyarrow's tables
+            names = [text_of(name) for name in own_names]
             if len(set(names)) < len(names):
                 twice = next(name for name in names if names.count(name) > 1)
                 raise ValueError(f"{side}_features has several columns with the name {twice!r}; rename them")
-            columns = [given[name] for name in given.columns]
+            columns = [given[name] for name in own_names]
             labels = tuple(map(plain_label, given.index)) if hasattr(given, "index") else None
         else:
             array = _matrix(given)
             if array.ndim != 2:
                 raise ValueError(
-                    f"{side}_features must be a frame or a matrix with a line for each {side}; got shape {array.shape}"
+                    f"{side}_features must be a frame or a matrix with a line for each {side}; got "
+                    f"{type(given).__name__} of shape {array.shape}"
                 )
             names, columns = [str(place) for place in range(array.shape[1])], list(array.T)
         for place, label in enumerate(labels or ()):
-            if is_missing(label):
-                raise ValueError(f"{side}_features has no label in line {place + 1}")
+            if is_missing(label) or label == "":
+                raise ValueError(f"{side}_features has no label in line {place + 1} of its index")
         if not columns or not len(columns[0]):
             raise ValueError(f"{side}_features has no {'column' if not columns else 'line'}")
-        return cls(side, tuple(names), tuple(map(numbers_or_words, columns)), labels)
+        cells = []
+        for name, column in zip(names, columns, strict=True):
+            try:
+                cells.append(numbers_or_words(column))
+            except ValueError as error:
+                raise ValueError(f"{side}_features: column {name!r} {error}") from error
+        return cls(side, tuple(names), tuple(cells), labels)
 
-    @property
-    def height(self) -> int:
-        """Of a matrix of places that has all lines of the table."""
-        return len(self) if self._integers is None else max(self._integers) + 1
+    def length(self, least: int) -> int:
+        """Of this side of a matrix that is given by places, with all lines of the table.
+
+        Raises:
+            ValueError: none of them belongs to the places that the entries need, which are `least`.
+        """
+        if self._integers is None:
+            return max(least, len(self))
+        self.require_some(range(least))
+        return max(least, max(self._integers) + 1)
+
+    def labels_of_matrix(
+        self, size: int, labels: Sequence[Any] | None, numbered: bool
+    ) -> Sequence[Any] | None:
+        """The labels to find lines by; see `places` for the arguments."""
+        return range(size) if labels is None and numbered and self._integers is not None else labels
 
     def places(
         self, size: int, labels: Sequence[Any] | None, must: bool, numbered: bool = False
@@ -86,8 +113,7 @@ class FeatureTable:
         Raises:
             ValueError: lines that cannot be matched.
         """
-        if labels is None and numbered and self._integers is not None:
-            labels = range(size)
+        labels = self.labels_of_matrix(size, labels, numbered)
         if labels is not None and self.labels is not None and (must or _differ(labels, self.labels)):
             places = self._lookup.places(labels)
             self.require_some(labels)
@@ -115,7 +141,7 @@ class FeatureTable:
         Raises:
             ValueError: it has none.
         """
-        if self.labels is not None and (self._lookup.places(labels) < 0).all():
+        if self.labels is not None and len(labels) and (self._lookup.places(labels) < 0).all():
             raise ValueError(
                 f"no {self.side} of the data is in the index of {self.side}_features: {labels[0]!r} is not among "
                 f"{self.labels[0]!r}, ..."
@@ -146,11 +172,18 @@ class FeatureTable:
 
     @cached_property
     def _integers(self) -> tuple[int, ...] | None:
-        """Labels that are places from 0; None of others."""
+        """Labels that are whole numbers, which places are too; None of others."""
         labels = self.labels or (None,)
-        return (
-            self.labels if all(isinstance(each, int | np.integer) and each >= 0 for each in labels) else None
-        )
+        return tuple(map(int, labels)) if all(map(_is_whole, labels)) else None
+
+
+def _is_whole(label: Any) -> bool:
+    """Whether a label is a whole number; a gap in another index of a frame makes floats of these."""
+    if isinstance(label, bool | np.bool_ | timedelta | np.timedelta64):
+        return False
+    return isinstance(label, int | np.integer) or (
+        isinstance(label, float | np.floating) and label.is_integer()
+    )
 
 
 def _matrix(given: Any) -> np.ndarray:
@@ -170,14 +203,20 @@ def _matrix(given: Any) -> np.ndarray:
 
 
 def numbers_or_words(column: Any) -> np.ndarray:
-    """As floats, where dates and durations are days, or as text with "" for what is missing."""
-    array = np.asarray(column)
-    categorical = hasattr(getattr(column, "dtype", None), "categories")
-    if array.dtype.kind in "mM":
-        days = array.astype(f"{array.dtype.kind}8[us]").astype(np.int64) / MICROSECONDS
-        return np.where(np.isnat(array), np.nan, days)
+    """As floats, where dates and durations are days, or as text with "" for what is missing.
+
+    Raises:
+        ValueError: an infinity, or a cell that is neither; the message goes on from the name of the column.
+    """
+    array, kind = np.asarray(column), getattr(column, "dtype", None)
+    categorical = hasattr(kind, "categories") or str(kind).startswith("dictionary")  # the latter in pyarrow
+    if array.dtype.kind in "mM" and not categorical:
+        return _days(array)
     if array.dtype.kind in "biuf" and not categorical:
         return _finite(array.astype(np.float64))
+    for cell in array.astype(object):
+        if isinstance(cell, NO_FEATURES):
+            raise ValueError(f"has a cell of type {type(cell).__name__}; expected numbers, dates or words")
     cells = [None if is_missing(cell) else cell for cell in array.astype(object)]
     if not categorical:
         numbers = [np.nan if cell is None else _number(cell) for cell in cells]
@@ -188,8 +227,13 @@ def numbers_or_words(column: Any) -> np.ndarray:
 
 def _number(cell: Any) -> float | None:
     """A cell as a number; None for words."""
-    if isinstance(cell, bool | np.bool_ | int | float | np.number | Decimal):
-        return float(cell)
+    if isinstance(cell, np.datetime64 | np.timedelta64):
+        return float(_days(np.array(cell)))
+    if isinstance(cell, Real | np.bool_ | Decimal):
+        try:
+            return float(cell)
+        except OverflowError:
+            return math.inf
     if isinstance(cell, datetime):
         return (cell - datetime(1970, 1, 1, tzinfo=cell.tzinfo)) / DAY
     if isinstance(cell, date):
@@ -197,9 +241,14 @@ def _number(cell: Any) -> float | None:
     return cell / DAY if isinstance(cell, timedelta) else None
 
 
+def _days(times: np.ndarray) -> np.ndarray:
+    days = times.astype(f"{times.dtype.kind}8[us]").astype(np.int64) / MICROSECONDS
+    return np.where(np.isnat(times), np.nan, days)
+
+
 def _finite(numbers: np.ndarray) -> np.ndarray:
     if np.isinf(numbers).any():
-        raise ValueError("features contain an infinity; NaN stands for a missing one")
+        raise ValueError("contains an infinity; NaN stands for a missing number")
     return numbers
 
 

@@ -90,7 +90,7 @@ def read_first(
                 raise ValueError(f"{given} takes rows and columns by place, as integers from 0; X has labels")
             labelled = side.extended(labelled)
             labels_of_sides = labelled.row_labels, labelled.column_labels
-            X, shape = labelled.triples(), side.shape(labelled.shape())
+            X, shape = labelled.triples(), side.shape(labelled.shape(), labels_of_sides)
         own_shape = triples(X, shape).shape if is_triples(X) else None
         if own_shape is not None and shape is None and side:
             shape = side.shape(own_shape)

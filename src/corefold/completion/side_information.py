@@ -56,10 +56,20 @@ class SideTables:
         columns = _extended(labelled.column_labels, self.columns)
         return replace(labelled, row_labels=rows, column_labels=columns)
 
-    def shape(self, least: tuple[int, int]) -> tuple[int, int]:
-        """Of a matrix of places: as many rows and columns as there are features of, or more."""
-        lengths = (0 if table is None else table.height for table in (self.rows, self.columns))
-        height, width = (max(pair) for pair in zip(least, lengths, strict=True))
+    def shape(self, least: tuple[int, int], labels: tuple[Any, Any] = (None, None)) -> tuple[int, int]:
+        """Of a matrix of entries: a side of places has as many as there are features of, or more.
+
+        Args:
+            least: the shape that the entries need.
+            labels: of rows and columns; None for places.
+
+        Raises:
+            ValueError: features of none of the places.
+        """
+        height, width = (
+            size if table is None or of_side is not None else table.length(size)
+            for table, size, of_side in zip((self.rows, self.columns), least, labels, strict=True)
+        )
         return height, width
 
     def encoded(
@@ -93,7 +103,7 @@ class SideTables:
                 continue
             known = label_values(of_side)
             places = table.places(size, known, must is not None, numbered)
-            _say_beyond(table, known)
+            _say_beyond(table, table.labels_of_matrix(size, known, numbered), known is None)
             encoders.append(FeatureEncoder.of(table, other))
             parts.append(torch.from_numpy(encoders[-1].encode(table, places)).to(observed.values))
         return SideInformation(Features(*parts), encoders[0])
@@ -106,13 +116,14 @@ def _extended(labels: Labels | None, table: FeatureTable | None) -> Labels | Non
     return Labels((*labels.values, *table.labels_beyond(labels.values)))
 
 
-def _say_beyond(table: FeatureTable, labels: Sequence[Any] | None) -> None:
-    """Warn of lines that belong to nothing: they do not become rows of a frame that has a row for each."""
+def _say_beyond(table: FeatureTable, labels: Sequence[Any] | None, by_place: bool) -> None:
+    """Warn of lines that belong to nothing: a frame, or a shape that was asked for, gets no rows for them."""
     beyond = () if labels is None else table.labels_beyond(labels)
     if beyond:
+        how = "a larger shape" if by_place else f"a {table.side} of NaN with this label"
         warnings.warn(
             f"{len(beyond)} of {len(table)} lines of {table.side}_features belong to no {table.side} of the data, the "
-            f"first is {beyond[0]!r}; to have it predicted, give the data a {table.side} of NaN with this label",
+            f"first is {beyond[0]!r}; to have it predicted, give the data {how}",
             stacklevel=5,
         )
 
