@@ -123,3 +123,8 @@ def test_no_file_that_is_read_is_overwritten(files):
 def test_features_from_standard_input_are_named_so(files, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO((files / "users.csv").read_bytes())))
     assert "standard input: 5 rows are not in" in run(files, "--row-features", "-").out
+
+
+def test_standard_input_is_one_table(files):
+    command = ["complete", "-", *LABELS, "--row-features", "-", "-o", files / "out.csv"]
+    refused(corefold(*command), "RATINGS and --row-features are both -")

@@ -155,12 +155,20 @@ class CompleteOptions:
     def check(self, ratings: Path, output: Path | None, force: bool) -> None:
         """Raise InputError for every fault that shows before anything is read."""
         from corefold.completion.files.reading import SUFFIXES
+        from corefold.tables.standard_input import STANDARD_INPUT
         from corefold.tables.writing import check_file
 
         results = {"--top": self.top, "--entries": self.entries, "--samples": self.samples}
         asked = [name for name, value in results.items() if value is not None]
         if len(asked) > 1:
             raise InputError(f"{asked[0]} and {asked[1]} are two results; ask for one at a time")
+        sources = {"RATINGS": ratings, "--entries": self.entries}
+        sources |= {"--row-features": self.row_features, "--column-features": self.column_features}
+        piped = [name for name, source in sources.items() if str(source) == STANDARD_INPUT]
+        if len(piped) > 1:
+            raise InputError(
+                f"{piped[0]} and {piped[1]} are both -, but standard input holds one table; name a file"
+            )
         if output is not None:
             for path in self.outputs(output):
                 check_file(path, force, SUFFIXES, "--force")

@@ -173,7 +173,7 @@ class FeatureTable:
     @cached_property
     def _integers(self) -> tuple[int, ...] | None:
         """Labels that are whole numbers, which places are too; None of others."""
-        labels = self.labels or (None,)
+        labels: tuple[Any, ...] = self.labels or (None,)
         return tuple(map(int, labels)) if all(map(_is_whole, labels)) else None
 
 

@@ -149,7 +149,7 @@ def labelled_entries(
         column, column_labels = _places("columns", column, columns is not None)
     else:
         column, column_labels = _known_places(column, known_columns), known_columns
-    value = np.asarray(value if not np.ma.isMaskedArray(value) else value.astype(object).filled(np.nan))
+    value = np.asarray(np.ma.filled(value.astype(object), np.nan) if np.ma.isMaskedArray(value) else value)
     if value.dtype == object:
         try:
             value = np.array([np.nan if is_missing(cell) else cell for cell in value], dtype=np.float64)
