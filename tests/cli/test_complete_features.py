@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from command import corefold
+from command import corefold, refused
 
 LABELS = ["--row", "user", "--col", "item", "--value", "rating"]
 STREAM = np.random.default_rng(0)
@@ -108,3 +109,22 @@ def test_features_go_with_a_file(tmp_path):
     outcome = corefold("complete", "--row-features", tmp_path / "users.csv", "-o", tmp_path / "folder")
     assert outcome.code == 2
     assert "--row-features goes with a file of ratings" in outcome.err
+
+
+def test_no_file_that_is_read_is_overwritten(files):
+    for option, name in (("--row-features", "users.csv"), ("--entries", "wanted.csv"), (None, "ratings.csv")):
+        before = (files / name).read_bytes()
+        read = [] if option is None else [option, files / name]
+        command = ["complete", files / "ratings.csv", *LABELS, *read, "-o", files / name, "--force"]
+        refused(corefold(*command), name, "is a file that is read; choose another name")
+        assert (files / name).read_bytes() == before
+
+
+def test_features_from_standard_input_are_named_so(files, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO((files / "users.csv").read_bytes())))
+    assert "standard input: 5 rows are not in" in run(files, "--row-features", "-").out
+
+
+def test_standard_input_is_one_table(files):
+    command = ["complete", "-", *LABELS, "--row-features", "-", "-o", files / "out.csv"]
+    refused(corefold(*command), "RATINGS and --row-features are both -")

@@ -169,7 +169,10 @@ def test_words_are_categories_and_missing_cells_average():
     [
         ({"row_features": OF_ROWS[:-1]}, "a line for each of the 150 rows; got 149"),
         ({"column_features": OF_COLUMNS.T}, "a line for each of the 60 columns; got 2"),
-        ({"row_features": OF_ROWS[:, 0]}, r"a matrix with a line for each row; got shape \(150,\)"),
+        (
+            {"row_features": OF_ROWS[:, 0]},
+            r"a matrix with a line for each row; got ndarray of shape \(150,\)",
+        ),
         ({"row_features": np.ones((HEIGHT, 2))}, "says nothing"),
         ({"row_features": np.where(OF_ROWS > 2, np.inf, OF_ROWS)}, "infinity"),
         ({"row_features": OF_ROWS[:, :0]}, "no column"),

@@ -184,6 +184,17 @@ def test_what_says_what_is_observed_is_honoured(case, by_place):
     np.testing.assert_array_equal(model.entries([3, 4], [1, 2]), by_place.entries([3, 4], [1, 2]))
 
 
+@pytest.mark.parametrize("gap", [None, pd.NA, np.nan, np.ma.masked])
+def test_values_that_are_missing_are_gaps_beside_labels(gap, by_place):
+    rows, columns, values = (*TRIPLES[0], "u00"), (*TRIPLES[1], "i00"), np.ma.array([*TRIPLES[2], 9.0])
+    if gap is np.ma.masked:
+        values[-1] = gap
+    else:
+        values = np.array([*TRIPLES[2], gap], dtype=object)
+    model = estimator().fit((rows, columns, values))
+    np.testing.assert_array_equal(model.entries(["u03"], ["i01"]), by_place.entries([3], [1]))
+
+
 REFUSED = {
     "a mask of NaN": (WHOLE, {"mask": np.where(SEEN, 1.0, np.nan)}, "mask must hold truth values"),
     "a mask of -1": (WHOLE, {"mask": np.where(SEEN, 1, -1)}, "mask must hold truth values"),

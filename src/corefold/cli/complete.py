@@ -116,7 +116,7 @@ def run(
         options.check_unset()
         _complete_examples(output or EXAMPLES_FOLDER, settings, seed, force)
     else:
-        options.check(output, force)
+        options.check(ratings, output, force)
         _complete_file(ratings, output, options, settings, seed)
 
 

@@ -152,18 +152,27 @@ class CompleteOptions:
     holdout: float | None
     report: Path | None
 
-    def check(self, output: Path | None, force: bool) -> None:
+    def check(self, ratings: Path, output: Path | None, force: bool) -> None:
         """Raise InputError for every fault that shows before anything is read."""
         from corefold.completion.files.reading import SUFFIXES
+        from corefold.tables.standard_input import STANDARD_INPUT
         from corefold.tables.writing import check_file
 
         results = {"--top": self.top, "--entries": self.entries, "--samples": self.samples}
         asked = [name for name, value in results.items() if value is not None]
         if len(asked) > 1:
             raise InputError(f"{asked[0]} and {asked[1]} are two results; ask for one at a time")
+        sources = {"RATINGS": ratings, "--entries": self.entries}
+        sources |= {"--row-features": self.row_features, "--column-features": self.column_features}
+        piped = [name for name, source in sources.items() if str(source) == STANDARD_INPUT]
+        if len(piped) > 1:
+            raise InputError(
+                f"{piped[0]} and {piped[1]} are both -, but standard input holds one table; name a file"
+            )
         if output is not None:
             for path in self.outputs(output):
                 check_file(path, force, SUFFIXES, "--force")
+                self._require_other(path, ratings)
         elif asked:
             raise InputError("-o must name the file for the result")
         elif self.holdout is None and self.report is None:
@@ -172,6 +181,12 @@ class CompleteOptions:
             )
         if self.report is not None:
             check_file(self.report, force, (".html",), "--force")
+
+    def _require_other(self, output: Path, ratings: Path) -> None:
+        """Check that a file of the result is none of those that are read, which a fault would leave lost."""
+        for source in (ratings, self.entries, self.row_features, self.column_features):
+            if source is not None and source.exists() and output.exists() and output.samefile(source):
+                raise InputError(f"-o {output} is a file that is read; choose another name")
 
     def outputs(self, output: Path) -> list[Path]:
         """The files of the result: of samples NAME-1.csv, NAME-2.csv and so on, where -o names NAME.csv."""

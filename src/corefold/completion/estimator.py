@@ -161,9 +161,11 @@ class DeepMatrixCompletion(SampledMatrix, OneToOneFeatureMixin, TransformerMixin
                 values.
             duplicates: what counts of an entry that occurs more than once: the "mean", "last" or "first" of its
                 values, or "error" to refuse it.
-            row_features: side information, a frame or a matrix with a line for each row: numbers, or words in a frame.
-                Where rows have labels these are the frame's index, and labels that only it has become rows too, of
-                which the features alone predict the entries. Otherwise lines are in the order of the rows.
+            row_features: side information, a frame or a matrix with a line for each row: numbers, dates or words.
+                Where X is a frame, lines are found by its index, and those that it does not have are left out with a
+                warning. Of a long frame and of triples, lines of other labels become rows too, of which the features
+                alone predict the entries; whole numbers in an index are labels of integers in triples. Otherwise lines
+                are in the order of the rows.
             column_features: likewise, with a line for each column.
 
         Raises:

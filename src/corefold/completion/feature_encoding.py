@@ -121,7 +121,13 @@ class FeatureEncoder:
         if missing:
             raise ValueError(f"{table.side}_features has no column {missing[0]!r}; the fit had one")
         for each in self.columns:
-            if bool(each.categories) != (place[each.name].dtype.kind != "f"):
+            column = place[each.name]
+            if (
+                np.isnan(column) if column.dtype.kind == "f" else column == ""
+            ).all():  # missing, of either kind
+                gap = "" if each.categories else np.nan
+                place[each.name] = column = np.full(len(column), gap, dtype=object if gap == "" else float)
+            if bool(each.categories) != (column.dtype.kind != "f"):
                 kinds = ("words", "numbers") if each.categories else ("numbers", "words")
                 raise ValueError(
                     f"{table.side}_features: column {each.name!r} was of {kinds[0]} in the fit and is of {kinds[1]} now"

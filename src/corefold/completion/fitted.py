@@ -17,6 +17,7 @@ from corefold.completion.blend import Blend
 from corefold.completion.clipping import Bounds, clipped
 from corefold.completion.cold import ObservedMeans
 from corefold.completion.distributed import RowPartition
+from corefold.completion.entries import is_triples
 from corefold.completion.feature_encoding import FeatureEncoder
 from corefold.completion.feature_tables import FeatureTable
 from corefold.completion.labelled_input import FittedLabels, Labels
@@ -208,7 +209,7 @@ class FittedMatrix:
             return None
         table = FeatureTable.of("row", given)
         of_rows = label_values(labels if labels is not None else labels_of(X)[0])
-        places = table.places(observed.shape[0], of_rows, labels is not None)
+        places = table.places(observed.shape[0], of_rows, labels is not None, numbered=is_triples(X))
         return torch.from_numpy(encoder.encode(table, places)).to(observed.values)
 
     def recommend(

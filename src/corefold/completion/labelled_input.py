@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int
 
 from corefold.completion.entries import is_triples
-from corefold.completion.labels import Lookup, codes_of
+from corefold.completion.labels import Lookup, cells_of, codes_of, is_missing
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,8 @@ def labelled_entries(
 ) -> LabelledEntries | None:
     """The entries of a long frame, or of triples with labels; None for all else.
 
-    A side of triples has labels where it holds text, categories or dates. Integers are places, but in a frame all are
-    labels.
+    A side of triples has labels where it holds text, categories, dates or durations. Integers are places, but in
+    a frame all are labels.
 
     Args:
         X: what the user passed.
@@ -149,10 +149,10 @@ def labelled_entries(
         column, column_labels = _places("columns", column, columns is not None)
     else:
         column, column_labels = _known_places(column, known_columns), known_columns
-    value = np.asarray(value)
+    value = np.asarray(np.ma.filled(value.astype(object), np.nan) if np.ma.isMaskedArray(value) else value)
     if value.dtype == object:
         try:
-            value = value.astype(np.float64)  # None and NA are gaps
+            value = np.array([np.nan if is_missing(cell) else cell for cell in value], dtype=np.float64)
         except (TypeError, ValueError) as error:
             raise TypeError(f"the values of triples must be numbers; {error}") from error
     return LabelledEntries(row, column, value, row_labels, column_labels)
@@ -162,7 +162,7 @@ def _has_labels(part: Any) -> bool:
     kind = getattr(part, "dtype", None)
     if getattr(kind, "kind", None) in ("i", "u", "f", "b"):  # those of pandas too, where numpy sees objects
         return False
-    return np.asarray(part).dtype.kind in "UOM" and len(part) > 0
+    return np.asarray(part).dtype.kind in "UOmM" and len(part) > 0
 
 
 def _places(name: str, part: Any, always: bool) -> tuple[Any, Labels | None]:
@@ -178,10 +178,9 @@ def _cells(name: str, part: Any) -> list[Any]:
     Raises:
         ValueError: one is missing.
     """
-    array = np.asarray(part)
-    cells = np.datetime_as_string(array).tolist() if array.dtype.kind == "M" else array.tolist()
+    cells = cells_of(part)
     for place, cell in enumerate(cells):
-        if cell is None or cell != cell or cell == "" or type(cell).__name__ in ("NAType", "NaTType"):
+        if is_missing(cell) or cell == "":
             raise ValueError(f"the {name} of triples have no label at place {place}")
     return cells
 

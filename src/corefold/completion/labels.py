@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from datetime import date, timedelta
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,9 @@ from jaxtyping import Int
 
 PLAIN_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 WHOLE_FLOAT = re.compile(r"([+-]?[0-9]+)\.0+")
+NO_FRACTION = re.compile(r"(\.[0-9]*?)0+(?=$|[+-])")  # the end of a fraction of a second that says nothing
+MIDNIGHT = re.compile(r"T00:00:00$")
+MICROSECOND = timedelta(microseconds=1)
 
 
 def in_order(labels: Sequence[Any]) -> Int[np.ndarray, " labels"]:
@@ -95,5 +99,57 @@ def _without_zeros(text: str) -> str:
 
 
 def text_of(label: Any) -> str:
-    """A label as text, where a whole number is the same as a float and as an integer."""
+    """A label as text: alike for a whole number as a float and as an integer, and for a time in whatever type."""
+    if isinstance(label, tuple):
+        return str(tuple(map(text_of, label)))
+    if isinstance(label, date | np.datetime64):
+        return _iso(label)
+    if isinstance(label, timedelta | np.timedelta64):
+        return str(_duration(label))
     return str(int(label)) if isinstance(label, float) and label.is_integer() else str(label)
+
+
+def _iso(time: date | np.datetime64) -> str:
+    """A date, or a date and time, of as many digits as it needs.
+
+    >>> text_of(np.datetime64("2020-03-01T00:00:00.000"))
+    '2020-03-01'
+    """
+    if isinstance(time, np.datetime64):
+        unit, _ = np.datetime_data(time.dtype)
+        text = str(time.astype("datetime64[s]") if unit in ("Y", "M", "W", "D", "h", "m") else time)
+    else:
+        text = time.isoformat()
+    return MIDNIGHT.sub("", NO_FRACTION.sub(lambda found: found[1].rstrip("."), text))
+
+
+def _duration(label: timedelta | np.timedelta64) -> timedelta | None:
+    """A duration as Python's type; None for NaT."""
+    if isinstance(label, np.timedelta64):
+        return label.astype("timedelta64[us]").item()
+    return timedelta(microseconds=label // MICROSECOND)
+
+
+def is_missing(cell: Any) -> bool:
+    """Whether a cell is None, NaN, NA or NaT, or a tuple with one of these."""
+    if isinstance(cell, tuple):
+        return any(map(is_missing, cell))
+    return cell is None or type(cell).__name__ in ("NAType", "NaTType") or bool(cell != cell)
+
+
+def cells_of(labels: Any) -> list[Any]:
+    """Labels as Python's values, dates as text."""
+    array = np.asarray(labels)
+    cells = list(array) if array.dtype.kind in "mM" else array.tolist()
+    return [plain_label(cell) for cell in cells]
+
+
+def plain_label(label: Any) -> Any:
+    """The label itself, a date as text, and a duration as Python's type, whose order is that of time."""
+    if isinstance(label, tuple):
+        return tuple(map(plain_label, label))
+    if is_missing(label):
+        return label
+    if isinstance(label, timedelta | np.timedelta64):
+        return _duration(label)
+    return text_of(label) if isinstance(label, date | np.datetime64) else label

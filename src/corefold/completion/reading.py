@@ -24,6 +24,7 @@ from corefold.completion.entries import is_triples, observed_entries, triples
 from corefold.completion.factors import LowRank
 from corefold.completion.inputs import matrix_input
 from corefold.completion.labelled_input import FittedLabels, Labels, labelled_entries
+from corefold.completion.labels import cells_of
 from corefold.completion.memory import require_memory
 from corefold.completion.observed import Observed
 from corefold.completion.side_information import SideInformation, SideTables, labels_of
@@ -89,7 +90,7 @@ def read_first(
                 raise ValueError(f"{given} takes rows and columns by place, as integers from 0; X has labels")
             labelled = side.extended(labelled)
             labels_of_sides = labelled.row_labels, labelled.column_labels
-            X, shape = labelled.triples(), labelled.shape()
+            X, shape = labelled.triples(), side.shape(labelled.shape(), labels_of_sides)
         own_shape = triples(X, shape).shape if is_triples(X) else None
         if own_shape is not None and shape is None and side:
             shape = side.shape(own_shape)
@@ -111,7 +112,8 @@ def read_first(
     partition = partition_of(observed, shared)
     sides = (None, None) if labelled is None else (labelled.row_labels, labelled.column_labels)
     labels = FittedLabels(*sides, None if columns is None else tuple(columns))
-    return FirstInput(observed, partition, labels, side.encoded(observed, labels_of_sides, labels))
+    encoded = side.encoded(observed, labels_of_sides, labels, numbered=own_shape is not None)
+    return FirstInput(observed, partition, labels, encoded)
 
 
 def _warn_of_equal_values(values: np.ndarray) -> None:
@@ -215,10 +217,8 @@ def index(name: str, indices: Any, size: int, labels: Labels | None) -> Tensor:
         ValueError: integers out of range, or labels where the fit had none.
     """
     if labels is not None:
-        wanted = (
-            [indices] if isinstance(indices, str) or np.ndim(indices) == 0 else np.asarray(indices).tolist()
-        )
-        return torch.from_numpy(labels.lookup.places(wanted))
+        one = isinstance(indices, str) or np.ndim(indices) == 0
+        return torch.from_numpy(labels.lookup.places([indices] if one else cells_of(indices)))
     index = np.atleast_1d(np.asarray(indices))
     if index.ndim != 1 or index.dtype.kind not in "iu":
         raise ValueError(f"{name} must be integers in one dimension; got {index.dtype}, {index.ndim}-d")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -46,27 +47,41 @@ class SideTables:
         return self.rows is not None or self.columns is not None
 
     def extended(self, labelled: LabelledEntries) -> LabelledEntries:
-        """With the labels that only the features have, behind the others."""
-        rows, columns = labelled.row_labels, labelled.column_labels
-        if self.rows is not None and rows is not None:
-            rows = Labels((*rows.values, *self.rows.labels_beyond(rows)))
-        if self.columns is not None and columns is not None:
-            columns = Labels((*columns.values, *self.columns.labels_beyond(columns)))
+        """With the labels that only the features have, behind the others.
+
+        Raises:
+            ValueError: features of none of the labels.
+        """
+        rows = _extended(labelled.row_labels, self.rows)
+        columns = _extended(labelled.column_labels, self.columns)
         return replace(labelled, row_labels=rows, column_labels=columns)
 
-    def shape(self, least: tuple[int, int]) -> tuple[int, int]:
-        """Of a matrix of places: as many rows and columns as there are features of, or more."""
-        lengths = (0 if table is None else len(table) for table in (self.rows, self.columns))
-        height, width = (max(pair) for pair in zip(least, lengths, strict=True))
+    def shape(self, least: tuple[int, int], labels: tuple[Any, Any] = (None, None)) -> tuple[int, int]:
+        """Of a matrix of entries: a side of places has as many as there are features of, or more.
+
+        Args:
+            least: the shape that the entries need.
+            labels: of rows and columns; None for places.
+
+        Raises:
+            ValueError: features of none of the places.
+        """
+        height, width = (
+            size if table is None or of_side is not None else table.length(size)
+            for table, size, of_side in zip((self.rows, self.columns), least, labels, strict=True)
+        )
         return height, width
 
-    def encoded(self, observed: Observed, labels: tuple[Any, Any], own: FittedLabels) -> SideInformation:
+    def encoded(
+        self, observed: Observed, labels: tuple[Any, Any], own: FittedLabels, numbered: bool
+    ) -> SideInformation:
         """The features in the order of the matrix.
 
         Args:
             observed: the matrix.
             labels: of its rows and columns; None where they have none.
             own: those among them that entries were given with.
+            numbered: whether entries were given by their places.
 
         Raises:
             ValueError: lines that do not belong to it.
@@ -86,10 +101,31 @@ class SideTables:
                 encoders.append(None)
                 parts.append(observed.values.new_zeros(size, 0))
                 continue
-            places = table.places(size, label_values(of_side), must is not None)
+            known = label_values(of_side)
+            places = table.places(size, known, must is not None, numbered)
+            _say_beyond(table, table.labels_of_matrix(size, known, numbered), known is None)
             encoders.append(FeatureEncoder.of(table, other))
             parts.append(torch.from_numpy(encoders[-1].encode(table, places)).to(observed.values))
         return SideInformation(Features(*parts), encoders[0])
+
+
+def _extended(labels: Labels | None, table: FeatureTable | None) -> Labels | None:
+    if labels is None or table is None or table.labels is None:
+        return labels
+    table.require_some(labels.values)
+    return Labels((*labels.values, *table.labels_beyond(labels.values)))
+
+
+def _say_beyond(table: FeatureTable, labels: Sequence[Any] | None, by_place: bool) -> None:
+    """Warn of lines that belong to nothing: a frame, or a shape that was asked for, gets no rows for them."""
+    beyond = () if labels is None else table.labels_beyond(labels)
+    if beyond:
+        how = "a larger shape" if by_place else f"a {table.side} of NaN with this label"
+        warnings.warn(
+            f"{len(beyond)} of {len(table)} lines of {table.side}_features belong to no {table.side} of the data, the "
+            f"first is {beyond[0]!r}; to have it predicted, give the data {how}",
+            stacklevel=5,
+        )
 
 
 def labels_of(X: Any) -> tuple[Any, Any]:

@@ -23,6 +23,11 @@ STARTS = (
 ZIP = b"PK\x03\x04"
 
 
+def name_of(source: Path) -> str:
+    """The name of a source in messages."""
+    return NAME if str(source) == STANDARD_INPUT else str(source)
+
+
 @contextmanager
 def file_of(source: Path, notes: list[str]) -> Iterator[Path]:
     """The file; where its name is `-`, one with what comes through standard input, whose notes and errors say so.

@@ -17,7 +17,7 @@ from corefold.errors import InputError
 from corefold.tables.columns import require_columns
 from corefold.tables.formats import FORMAT_LIST, format_of
 from corefold.tables.reading import read_table
-from corefold.tables.standard_input import STANDARD_INPUT, file_of
+from corefold.tables.standard_input import STANDARD_INPUT, file_of, name_of
 from corefold.tables.writing import TABLE_SUFFIXES
 
 ARRAYS = ".npz"
@@ -60,8 +60,7 @@ def read_matrix(
     table_notes: list[str] = []
     with file_of(path, table_notes) as file, warnings_as_notes() as notes:
         matrix = _read(file, row, col, value, reading, table_notes)
-    source = str(file)
-    shown = "standard input" if str(path) == STANDARD_INPUT else source
+    source, shown = str(file), name_of(path)
     own = [note.replace(source, shown) for note in matrix.notes]
     matrix = replace(matrix, source=shown)
     return replace(
@@ -126,7 +125,7 @@ def read_file_table(path: Path, reading: FileReading, notes: list[str]) -> tuple
     """
     _check_kind(path, arrays=False)
     with file_of(path, notes) as file:
-        return _read_table(file, reading, notes), str(file)
+        return _read_table(file, reading, notes), name_of(path)
 
 
 def _check_kind(path: Path, arrays: bool) -> None:
