@@ -100,7 +100,8 @@ def test_settings_come_from_a_file_and_options_win(grid, tmp_path):
     file.write_text("lr: 0.02\nhead_lr: 0.01\nsteps: 4\nrank: 7\nweight_decay: 0.1\n")
     assert compare(grid, config=file, steps=2, methods="lora").code == 0
     (cell,) = records(grid)
-    assert cell["settings"] == {"lr": 0.02, "weight_decay": 0.1, "head_lr": 0.01, "steps": 2}
+    chosen = {"lr": 0.02, "weight_decay": 0.1, "head_lr": 0.01, "steps": 2, "objective": "cross-entropy"}
+    assert cell["settings"] == chosen
     assert cell["rank"] == 2
     file.write_text("learning: 1\n")
     refused(compare(grid, config=file), "unknown setting 'learning'")
