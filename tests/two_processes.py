@@ -21,7 +21,9 @@ import torch.multiprocessing as mp
 TIMEOUT_SECONDS = 120
 PRELOAD = [  # modules that take seconds to import
     "corefold.adapters",
+    "corefold.completion.estimator",
     "pytest",
+    "scipy.sparse",
     "torch.distributed.checkpoint.state_dict",
     "torch.distributed.fsdp",
     "torch.testing",
