@@ -23,8 +23,7 @@ def results():
         capture_output=True,
         text=True,
         # Inductor would compile a program with large headers only to see that the compiler knows the processor.
-        env=os.environ
-        | {"SOURCE": str(Path(corefold.__file__).parents[1]), "TORCHINDUCTOR_VEC_ISA_OK": "1"},
+        env=os.environ | {"SOURCE": str(Path(corefold.__file__).parents[1]), "TORCHINDUCTOR_VEC_ISA_OK": "1"},
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
