@@ -65,7 +65,7 @@ from scripts import few_rows, run_main  # noqa: E402, F401
 # They hold no examples, and pytest would take one for another.
 collect_ignore_glob = ["*conftest.py", "children/*"]
 
-# Files of half a minute or more, by --durations.
+# Files of half a minute or more, by --durations; and one that would be the last to start, with its new interpreters.
 LONGEST = [
     "cli/test_commands.py",
     "adapters/host/test_compile.py",
@@ -76,6 +76,9 @@ LONGEST = [
     "completion/test_completion_distributed.py",
     "adapters/deep_lora/test_initialize_memory.py",
     "benchmarks/test_benchmark_completion.py",
+    "finetune/portable/test_portable.py",
+    "completion/test_candidates.py",
+    "test_registration.py",
 ]
 
 

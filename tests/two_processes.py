@@ -6,6 +6,7 @@ run at once share no port.
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 import warnings
@@ -21,7 +22,9 @@ import torch.multiprocessing as mp
 TIMEOUT_SECONDS = 120
 PRELOAD = [  # modules that take seconds to import
     "corefold.adapters",
+    "corefold.completion.estimator",
     "pytest",
+    "scipy.sparse",
     "torch.distributed.checkpoint.state_dict",
     "torch.distributed.fsdp",
     "torch.testing",
@@ -48,6 +51,7 @@ def in_two_processes(work: Callable[..., Any], folder: Path, *arguments: Any) ->
 
 
 def _process(rank: int, work: Callable[..., Any], folder: Path, arguments: tuple[Any, ...]) -> None:
+    gc.freeze()  # A collection would walk, and so copy, the server's million objects.
     torch.set_num_threads(1)
     # accelerate reads these.
     os.environ.update(dict.fromkeys(("RANK", "LOCAL_RANK"), str(rank)))

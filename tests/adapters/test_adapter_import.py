@@ -37,8 +37,13 @@ def saved(tmp_path_factory):
     return folder
 
 
+STRICT = """
+import warnings
+warnings.simplefilter("error")
+"""
 LOAD = """
 import sys
+answers["callback"] = corefold.BasesCallback.__name__
 config = peft.PeftConfig.from_pretrained(sys.argv[1])
 answers["loaded"] = [type(config).__name__, config.r]
 print(json.dumps(answers))
@@ -47,25 +52,31 @@ print(json.dumps(answers))
 
 @pytest.fixture(scope="module")
 def corefold_first(saved):
-    """Answers of an interpreter that imports corefold, looks for PEFT, and imports PEFT."""
+    """Answers of an interpreter that imports corefold, looks for PEFT, and lets transformers import PEFT."""
     code = """
 import corefold, json, sys
 from transformers.utils import is_peft_available
 answers = {"available": is_peft_available(), "imported by looking": "peft" in sys.modules}
+from transformers import Trainer
+answers["by transformers"] = "peft" in sys.modules
 import peft
 answers["value"] = peft.PeftType("DEEPLORA").value
 """
-    return json.loads(fresh_python(code + LOAD, saved))
+    return json.loads(fresh_python(STRICT + code + LOAD, saved))
 
 
 @pytest.fixture(scope="module")
 def peft_first(saved):
-    """Answers of an interpreter that imports PEFT, asks it for a way to add a method, and imports corefold."""
+    """Answers of an interpreter that lets transformers import PEFT, asks it for a way to add a method, and imports
+    corefold."""
     code = """
-import json, peft, peft.mapping, peft.utils.peft_types
+import json, sys
+from transformers import Trainer
+answers = {"by transformers": "peft" in sys.modules}
+import peft, peft.mapping, peft.utils.peft_types
 
 modules = [peft, peft.mapping, peft.utils, peft.utils.peft_types]
-answers = {
+answers |= {
     "ways": sorted({name for module in modules for name in dir(module) if "regist" in name.lower()}),
     "taken": "DEEPLORA" in peft.PeftType.__members__,
 }
@@ -81,12 +92,19 @@ except ValueError as error:
 
 import corefold
 """
-    return json.loads(fresh_python(code + LOAD, saved))
+    return json.loads(fresh_python(STRICT + code + LOAD, saved))
 
 
 @pytest.mark.parametrize("order", ["corefold_first", "peft_first"])
 def test_peft_knows_deep_lora_in_either_order_of_import(order, request):
     assert request.getfixturevalue(order)["loaded"] == ["DeepLoraConfig", 3]
+
+
+@pytest.mark.parametrize("order", ["corefold_first", "peft_first"])
+def test_corefold_survives_transformers_importing_peft(order, request):
+    answers = request.getfixturevalue(order)
+    assert answers["by transformers"]  # else another import of it would be tested
+    assert answers["callback"] == "BasesCallback"
 
 
 def test_looking_for_peft_without_importing_it(corefold_first):

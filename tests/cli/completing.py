@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from command import Outcome, corefold
 
@@ -16,6 +17,16 @@ SEEN = STREAM.random(X.shape) < 0.7
 SEEN[:, 0] = True
 GAPPED = np.where(SEEN, X, np.nan)
 WIDE = pd.DataFrame(GAPPED, columns=[f"c{place}" for place in range(12)]).round(4)
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Walks of one step and no other candidates, for tests of files and labels: any fit serves them."""
+    from corefold.completion import DeepMatrixCompletion
+
+    defaults = DeepMatrixCompletion.__init__.__kwdefaults__
+    monkeypatch.setitem(defaults, "max_iter", 1)
+    monkeypatch.setitem(defaults, "candidates", "low_rank")
 
 
 def done(*arguments: object) -> Outcome:

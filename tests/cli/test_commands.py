@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -217,14 +216,6 @@ def test_a_killed_run_resumes_to_the_same_metrics(finished, tmp_path):
     again = corefold("finetune", "--resume", "-o", tmp_path / "killed")
     assert again.code == 0
     assert "finished" in again.out
-
-
-def test_importing_corefold_survives_transformers_importing_peft():
-    for lines in (
-        "import corefold; from transformers import Trainer; corefold.BasesCallback",
-        "from transformers import Trainer; import corefold; corefold.BasesCallback",
-    ):
-        subprocess.run([sys.executable, "-W", "error", "-c", lines], check=True)
 
 
 def test_version_and_short_help():

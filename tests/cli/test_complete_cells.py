@@ -10,9 +10,11 @@ import zipfile
 import numpy as np
 import pandas as pd
 import pytest
-from completing import GAPPED, LABELS, SEEN, STREAM, WIDE, X, done, filled, long_table, notes
+from completing import GAPPED, LABELS, SEEN, STREAM, WIDE, X, done, filled, hasty, long_table, notes  # noqa: F401
 
 from command import corefold, refused
+
+pytestmark = pytest.mark.usefixtures("hasty")
 
 
 def test_markers_of_gaps_are_gaps(tmp_path):

@@ -48,6 +48,10 @@ def estimator(**settings):
     )
 
 
+FEW = {"max_iter": 3}
+"""Where the kind of input matters and not the search: each step of it is hundreds of words between the processes."""
+
+
 def own(X, cut):
     """This process's rows: up to `cut` in the first, the rest in the second."""
     return X[:cut] if dist.get_rank() == 0 else X[cut:]
@@ -141,17 +145,18 @@ def decisions():
         holes[3] = np.nan
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        estimator(distributed=True).fit(holes)
+        estimator(distributed=True, **FEW).fit(holes)
     found["warned"] = [str(each.message) for each in caught]
 
     stored = sp.csr_array(triples((*(~np.isnan(here)).nonzero(), here[~np.isnan(here)]), here.shape))
-    found["sparse"] = estimator(distributed=True).fit(stored).components_
+    found["sparse"] = estimator(distributed=True, **FEW).fit(stored).components_
     # Triples say how wide their matrix is only together.
     there = ~np.isnan(here)
     there[:, 20:] &= dist.get_rank() == 1
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found["triples"] = estimator(distributed=True).fit((*there.nonzero(), here[there])).components_.shape
+        model = estimator(distributed=True, **FEW).fit((*there.nonzero(), here[there]))
+        found["triples"] = model.components_.shape
     model = estimator(distributed=True, warm_start=True).fit(here)
     found["again"] = model.fit(here).components_
     found["streamed"] = model.partial_fit(own(HOLES, 10)).components_
@@ -173,7 +178,7 @@ def nothing_here():
     empty = np.full_like(here, np.nan)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = estimator(distributed=True).fit(empty if dist.get_rank() == 1 else here)
+        model = estimator(distributed=True, **FEW).fit(empty if dist.get_rank() == 1 else here)
     told = []
     for X in (
         empty,
@@ -215,12 +220,12 @@ def test_other_units_are_alike_in_two_processes(tmp_path):
 def held():
     """Bytes that the tensors of a fitted model, and of its observed entries, take here."""
     X = with_holes(low_rank(600, 20, 2), 0.5)
-    model = estimator(distributed=True).fit(own(X, 300))
+    model = estimator(distributed=True, **FEW).fit(own(X, 300))
     return sum(tensor.numel() * tensor.element_size() for tensor in model.model_.tensors().values())
 
 
 def test_a_process_holds_its_rows_only(tmp_path):
-    alone = estimator().fit(with_holes(low_rank(600, 20, 2), 0.5))
+    alone = estimator(**FEW).fit(with_holes(low_rank(600, 20, 2), 0.5))
     tensors = alone.model_.tensors()
     of_rows = sum(tensors[name].nbytes for name in ("u", "row_bias", "cold_row_bias"))
     everything = sum(tensor.nbytes for tensor in tensors.values())

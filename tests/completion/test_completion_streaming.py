@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -28,9 +30,14 @@ def estimator(**settings):
     return unfitted(**settings).fit(HOLES[:60])
 
 
-@pytest.fixture(params=[{}, {"fit_bias": True}, {"solver": "als"}], ids=str)
-def model(request):
+@pytest.fixture(scope="module", params=[{}, {"fit_bias": True}, {"solver": "als"}], ids=str)
+def fit(request):
     return estimator(**request.param)
+
+
+@pytest.fixture
+def model(fit):
+    return copy.deepcopy(fit)
 
 
 def low_rank_part(model, shape):

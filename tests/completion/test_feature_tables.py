@@ -33,7 +33,7 @@ def encoded(model):
 
 
 def fitted(X, **options):
-    return DeepMatrixCompletion(random_state=0, max_iter=20, candidates="low_rank").fit(X, **options)
+    return DeepMatrixCompletion(1, solver="als", candidates="low_rank", random_state=0).fit(X, **options)
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,8 @@ def results():
         [sys.executable, compiled_checks.__file__],
         capture_output=True,
         text=True,
-        env=os.environ | {"SOURCE": str(Path(corefold.__file__).parents[1])},
+        # Inductor would compile a program with large headers only to see that the compiler knows the processor.
+        env=os.environ | {"SOURCE": str(Path(corefold.__file__).parents[1]), "TORCHINDUCTOR_VEC_ISA_OK": "1"},
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
