@@ -37,7 +37,8 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             metadata = (file.metadata() or {}).get(FORMAT)
             if metadata is None:
                 raise ValueError(wrong)
-            return json.loads(metadata), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            # Copied, because processors round in another order where memory does not begin at a multiple of 64 bytes.
+            return json.loads(metadata), {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(wrong) from error
 

@@ -110,18 +110,22 @@ class Standardization:
         A single entry settles no column's loadings, unless the values are exact: an entry unlike its row would be
         carried into all other rows.
         """
-        factors = replace(step.factors, s=step.factors.s * self.scale)
+        # As a file holds them: products of other layouts differ in the last digit.
+        u, v = step.factors.u.contiguous(), step.factors.v.contiguous()
+        factors = LowRank(u, step.factors.s * self.scale, v)
         height = float(self.partition.sum(step.factors.s.new_tensor(float(observed.shape[0]))))
         if isinstance(step, CovarianceStep):
             scales = torch.ones_like(step.loadings_ridge)
             spread = torch.zeros_like(step.loadings)
             noise = step.floor * self.scale**2
-            regression = RowRegression(step.loadings, scales, step.loadings_ridge, spread, noise, height)
+            regression = RowRegression(
+                step.loadings.contiguous(), scales, step.loadings_ridge, spread, noise, height
+            )
         else:
             size = step.factors.s.clamp(min=torch.finfo(step.factors.s.dtype).eps)  # 0 where all values are
             # Only a posterior has variances, and its penalty is the noise.
             posterior = (step.penalty * self.scale**2, height) if bool(step.spread.any()) else ()
-            ridge, spread = step.ridge / size, step.spread / size
+            ridge, spread = step.ridge / size, (step.spread / size).contiguous()
             regression = RowRegression(factors.v, factors.s, ridge, spread, *posterior)
         return CompletedMatrix(
             self.units,

@@ -54,7 +54,7 @@ class ColumnEquations:
             gram += self.gram
             right += (self.gram @ before[..., None])[..., 0] + ridge * before
             gram += torch.diag(ridge + torch.finfo(scales.dtype).eps * gram.amax())
-            loadings = torch.linalg.solve(gram, right)
+            loadings = torch.linalg.solve(gram, right).contiguous()
             model = replace(model, regression=replace(model.regression, loadings=loadings))
         rows = model.fold_in(observed)
         added = float(partition.sum(scales.new_tensor(float(observed.shape[0]))))
