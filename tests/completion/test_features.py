@@ -118,7 +118,7 @@ def test_labels_that_only_features_have_become_rows_and_columns():
     users, items = np.array([f"u{i:03}" for i in range(HEIGHT)]), np.array([f"i{i}" for i in range(WIDTH)])
     frame = pd.DataFrame({"user": users[rows], "item": items[columns], "rating": WHOLE[SEEN]})
     of_users = pd.DataFrame(OF_ROWS, index=users).sample(frac=1, random_state=0)
-    model = DeepMatrixCompletion(random_state=0).fit(
+    model = DeepMatrixCompletion(random_state=0, candidates="low_rank").fit(
         frame, columns=("user", "item", "rating"), row_features=of_users
     )
     assert len(model.row_labels_) == HEIGHT
@@ -139,8 +139,12 @@ def test_labels_that_only_features_have_become_rows_and_columns():
 def test_frames_are_matched_by_their_index():
     frame = pd.DataFrame(HOLES, index=[f"r{i}" for i in range(HEIGHT)])
     shuffled = pd.DataFrame(OF_ROWS, index=frame.index).sample(frac=1, random_state=0)
-    by_label = DeepMatrixCompletion(max_iter=5, random_state=0).fit(frame, row_features=shuffled)
-    by_place = DeepMatrixCompletion(max_iter=5, random_state=0).fit(HOLES, row_features=OF_ROWS)
+    by_label = DeepMatrixCompletion(max_iter=5, random_state=0, candidates="low_rank").fit(
+        frame, row_features=shuffled
+    )
+    by_place = DeepMatrixCompletion(max_iter=5, random_state=0, candidates="low_rank").fit(
+        HOLES, row_features=OF_ROWS
+    )
     np.testing.assert_allclose(all_entries(by_label), all_entries(by_place), atol=1e-7)
 
 
@@ -207,7 +211,9 @@ def test_features_that_the_fit_had_or_had_not(fitted):
 @pytest.mark.parametrize("options", [{"mask": SEEN}, {"row_features": OF_ROWS}])
 def test_fit_transform_is_fit_and_transform_with_the_same_options(options):
     X = np.where(SEEN, WHOLE, -999.0) if "mask" in options else HOLES
-    filled = DeepMatrixCompletion(max_iter=5, random_state=0).fit_transform(X, **options)
-    model = DeepMatrixCompletion(max_iter=5, random_state=0).fit(X, **options)
+    filled = DeepMatrixCompletion(max_iter=5, random_state=0, candidates="low_rank").fit_transform(
+        X, **options
+    )
+    model = DeepMatrixCompletion(max_iter=5, random_state=0, candidates="low_rank").fit(X, **options)
     np.testing.assert_array_equal(filled, model.transform(X, **options))
     assert filled.min() > -100
