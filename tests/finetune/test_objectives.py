@@ -72,6 +72,12 @@ def test_evaluations_on_the_way_use_a_head_that_fits(run_config, tmp_path):
     assert all(torch.isfinite(p).all() for p in run.model.head.parameters())
 
 
+def test_every_row_judges(prepared):
+    run = prepared("deep-lora", objective="pairs", steps=1, batch_size=20)
+    assert len(run.data.eval) % 20
+    assert len(run.outputs().labels) == len(run.data.eval)
+
+
 @pytest.mark.parametrize(
     ("method", "kind", "words"),
     [

@@ -255,8 +255,6 @@ def _arguments(data: RunData, out: Path, progress: bool, keep: bool) -> dict[str
         "report_to": settings.tracker,
         "remove_unused_columns": False,
         "label_names": ["labels"],
-        # A batch of what is left over would have few pairs.
-        "dataloader_drop_last": settings.objective == "pairs" and len(data.train) > settings.batch_size,
         "dataloader_pin_memory": torch.cuda.is_available(),
         "disable_tqdm": not progress,
     }
