@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from corefold.finetune import InputError, finetune, load_run
+from corefold.finetune import InputError, RunConfig, finetune, load_run
+from corefold.finetune.callbacks import FitHead
+from corefold.finetune.config import load_settings
 from corefold.finetune.linear_head import TRAINED_STRENGTH
 from corefold.finetune.objectives import pair_loss
 
@@ -70,6 +72,23 @@ def test_evaluations_on_the_way_use_a_head_that_fits(run_config, tmp_path):
     assert losses[-1] == pytest.approx(result.metrics["after"]["loss"], abs=1e-5)
     run = load_run(tmp_path / "whole")
     assert all(torch.isfinite(p).all() for p in run.model.head.parameters())
+
+
+def test_a_stopped_run_ends_as_one_that_was_not(run_config, tmp_path, monkeypatch):
+    settings = {"objective": "pairs", "steps": 12, "checkpoint_every": 4, "width": 8, "rank": 2}
+    whole = finetune(run_config(**settings), tmp_path / "whole", progress=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(FitHead, "on_step_end", stop_at_ten)
+        with pytest.raises(KeyboardInterrupt):
+            finetune(run_config(**settings), tmp_path / "stopped", progress=False)
+    stored = RunConfig(**load_settings(tmp_path / "stopped/config.yaml"))
+    resumed = finetune(stored, tmp_path / "stopped", resume=True, progress=False)
+    assert resumed.metrics["after"] == whole.metrics["after"]
+
+
+def stop_at_ten(callback, args, state, control, **kwargs):
+    if state.global_step == 10:
+        raise KeyboardInterrupt
 
 
 def test_every_row_judges(prepared):
