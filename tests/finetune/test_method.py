@@ -8,7 +8,7 @@ import pytest
 
 from corefold.finetune import InputError, RunConfig, Task, load_settings
 from corefold.finetune.data import Columns
-from corefold.finetune.method import decide, record_decisions, value_or
+from corefold.finetune.method import OF_TRAINING, decide, record_decisions, value_or
 from corefold.finetune.methods import METHODS
 
 TASK = Task("classification", "m", "mean", Columns("text", label="label"), classes=("a", "b"))
@@ -67,6 +67,12 @@ def test_recorded_decisions_decide_the_same_run(given, task, tmp_path):
     assert again == recorded
     assert decide(again, task, 100, method) == settings
     assert record_decisions(again, task, settings) == recorded
+
+
+def test_what_nothing_trains_has_no_settings_of_training():
+    config = RunConfig(model="m", train="t", method="embeddings")
+    recorded = record_decisions(config, TASK, decide(config, TASK, 100, METHODS["embeddings"]))
+    assert {name for name in OF_TRAINING if getattr(recorded, name) is not None} == set()
 
 
 def test_a_head_alone_trains_at_the_head_s_rate():

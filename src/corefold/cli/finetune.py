@@ -130,9 +130,9 @@ def show(out: Path) -> None:
         else ""
     )
     step = timing["seconds_per_step"]
+    took = f"{number(timing['seconds'])} s" if step is None else f"{number(step)} s a step"
     console.print(
-        f"{adapter['trainable_parameters']:,} parameters trained on {metrics['rows']['train']:,} rows, "
-        f"{number(timing['seconds'])} s{'' if step is None else f', {number(step)} s a step'}; "
+        f"{adapter['trainable_parameters']:,} parameters trained on {metrics['rows']['train']:,} rows, {took}; "
         f"{adapter['bytes']:,} bytes{as_lora}"
     )
     console.print(f"report: {write_report(out)}")

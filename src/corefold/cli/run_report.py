@@ -110,18 +110,18 @@ def _lora_updates(config: PeftConfig, state: Mapping[str, Tensor]) -> Mapping[st
 def write_report(out: Path) -> Path:
     """Write report.html into the folder of a finished run, from the files in it."""
     metrics, history = read_json(out / METRICS), read_json(out / HISTORY)
-    # Only low-rank updates have spectra to draw; DoRA, VeRA and methods without adapter have none.
-    drawn = METHODS[metrics["adapter"]["method"]].low_rank
-    settings = load_settings(out / SETTINGS)
-    sections = [
-        *score_sections(metrics),
-        Section("Learning curves", figure_svg=figure_svg(partial(learning_curves, history)),
-                caption=_judged_in_training(metrics)),
-        *(update_sections(updates_of(out)) if drawn else ()),
+    method, settings = METHODS[metrics["adapter"]["method"]], load_settings(out / SETTINGS)
+    sections = score_sections(metrics)
+    if method.trains:
+        curves = figure_svg(partial(learning_curves, history))
+        sections.append(Section("Learning curves", figure_svg=curves, caption=_judged_in_training(metrics)))
+    if method.low_rank:  # DoRA, VeRA and methods without adapter have no spectra to draw.
+        sections += update_sections(updates_of(out))
+    sections += [
         Section("The adapter", settings={**metrics["adapter"], **metrics["timing"]}),
         Section("Settings", settings=settings),
         Section("Versions", settings=metrics["versions"]),
-    ]  # fmt: skip
+    ]
     return write_page(
         out / REPORT, f"corefold: {settings['method']} on {Path(settings['train']).name}", sections
     )

@@ -17,6 +17,8 @@ from corefold.finetune.config import ClassWeight, Keep, Kept, Objective, RunConf
 from corefold.finetune.peer_initialization import InitializationData
 from corefold.finetune.task import Task
 
+# Settings that nothing has whose method does not train.
+OF_TRAINING = ("rank", "lr", "weight_decay", "head_lr", "steps", "checkpoint_every")
 Value = TypeVar("Value")
 Own = TypeVar("Own")  # the settings that only one method has
 Parameters = list[nn.Parameter]
@@ -194,7 +196,7 @@ def record_decisions(config: RunConfig, task: Task, settings: Decided[Any]) -> R
     if task.head in ("own", "mean"):
         decided["head"] = task.head
     if not settings.method.trains:
-        del decided["lr"]
+        decided = {name: value for name, value in decided.items() if name not in OF_TRAINING}
     options = {option.name for option in fields(RunConfig)}
     return config.with_defaults().filled({name: value for name, value in decided.items() if name in options})
 
