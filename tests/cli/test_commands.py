@@ -161,6 +161,20 @@ def test_lora_is_a_method_too(two_layers_dir, reviews, tmp_path):
     assert metrics["rows"] == {"train": 16, "eval": 6}  # a fifth of 32 held out, 16 of the rest drawn
 
 
+def test_a_head_on_frozen_embeddings(two_layers_dir, reviews, tmp_path):
+    outcome = corefold(
+        "finetune", "--model", two_layers_dir, "--train", reviews, "--eval", reviews, "--text", "text", "--label", "label",
+        "--method", "embeddings", "-o", tmp_path / "out",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    assert "s a step" not in outcome.out
+    assert yaml.safe_load((tmp_path / "out/config.yaml").read_text())["steps"] is None
+    assert "Learning curves" not in (tmp_path / "out/report.html").read_text()
+    assert corefold("predict", tmp_path / "out", reviews, "-o", tmp_path / "new.csv").code == 0
+    table = pd.read_csv(tmp_path / "new.csv")
+    assert (table["prediction"] == table["label"]).mean() > 0.9
+
+
 @pytest.mark.usefixtures("unrendered")
 def test_the_models_own_head(two_layers_dir, reviews, tmp_path):
     outcome = corefold(
