@@ -18,7 +18,7 @@ from corefold.completion.memory import require_memory
 from corefold.completion.observed import Observed
 from corefold.completion.predictive_errors import ErrorModel, Rows
 from corefold.completion.reading import index, read_labelled
-from corefold.completion.sampling import FrameForm, completed, completed_entries
+from corefold.completion.sampling import FrameForm, Sampler
 
 
 class SampledMatrix(FittedMatrix):
@@ -85,10 +85,10 @@ class SampledMatrix(FittedMatrix):
         require_memory(what, int(n) * numbers * size, hint)
         errors = ErrorModel.of(self.model_, self._fitted_rows() or rows)
         generator = torch.Generator().manual_seed(int(check_random_state(random_state).randint(2**31)))
-        drawn = (self.model_, self.bounds_, rows, errors)
+        sampler = Sampler(self.model_, self.bounds_, rows, errors)
         if places is not None:
-            return completed_entries(*drawn, places, int(n), generator)
-        arrays = completed(*drawn, int(n), generator)
+            return sampler.entries(*places, int(n), generator)
+        arrays = sampler.completed(int(n), generator)
         if form is None:
             return arrays
         gaps = observed.column_starts.diff().cpu().numpy() < observed.shape[0]

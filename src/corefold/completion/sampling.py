@@ -59,86 +59,70 @@ class FrameForm:
         return frame
 
 
-def completed(
-    model: Blend,
-    bounds: Bounds | None,
-    rows: Rows,
-    errors: ErrorModel,
-    count: int,
-    generator: torch.Generator,
-) -> Float[np.ndarray, "count height width"]:
-    """Matrices whose missing entries are drawn; see `draws`."""
-    observed = rows.observed
-    gaps = torch.ones(observed.shape, dtype=torch.bool)
-    places = observed.row_of().long().cpu(), observed.columns.long().cpu()
-    gaps[places] = False
-    values = observed.values.cpu()
-    filled = values.new_empty(count, *observed.shape)
-    filled[:, *places] = values
-    row, column = gaps.nonzero(as_tuple=True)
-    for entries, drawn in draws(model, bounds, rows, errors, (row, column), count, generator):
-        filled[:, row[entries], column[entries]] = drawn.to(values)
-    return filled.numpy()
+@dataclass(frozen=True)
+class Sampler:
+    """Draws of the missing entries of rows.
 
-
-def completed_entries(
-    model: Blend,
-    bounds: Bounds | None,
-    rows: Rows,
-    errors: ErrorModel,
-    places: tuple[Int[Tensor, " n"], Int[Tensor, " n"]],
-    count: int,
-    generator: torch.Generator,
-) -> Float[np.ndarray, "count n"]:
-    """Single entries: the value of an observed one, and draws of the others; see `draws`."""
-    observed = rows.observed
-    width = observed.shape[1]
-    # An entry that is asked for twice is one entry, and all are in the order of their rows.
-    keys, back = (places[0] * width + places[1]).unique(return_inverse=True)
-    known = (observed.row_of().long() * width + observed.columns).cpu()
-    place = torch.searchsorted(known, keys).clamp(max=max(len(known) - 1, 0))
-    is_known = known[place] == keys if len(known) else torch.zeros(len(keys), dtype=torch.bool)
-    values = observed.values.cpu()
-    filled = values.new_empty(count, len(keys))
-    filled[:, is_known] = values[place[is_known]]
-    missing = (~is_known).nonzero()[:, 0]
-    row, column = keys[missing] // width, keys[missing] % width
-    for entries, drawn in draws(model, bounds, rows, errors, (row, column), count, generator):
-        filled[:, missing[entries]] = drawn.to(values)
-    return filled[:, back].numpy()
-
-
-def draws(
-    model: Blend,
-    bounds: Bounds | None,
-    rows: Rows,
-    errors: ErrorModel,
-    places: tuple[Int[Tensor, " n"], Int[Tensor, " n"]],
-    count: int,
-    generator: torch.Generator,
-) -> Iterator[tuple[slice, Float[Tensor, "count block"]]]:
-    """Draws of missing entries, and which of the entries these are, some rows at a time.
-
-    Args:
+    Attributes:
         model: the fitted matrix.
         bounds: of the values.
         rows: all rows.
         errors: those of the model.
-        places: rows, in ascending order, and columns of the entries.
-        count: number of draws.
-        generator: of all random numbers.
     """
-    row, column = places
-    seeds = torch.randint(2**62, (count,), generator=generator).tolist()
-    for entries in _blocks(row, len(errors.regression.ridge)):
-        used, place = row[entries].unique(return_inverse=True)
-        block = _Block(model, errors, rows.part(used), place, column[entries])
-        values = torch.empty(count, len(place), dtype=torch.float64)
-        for draw, seed in enumerate(seeds):
-            # Made anew in each block, because all draws' loadings of a wide matrix would not fit in memory.
-            shared = errors.shared(torch.Generator().manual_seed(seed))
-            values[draw] = block.values(block.errors(*shared, generator), bounds, generator)
-        yield entries, values
+
+    model: Blend
+    bounds: Bounds | None
+    rows: Rows
+    errors: ErrorModel
+
+    def completed(self, count: int, generator: torch.Generator) -> Float[np.ndarray, "count height width"]:
+        """Matrices whose missing entries are drawn."""
+        observed = self.rows.observed
+        gaps = torch.ones(observed.shape, dtype=torch.bool)
+        places = observed.row_of().long().cpu(), observed.columns.long().cpu()
+        gaps[places] = False
+        values = observed.values.cpu()
+        filled = values.new_empty(count, *observed.shape)
+        filled[:, *places] = values
+        row, column = gaps.nonzero(as_tuple=True)
+        for entries, drawn in self._draws(row, column, count, generator):
+            filled[:, row[entries], column[entries]] = drawn.to(values)
+        return filled.numpy()
+
+    def entries(
+        self, rows: Int[Tensor, " n"], columns: Int[Tensor, " n"], count: int, generator: torch.Generator
+    ) -> Float[np.ndarray, "count n"]:
+        """Single entries: the value of an observed one, and draws of the others."""
+        observed = self.rows.observed
+        width = observed.shape[1]
+        # An entry that is asked for twice is one entry, and all are in the order of their rows.
+        keys, back = (rows * width + columns).unique(return_inverse=True)
+        known = (observed.row_of().long() * width + observed.columns).cpu()
+        place = torch.searchsorted(known, keys).clamp(max=max(len(known) - 1, 0))
+        is_known = known[place] == keys if len(known) else torch.zeros(len(keys), dtype=torch.bool)
+        values = observed.values.cpu()
+        filled = values.new_empty(count, len(keys))
+        filled[:, is_known] = values[place[is_known]]
+        missing = (~is_known).nonzero()[:, 0]
+        row, column = keys[missing] // width, keys[missing] % width
+        for entries, drawn in self._draws(row, column, count, generator):
+            filled[:, missing[entries]] = drawn.to(values)
+        return filled[:, back].numpy()
+
+    def _draws(
+        self, rows: Int[Tensor, " n"], columns: Int[Tensor, " n"], count: int, generator: torch.Generator
+    ) -> Iterator[tuple[slice, Float[Tensor, "count block"]]]:
+        """Draws of missing entries, whose rows ascend, and which of the entries these are, some rows at a time."""
+        seeds = torch.randint(2**62, (count,), generator=generator).tolist()
+        for entries in _blocks(rows, len(self.errors.regression.ridge)):
+            used, place = rows[entries].unique(return_inverse=True)
+            block = _Block(self.model, self.errors, self.rows.part(used), place, columns[entries])
+            values = torch.empty(count, len(place), dtype=torch.float64)
+            for draw, seed in enumerate(seeds):
+                # Made anew in each block, because all draws' loadings of a wide matrix would not fit in memory.
+                shared = self.errors.shared(torch.Generator().manual_seed(seed))
+                values[draw] = block.values(block.errors(*shared, generator), self.bounds, generator)
+            yield entries, values
 
 
 class _Block:
