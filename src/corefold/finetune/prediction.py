@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from accelerate.utils import send_to_device
 from tqdm.auto import tqdm
 
 from corefold.errors import InputError
@@ -215,7 +216,8 @@ def _batches(
     collate, device = Collator(tokenizer), run.adapted.device
     with torch.no_grad(), tqdm(total=len(rows), desc=what, unit="row", disable=not progress) as bar:
         for start in range(0, len(rows), size):
-            yield _to(collate(rows[start : start + size]), device)
+            batch: Any = send_to_device(collate(rows[start : start + size]), device)
+            yield batch
             bar.update(min(size, len(rows) - start))
 
 
@@ -246,9 +248,3 @@ def generate(
         written = run.adapted.generate(**batch, **options, pad_token_id=run.tokenizer.pad_token_id)
         new = kind.new_tokens(written, batch)
         yield from (text.strip() for text in run.tokenizer.batch_decode(new, skip_special_tokens=True))
-
-
-def _to(batch: Any, device: torch.device) -> Any:
-    if isinstance(batch, dict):
-        return {name: _to(value, device) for name, value in batch.items()}
-    return batch.to(device)
