@@ -121,7 +121,6 @@ class Method(Generic[Own]):
         trains_body: without adapter, whether the model trains below its head too.
         trains: whether anything trains by gradients.
         fits_head: whether a linear head is fitted to the embeddings of the training rows, whatever the objective.
-        objective: the only one that the method has; None for any.
         keeps: the weights that a run of this method keeps.
         changes_base: whether the adapter's start is taken out of the base model's weights.
         low_rank: whether the adapter adds a low-rank matrix to each weight, as a plain LoRA can.
@@ -137,7 +136,6 @@ class Method(Generic[Own]):
     trains_body: bool = False
     trains: bool = True
     fits_head: bool = False
-    objective: Objective | None = None
     keeps: Kept = "adapter"
     changes_base: bool = False
     low_rank: bool = False
@@ -177,7 +175,7 @@ def decide(config: RunConfig, task: Task, rows: int, method: Method[Own]) -> Dec
 
 
 def _objective(config: RunConfig, task: Task, method: Method[Any]) -> Objective:
-    wanted = method.objective or config.objective or "cross-entropy"
+    wanted = config.objective or "cross-entropy"
     if wanted == "pairs":
         if (task.kind, task.head) != ("classification", "mean") or task.pair == "separate":
             raise InputError(

@@ -1,7 +1,9 @@
 """The recipe of Deep LoRA: rate, rank, width, weight decay and batches for the bases, for so many rows and steps.
 
 This is the only place where the rule is written down. `reproduce/defaults` says how it was found: on up to 256 rows in
-at most 160 steps, and on 1,024 rows in 500. Between the two it passes from one to the other evenly in log(steps).
+at most 160 steps, and on 1,024 rows in 500. Between the two it passes from one to the other evenly in log(steps). The
+rates of pairs are no part of that search: they come from a few trials of pair cores, and that of a square core is a
+guess between the others.
 """
 
 from __future__ import annotations
