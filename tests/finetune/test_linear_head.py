@@ -10,6 +10,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 
 from corefold.finetune import InputError
 from corefold.finetune.linear_head import STRENGTHS, _splits, fit_head, logistic, logistic_of_each, ridge
+from corefold.finetune.tasks.classification import Classification
 
 RNG = np.random.default_rng(0)
 FEATURES = 7 * RNG.normal(size=(90, 12))
@@ -107,6 +108,23 @@ def test_a_run_gets_the_head_that_its_embeddings_have(prepared):
         run.model.head.weight.detach().double(), torch.from_numpy(found.head.weight), rtol=1e-4, atol=1e-6
     )
     assert run.trainer.state.global_step == 0
+
+
+def test_the_strength_of_balanced_classes_is_chosen_by_the_plain_loss(prepared, monkeypatch):
+    """By the weighted one a class of one row chose 1,000 for all, where 30 is best."""
+    run = prepared("embeddings", "mean", class_weight="balanced")
+
+    def weighted(*args):
+        raise AssertionError("the weighted loss")
+
+    monkeypatch.setattr(Classification, "weighted_loss", weighted)
+    assert run.fit_head().losses
+
+
+@pytest.mark.parametrize("given", [{"keep": "best"}, {"patience": 2}])
+def test_there_is_no_step_to_choose(prepared, given):
+    with pytest.raises(InputError, match="choose a step, and embeddings takes none"):
+        prepared("embeddings", "mean", **given)
 
 
 @pytest.mark.parametrize("head", ["own", "cosine"])

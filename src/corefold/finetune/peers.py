@@ -60,6 +60,10 @@ def _decide_embeddings(config: RunConfig, task: Task, rows: int, steps: int) -> 
         raise InputError(
             f"embeddings fits a new head on pooled tokens, and this task ({task.kind}, {task.head}) has none{other}"
         )
+    if config.keep == "best" or config.patience is not None:
+        raise InputError(
+            "--keep best and --patience choose a step, and embeddings takes none; leave them out"
+        )
     return _decide_with(0.0)(config, task, rows, steps)
 
 

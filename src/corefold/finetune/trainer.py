@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import send_to_device
-from torch import Tensor, nn
+from torch import nn
 from transformers import (
     EarlyStoppingCallback,
     EvalPrediction,
@@ -97,16 +97,13 @@ class TrainingRun:
             raise InputError(f"a task of kind {task.kind} and head {task.head} has no linear head to fit")
         targets = np.array([row["labels"] for row in rows])
         balanced = settings.class_weight is not None
-        loss = kind.weighted_loss(task, targets.tolist()) if balanced else None
 
         def fit(features: np.ndarray, labels: np.ndarray, strength: float) -> LinearHead:
             return kind.linear_head(task, features, labels, strength, balanced)
 
-        def mean_loss(outputs: Tensor, labels: Tensor) -> Tensor:
-            return kind.loss(outputs, labels) if loss is None else loss((outputs,), labels)
-
         strength = TRAINED_STRENGTH if settings.method.trains else None
-        fitted = fit_head(self._head_features(model, rows), targets, fit, mean_loss, settings.seed, strength)
+        # Not the weighted loss: a class of a row or two would choose for all.
+        fitted = fit_head(self._head_features(model, rows), targets, fit, kind.loss, settings.seed, strength)
         with torch.no_grad():
             model.head.weight.copy_(torch.from_numpy(fitted.head.weight))
             model.head.bias.copy_(torch.from_numpy(fitted.head.bias))
